@@ -1,0 +1,194 @@
+"""Keeps a router's fleet equal to what agents have written to Redis.
+
+One task does it all, in order: it subscribes first, reads every lease, catches up with each replica's
+blocks, then applies batches as they are published. A batch that does not follow the last one makes it read
+the log from there; a log that was trimmed makes it start over for that replica: sequence number, set, then
+the log from that number.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import structlog
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+
+from cluster.block_keys import unpack_keys
+from cluster.errors import StoreUnavailableError
+from cluster.fleet import Fleet, Replica
+from cluster.store import translated_errors
+from cluster.wire import Batch, Keys, Lease, Load, Membership
+
+SCAN_COUNT = 2_000
+SNAPSHOT_ATTEMPTS = 5
+RECONNECT_SECONDS = (0.1, 0.2, 0.5, 1.0)
+MISSING_LEASE_SECONDS = 1.5
+"""How long a lease may be missing before its replica is dismissed: Redis may have lost its data, and a living
+agent writes its lease again with the next heartbeat."""
+
+log = structlog.get_logger()
+
+
+class Follower:
+    """Feeds one fleet from Redis until cancelled; survives Redis being away."""
+
+    def __init__(self, redis: Redis, keys: Keys, fleet: Fleet, poll_seconds: float) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._fleet = fleet
+        self._poll_seconds = poll_seconds
+        self._sequences: dict[str, int] = {}
+        self._missing_since: dict[str, float] = {}
+        self.synchronised = asyncio.Event()
+        """Set once everything that was in Redis at the start has been read."""
+        self.resynchronisations = 0
+        """How often a replica's blocks were read anew."""
+
+    async def run(self) -> None:
+        """Follow until cancelled. Errors of Redis make it reconnect; the fleet keeps its last state
+        meanwhile."""
+        failures = 0
+        while True:
+            try:
+                with translated_errors():
+                    async with self._redis.pubsub() as pubsub:
+                        await pubsub.subscribe(self._keys.batches, self._keys.memberships)
+                        await self._read_leases()
+                        failures = 0
+                        self._set_reachable(True)
+                        self.synchronised.set()
+                        await self._follow(pubsub)
+            except StoreUnavailableError as error:
+                self._set_reachable(False, str(error))
+                await asyncio.sleep(RECONNECT_SECONDS[min(failures, len(RECONNECT_SECONDS) - 1)])
+                failures += 1
+
+    async def _follow(self, pubsub: PubSub) -> None:
+        next_poll = time.monotonic() + self._poll_seconds
+        while True:
+            wait = next_poll - time.monotonic()
+            message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=max(wait, 0.001))
+            if message is not None:
+                await self._handle(message["channel"], message["data"])
+            if time.monotonic() >= next_poll:
+                await self._read_leases()
+                next_poll = time.monotonic() + self._poll_seconds
+
+    async def _handle(self, channel: bytes, data: bytes) -> None:
+        if channel.decode() == self._keys.memberships:
+            replica_id = msgspec.msgpack.decode(data, type=Membership).replica
+            await self._read_lease(replica_id)
+            return
+        batch = msgspec.msgpack.decode(data, type=Batch)
+        replica = self._fleet.replicas.get(batch.replica)
+        if replica is None or replica.epoch < batch.epoch:
+            await self._read_lease(batch.replica)
+        elif replica.epoch == batch.epoch and not self._apply(replica, batch):
+            await self._catch_up(replica)
+
+    async def _read_leases(self) -> None:
+        members: Any = await self._redis.zrange(self._keys.members, 0, -1)
+        replica_ids = sorted({member.decode() for member in members} | set(self._fleet.replicas))
+        for replica_id, (fields, load) in zip(replica_ids, await self._fetch(replica_ids), strict=True):
+            if fields[0] is not None:
+                self._missing_since.pop(replica_id, None)
+                await self._take_in(replica_id, fields, load)
+            elif time.monotonic() - self._missing_since.setdefault(replica_id, time.monotonic()) >= (
+                MISSING_LEASE_SECONDS
+            ):
+                self._dismiss(replica_id)
+                await self._redis.zrem(self._keys.members, replica_id)
+
+    async def _read_lease(self, replica_id: str) -> None:
+        """Read one lease that has just changed; here a missing one was given up on purpose."""
+        [(fields, load)] = await self._fetch([replica_id])
+        if fields[0] is not None:
+            await self._take_in(replica_id, fields, load)
+        else:
+            self._dismiss(replica_id)
+
+    def _dismiss(self, replica_id: str) -> None:
+        self._missing_since.pop(replica_id, None)
+        if replica_id in self._fleet.replicas:
+            self._fleet.dismiss(replica_id)
+            del self._sequences[replica_id]
+            log.info("replica_gone", replica=replica_id)
+
+    async def _fetch(self, replica_ids: Sequence[str]) -> list[tuple[list[bytes], bytes | None]]:
+        pipeline = self._redis.pipeline(transaction=False)
+        for replica_id in replica_ids:
+            pipeline.hmget(self._keys.lease(replica_id), ["epoch", "sequence", "lease"])
+            pipeline.get(self._keys.load(replica_id))
+        answers: list[Any] = await pipeline.execute()
+        return list(zip(answers[::2], answers[1::2], strict=True))
+
+    async def _take_in(self, replica_id: str, fields: list[bytes], load: bytes | None) -> None:
+        epoch, sequence, encoded = fields
+        known = self._fleet.replicas.get(replica_id)
+        new_epoch = known is None or known.epoch != int(epoch)
+        replica = self._fleet.admit(
+            msgspec.json.decode(encoded, type=Lease),
+            int(epoch),
+            msgspec.msgpack.decode(load, type=Load) if load else Load(),
+        )
+        if new_epoch:
+            self._sequences[replica_id] = 0
+            log.info("replica_epoch", replica=replica_id, epoch=replica.epoch, state=replica.lease.state)
+        if self._sequences[replica_id] < int(sequence):
+            await self._catch_up(replica)
+
+    async def _catch_up(self, replica: Replica) -> None:
+        """Apply everything in the replica's log that is not applied yet, or read its blocks anew."""
+        if not await self._replay_log(replica):
+            self.resynchronisations += 1
+            for _ in range(SNAPSHOT_ATTEMPTS):
+                if await self._read_snapshot(replica) and await self._replay_log(replica):
+                    return
+            log.warning("replica_not_caught_up", replica=replica.lease.replica)
+
+    async def _replay_log(self, replica: Replica) -> bool:
+        """False when the log no longer reaches back to what was applied last."""
+        replica_id = replica.lease.replica
+        start = self._sequences[replica_id] + 1
+        entries: Any = await self._redis.xrange(self._keys.log(replica_id, replica.epoch), min=f"{start}-0")
+        for _, fields in entries:
+            if not self._apply(replica, msgspec.msgpack.decode(fields[b"batch"], type=Batch)):
+                return False
+        return bool(entries) or await self._sequence_in_redis(replica) < start
+
+    async def _read_snapshot(self, replica: Replica) -> bool:
+        """Read the set of owned blocks; it is as new as the sequence read before it, or newer."""
+        replica_id = replica.lease.replica
+        sequence = await self._sequence_in_redis(replica)
+        owned = [
+            member
+            async for member in self._redis.sscan_iter(
+                self._keys.owned(replica_id, replica.epoch), count=SCAN_COUNT
+            )
+        ]
+        self._fleet.apply(replica, unpack_keys(b"".join(owned)), (), cleared=True)
+        self._sequences[replica_id] = sequence
+        return sequence >= 0
+
+    async def _sequence_in_redis(self, replica: Replica) -> int:
+        """Number of the last batch of this epoch; -1 when the epoch is over."""
+        fields: Any = await self._redis.hmget(self._keys.lease(replica.lease.replica), ["epoch", "sequence"])
+        return int(fields[1]) if fields[0] == str(replica.epoch).encode() else -1
+
+    def _apply(self, replica: Replica, batch: Batch) -> bool:
+        """Apply a batch if it is the next one. False when one before it is missing."""
+        last = self._sequences[batch.replica]
+        if batch.sequence > last + 1:
+            return False
+        if batch.sequence == last + 1:
+            self._fleet.apply(replica, unpack_keys(batch.stored), unpack_keys(batch.removed), batch.cleared)
+            self._sequences[batch.replica] = batch.sequence
+        return True
+
+    def _set_reachable(self, reachable: bool, reason: str = "") -> None:
+        if reachable != self._fleet.store_reachable:
+            log.warning("redis_reachable" if reachable else "redis_unreachable", reason=reason)
+        self._fleet.store_reachable = reachable

@@ -1,0 +1,48 @@
+"""Settings that routers and agents share, read from the environment once (prefix ``WARMROUTE_``)."""
+
+from typing import Any, TypeVar
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from cluster.errors import StartUpError
+from cluster.wire import Keys
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+class ClusterSettings(BaseSettings):
+    """Where Redis is, and how long a replica lives without a heartbeat."""
+
+    model_config = SettingsConfigDict(env_prefix="WARMROUTE_", extra="ignore", frozen=True)
+
+    redis_url: str = Field("redis://127.0.0.1:6379/0", min_length=1)
+    deployment: str = Field("warmroute", pattern=r"^[A-Za-z0-9_.-]+$")
+    """First part of every key in Redis: several deployments can share one Redis."""
+    heartbeat_seconds: float = Field(0.5, gt=0, le=60)
+    lease_seconds: float = Field(3.0, gt=0, le=600)
+    """A replica whose agent is silent for this long is gone."""
+    engine_api_key: str = ""
+    """The shared secret with which routers and agents reach engines; empty when engines ask for none."""
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
+
+    @property
+    def keys(self) -> Keys:
+        """Names of everything this deployment keeps in Redis."""
+        return Keys(self.deployment)
+
+
+def load_settings(settings: type[S], **values: Any) -> S:
+    """Read settings from the environment; ``values`` that are not None win.
+
+    Raises `StartUpError` naming each bad setting by its environment variable.
+    """
+    try:
+        return settings(**{name: value for name, value in values.items() if value is not None})
+    except ValidationError as error:
+        prefix = str(settings.model_config.get("env_prefix", ""))
+        lines = [
+            f"{prefix}{'_'.join(map(str, issue['loc'])).upper()}: {issue['msg']} (got {issue['input']!r})"
+            for issue in error.errors()
+        ]
+        raise StartUpError("bad settings:\n  " + "\n  ".join(lines)) from error

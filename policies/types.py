@@ -1,0 +1,58 @@
+"""What a policy sees and what it answers. All of it is immutable."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Counts: TypeAlias = NDArray[np.int64]
+Costs: TypeAlias = NDArray[np.float64]
+Mask: TypeAlias = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What may be known about a request: lengths and keys, never its text."""
+
+    prompt_tokens: int
+    opening_tokens: int
+    """Leading tokens that other conversations are likely to share (system prompt, tools)."""
+    conversation_key: int
+    """64 bits that stay the same over all turns of a conversation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The replicas that serve the request's model: one row each, ordered by id."""
+
+    replicas: tuple[str, ...]
+    eligible: Mask
+    """Ready, reachable and not tried before for this request."""
+    cached_tokens: Counts
+    """Leading tokens of this prompt that the replica is believed to hold."""
+    queued_tokens: Counts
+    """Prompt tokens booked on the replica whose prefill has not finished, without those it holds."""
+    running: Counts
+    """Requests booked on the replica that have not ended."""
+    number: int
+    """How many decisions came before this one: what a rotating policy uses for a counter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Which replica, and why. `row` counts into the snapshot."""
+
+    row: int
+    reason: str
+    costs: Costs
+    """One number per replica, lower is better; infinite for replicas that could not be chosen."""
+
+
+Policy: TypeAlias = Callable[[Request, Snapshot], Decision]
+Catalog: TypeAlias = Mapping[str, Policy]
+
+
+class NoReplicaError(Exception):
+    """No replica is eligible for this request."""

@@ -1,0 +1,44 @@
+"""The default: send a request where it makes the least work, for itself and for everybody behind it.
+
+``cost = queued + uncached + STICKINESS x uncached part of the conversation itself + REQUEST_TOKENS x
+running``
+
+A conversation's own history weighs more than its length says: computing it again delays everybody queued
+behind, and evicts what others need (replay of the Mooncake trace: weights from 16 to 64 differ by under
+3%). An opening that conversations share weighs only what it costs: a second copy of it is an investment
+that the next ones use, so hot openings spread as soon as queueing at their holder costs more than computing
+them once more.
+"""
+
+import numpy as np
+
+from policies.baselines import load_in_tokens, only_eligible, require_some
+from policies.ring import first_on_ring, first_with_room
+from policies.types import Costs, Decision, Mask, Request, Snapshot
+
+STICKINESS = 32.0
+TIE_TOKENS = 16.0
+"""Candidates whose cost is this close to the best are equal, and the ring chooses among them."""
+
+
+def warm(request: Request, snapshot: Snapshot) -> Decision:
+    """Least added work; the ring with bounded loads for what nobody holds, and for ties."""
+    require_some(int(snapshot.eligible.sum()))
+    load = load_in_tokens(snapshot)
+    uncached = request.prompt_tokens - snapshot.cached_tokens
+    own_uncached = np.minimum(uncached, request.prompt_tokens - request.opening_tokens)
+    costs = only_eligible(load + uncached + STICKINESS * own_uncached, snapshot)
+
+    held = np.where(snapshot.eligible, snapshot.cached_tokens, 0)
+    if not held.any():
+        row = first_with_room(
+            snapshot.replicas, request.conversation_key, snapshot.eligible, load, request.prompt_tokens
+        )
+        return Decision(row, "cold", costs)
+    row = first_on_ring(snapshot.replicas, request.conversation_key, _ties(costs))
+    return Decision(row, "warm" if held[row] == held.max() else "diverted", costs)
+
+
+def _ties(costs: Costs) -> Mask:
+    ties: Mask = costs <= costs.min() + TIE_TOKENS
+    return ties
