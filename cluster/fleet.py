@@ -6,7 +6,7 @@ Redis.
 
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -49,10 +49,21 @@ class Model:
     max_model_len: int
     """Tokens; the smallest of its replicas that say so, 0 when none does."""
 
+    def salted_namespace(self, cache_salt: str) -> Namespace:
+        """The namespace of one tenant's blocks. Raises `ValueError` when the model has none."""
+        if self.namespace is None:
+            raise ValueError(f"no replica of {self.name} publishes its blocks")
+        return replace(self.namespace, cache_salt=cache_salt)
+
+    @property
+    def num_ready(self) -> int:
+        """Replicas that take requests."""
+        return sum(replica.lease.state is ReplicaState.READY for replica in self.replicas)
+
     @property
     def ready(self) -> bool:
         """Whether at least one replica takes requests."""
-        return any(replica.lease.state is ReplicaState.READY for replica in self.replicas)
+        return self.num_ready > 0
 
 
 class Booking:

@@ -47,6 +47,10 @@ class Follower:
         self.resynchronisations = 0
         """How often a replica's blocks were read anew."""
 
+    def sequence(self, replica_id: str) -> int:
+        """Number of the last batch applied for a replica; -1 for an unknown one."""
+        return self._sequences.get(replica_id, -1)
+
     async def run(self) -> None:
         """Follow until cancelled. Errors of Redis make it reconnect; the fleet keeps its last state
         meanwhile."""

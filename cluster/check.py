@@ -1,0 +1,128 @@
+"""What ``warmroute check`` does: agents' mirrors, Redis and routers must agree on every block.
+
+All three change while they are read, so each replica is compared at one epoch and sequence number: a source
+that has moved on is read again, for a few seconds at most.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import msgspec
+from redis.asyncio import Redis
+
+from cluster.block_keys import unpack_keys
+from cluster.settings import ClusterSettings
+from cluster.store import connect, translated_errors
+from cluster.wire import Keys, Lease
+
+ATTEMPTS = 20
+PAUSE_SECONDS = 0.25
+REQUEST_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What one source says of one replica's blocks."""
+
+    epoch: int
+    sequence: int
+    keys: frozenset[int]
+
+
+@dataclass(slots=True)
+class Report:
+    """Lines for people, and the verdict."""
+
+    lines: list[str] = field(default_factory=list)
+    agree: bool = True
+
+
+async def find_differences(settings: ClusterSettings, router_urls: Sequence[str]) -> Report:
+    """Compare all sources for every replica that Redis knows. Raises `StoreUnavailableError` without
+    Redis."""
+    report = Report()
+    redis = connect(settings.redis_url)
+    try:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS)) as session:
+            with translated_errors():
+                members: Any = await redis.zrange(settings.keys.members, 0, -1)
+            for replica_id in sorted(member.decode() for member in members):
+                await _compare(replica_id, redis, settings.keys, session, router_urls, report)
+    finally:
+        await redis.aclose()
+    if not report.lines:
+        report.lines.append("Redis knows no replicas.")
+    return report
+
+
+async def _compare(
+    replica_id: str,
+    redis: Redis,
+    keys: Keys,
+    session: aiohttp.ClientSession,
+    router_urls: Sequence[str],
+    report: Report,
+) -> None:
+    views: dict[str, View | None] = {}
+    for _ in range(ATTEMPTS):
+        lease, stored = await _redis_view(redis, keys, replica_id)
+        if lease is None:
+            return
+        views = {"Redis": stored}
+        views["agent"] = await _http_view(session, f"{lease.agent_url}/mirror") if lease.agent_url else None
+        for url in router_urls:
+            views[f"router {url}"] = await _http_view(
+                session, f"{url.rstrip('/')}/admin/replicas/{replica_id}/blocks"
+            )
+        if len({(view.epoch, view.sequence) for view in views.values() if view}) == 1:
+            break
+        await asyncio.sleep(PAUSE_SECONDS)
+    _judge(replica_id, views, report)
+
+
+def _judge(replica_id: str, views: dict[str, View | None], report: Report) -> None:
+    truth = views["agent"] or views["Redis"]
+    if truth is None:
+        return
+    different = False
+    for name, view in views.items():
+        if view is None:
+            report.lines.append(f"{replica_id}: {name} does not answer")
+            different = True
+            continue
+        missing, surplus = truth.keys - view.keys, view.keys - truth.keys
+        if missing or surplus or (view.epoch, view.sequence) != (truth.epoch, truth.sequence):
+            different = True
+            report.lines.append(
+                f"{replica_id}: {name} lacks {len(missing)} blocks and has {len(surplus)} too many "
+                f"(at {view.epoch}-{view.sequence}, the agent at {truth.epoch}-{truth.sequence})"
+            )
+    report.agree = report.agree and not different
+    if not different:
+        sources = ", ".join(views)
+        report.lines.append(
+            f"{replica_id}: no difference in {len(truth.keys)} blocks at batch {truth.sequence} ({sources})"
+        )
+
+
+async def _redis_view(redis: Redis, keys: Keys, replica_id: str) -> tuple[Lease | None, View | None]:
+    with translated_errors():
+        fields: Any = await redis.hmget(keys.lease(replica_id), ["epoch", "sequence", "lease"])
+        if fields[0] is None:
+            return None, None
+        epoch = int(fields[0])
+        members: Any = await redis.smembers(keys.owned(replica_id, epoch))
+    owned = frozenset(unpack_keys(b"".join(members)))
+    return msgspec.json.decode(fields[2], type=Lease), View(epoch, int(fields[1]), owned)
+
+
+async def _http_view(session: aiohttp.ClientSession, url: str) -> View | None:
+    try:
+        async with session.get(url, raise_for_status=True) as response:
+            answer = msgspec.json.decode(await response.read())
+    except (aiohttp.ClientError, OSError):
+        return None
+    return View(answer["epoch"], answer["sequence"], frozenset(int(key, 16) for key in answer["keys"]))

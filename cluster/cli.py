@@ -1,0 +1,129 @@
+"""The command line: ``warmroute serve | router | agent | status | check``.
+
+Part of the composition root: `router` and `workers` are imported where a command needs them, since each may
+be installed without the other.
+"""
+
+import asyncio
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from cluster.errors import ClusterError, StartUpError
+from cluster.log import configure_logging
+from cluster.settings import ClusterSettings, load_settings
+
+app = typer.Typer(
+    name="warmroute",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A cache-aware router for LLM inference. Every option can also be set as WARMROUTE_<OPTION>.",
+)
+
+RedisUrl = Annotated[str | None, typer.Option(help="Redis that routers and agents share.")]
+Deployment = Annotated[
+    str | None, typer.Option(help="First part of every key in Redis: several deployments can share one.")
+]
+EngineApiKey = Annotated[str | None, typer.Option(help="Secret with which engines are reached.")]
+LogLevel = Annotated[str | None, typer.Option(help="debug, info, warning or error.")]
+RouterUrl = Annotated[str, typer.Option(envvar="WARMROUTE_ROUTER_URL", help="A router to ask.")]
+
+DEFAULT_ROUTER_URL = "http://127.0.0.1:8000"
+
+
+@app.command()
+def router(
+    redis_url: RedisUrl = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    tokenizer: Annotated[
+        list[str] | None,
+        typer.Option(help="MODEL=DIRECTORY; repeatable. Otherwise the engine's own directory is read."),
+    ] = None,
+    policy: Annotated[str | None, typer.Option(help="How replicas are chosen.")] = None,
+    engine_api_key: EngineApiKey = None,
+    deployment: Deployment = None,
+    log_level: LogLevel = None,
+) -> None:
+    """Run a router next to engines that agents watch over."""
+    from router.server import bind, create_server
+    from router.settings import RouterSettings
+
+    settings = load_settings(
+        RouterSettings,
+        redis_url=redis_url,
+        host=host,
+        port=port,
+        tokenizers=",".join(tokenizer) if tokenizer else None,
+        policy=policy,
+        engine_api_key=engine_api_key,
+        deployment=deployment,
+        log_level=log_level,
+    )
+    configure_logging(settings.log_level)
+    create_server(settings).run(sockets=[bind(settings)])
+
+
+@app.command()
+def agent(
+    engine_url: Annotated[list[str], typer.Option(help="Base URL of an engine; repeatable.")],
+    redis_url: RedisUrl = None,
+    engine_api_key: EngineApiKey = None,
+    deployment: Deployment = None,
+    log_level: LogLevel = None,
+) -> None:
+    """Watch over engines that somebody else started, and publish what their caches hold."""
+    from workers.agent_main import run_agents
+
+    from workers.settings import WorkerSettings
+
+    settings = load_settings(
+        WorkerSettings,
+        redis_url=redis_url,
+        engine_api_key=engine_api_key,
+        deployment=deployment,
+        log_level=log_level,
+    )
+    configure_logging(settings.log_level)
+    asyncio.run(run_agents(engine_url, settings))
+
+
+@app.command()
+def status(router_url: RouterUrl = DEFAULT_ROUTER_URL) -> None:
+    """Show every replica: state, load, blocks, hit rate."""
+    from cluster.status import fetch_replicas, replica_table
+
+    Console().print(replica_table(asyncio.run(fetch_replicas(router_url))))
+
+
+@app.command()
+def check(
+    redis_url: RedisUrl = None,
+    router_url: Annotated[list[str] | None, typer.Option(help="A router to check; repeatable.")] = None,
+    deployment: Deployment = None,
+) -> None:
+    """Compare what agents, Redis and routers say of every replica's blocks; print the difference."""
+    from cluster.check import find_differences
+
+    settings = load_settings(ClusterSettings, redis_url=redis_url, deployment=deployment)
+    report = asyncio.run(find_differences(settings, router_url or [DEFAULT_ROUTER_URL]))
+    console = Console(highlight=False)
+    for line in report.lines:
+        console.print(line)
+    raise typer.Exit(0 if report.agree else 1)
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Entry point of the ``warmroute`` command: errors are one clear message, not a traceback."""
+    try:
+        app(arguments)
+    except ClusterError as error:
+        Console(stderr=True, highlight=False).print(f"[red]warmroute:[/red] {error}", markup=True)
+        raise SystemExit(2 if isinstance(error, StartUpError) else 1) from None
+    raise SystemExit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""What ``warmroute status`` shows: a router's view of its replicas."""
+
+from typing import Any
+
+import aiohttp
+from rich.table import Table
+
+from cluster.errors import StartUpError
+
+REQUEST_SECONDS = 5.0
+STATE_COLOURS = {"ready": "green", "starting": "yellow", "draining": "yellow", "unreachable": "red"}
+
+
+async def fetch_replicas(router_url: str) -> dict[str, Any]:
+    """The answer of a router's ``/admin/replicas``. Raises `StartUpError` when the router does not answer."""
+    url = f"{router_url.rstrip('/')}/admin/replicas"
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS)) as session,
+            session.get(url, raise_for_status=True) as response,
+        ):
+            answer: dict[str, Any] = await response.json()
+            return answer
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise StartUpError(f"no router answers at {router_url}: {error or type(error).__name__}") from error
+
+
+def replica_table(answer: dict[str, Any]) -> Table:
+    """One row per replica."""
+    redis = "reachable" if answer["redis_reachable"] else "away"
+    table = Table(
+        title=f"{answer['ready']} of {len(answer['replicas'])} replicas ready, Redis {redis}",
+        title_justify="left",
+    )
+    for heading in ("replica", "model", "state"):
+        table.add_column(heading)
+    for heading in ("booked", "running", "waiting", "blocks", "evicted", "requests", "hit rate"):
+        table.add_column(heading, justify="right")
+    for replica in answer["replicas"]:
+        colour = STATE_COLOURS[replica["state"]]
+        capacity = f" / {replica['capacity_blocks']}" if replica["capacity_blocks"] else ""
+        hit_rate = replica["hit_rate"]
+        table.add_row(
+            replica["replica"],
+            replica["model"],
+            f"[{colour}]{replica['state']}[/{colour}]"
+            + "".join(f"\n! {alarm}" for alarm in replica["alarms"]),
+            str(replica["load"]["booked"]),
+            str(replica["load"]["running"]),
+            str(replica["load"]["waiting"]),
+            f"{replica['owned_blocks']}{capacity}",
+            str(replica["evicted_blocks"]),
+            str(replica["requests"]),
+            "-" if hit_rate is None else f"{hit_rate:.1%}",
+        )
+    return table

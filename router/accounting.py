@@ -1,0 +1,110 @@
+"""What became of every request: one record each, summed up per replica, in metrics, and in one log line."""
+
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+import structlog
+
+from router.metrics import Metrics
+from router.sse import Usage
+
+MAX_REPLICAS_REMEMBERED = 4096
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """Everything needed to explain one request, and no text of it. Times are monotonic seconds."""
+
+    request_id: str
+    path: str
+    started: float = field(default_factory=time.monotonic)
+    tenant: str = ""
+    model: str = ""
+    stream: bool = False
+    prompt_tokens: int = 0
+    exact: bool = False
+    """Whether `prompt_tokens` was counted and not guessed."""
+    replica: str = ""
+    reason: str = ""
+    expected_cached_tokens: int = 0
+    decision_seconds: float = 0.0
+    attempts: int = 0
+    first_byte: float | None = None
+    usage: Usage | None = None
+    status: int = 0
+    outcome: str = ""
+    """ok, refused, failed, broken (after the first byte), or cancelled (the client left)."""
+    error: str = ""
+
+
+@dataclass(slots=True)
+class ReplicaTotals:
+    """Sums over all requests that ended on one replica."""
+
+    requests: int = 0
+    failures: int = 0
+    prompt_tokens: int = 0
+    """As the engine counted them."""
+    predicted_cached_tokens: int = 0
+    delivered_cached_tokens: int = 0
+
+    @property
+    def hit_rate(self) -> float | None:
+        """Share of prompt tokens that the engine found in its cache; None before the first request."""
+        return self.delivered_cached_tokens / self.prompt_tokens if self.prompt_tokens else None
+
+
+class Accounts:
+    """Takes every finished record."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._totals: OrderedDict[str, ReplicaTotals] = OrderedDict()
+
+    def totals(self, replica: str) -> ReplicaTotals:
+        """The sums of one replica; replicas not seen for longest are forgotten beyond 4,096."""
+        totals = self._totals.setdefault(replica, ReplicaTotals())
+        self._totals.move_to_end(replica)
+        if len(self._totals) > MAX_REPLICAS_REMEMBERED:
+            self._totals.popitem(last=False)
+        return totals
+
+    def finish(self, record: RequestRecord) -> None:
+        """Add a finished request to sums, metrics and log."""
+        ended = time.monotonic()
+        ttft = record.first_byte - record.started if record.first_byte is not None else None
+        usage = record.usage
+        if record.replica:
+            totals = self.totals(record.replica)
+            totals.requests += 1
+            totals.failures += record.outcome in ("failed", "broken")
+            if usage is not None:
+                totals.prompt_tokens += usage.prompt_tokens
+                totals.predicted_cached_tokens += record.expected_cached_tokens
+                totals.delivered_cached_tokens += usage.cached_tokens or 0
+        self._metrics.observe(record, ttft)
+        log.info(
+            "request",
+            request_id=record.request_id,
+            path=record.path,
+            tenant=record.tenant or None,
+            model=record.model,
+            stream=record.stream,
+            replica=record.replica or None,
+            reason=record.reason or None,
+            attempts=record.attempts,
+            status=record.status,
+            outcome=record.outcome,
+            error=record.error or None,
+            prompt_tokens=usage.prompt_tokens if usage else record.prompt_tokens,
+            exact=record.exact,
+            expected_cached_tokens=record.expected_cached_tokens,
+            delivered_cached_tokens=usage.cached_tokens if usage else None,
+            completion_tokens=usage.completion_tokens if usage else None,
+            decision_ms=round(record.decision_seconds * 1000, 3),
+            ttft_ms=round(ttft * 1000, 1) if ttft is not None else None,
+            duration_ms=round((ended - record.started) * 1000, 1),
+        )

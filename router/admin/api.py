@@ -1,0 +1,116 @@
+"""What operators ask: is it healthy, which replicas are there, how well do their caches serve."""
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from cluster.fleet import Fleet, Replica
+from cluster.follower import Follower
+from cluster.wire import ReplicaState
+from router.accounting import Accounts
+from router.metrics import Metrics
+from router.tokenizers import Tokenizers
+
+
+def admin_routes(
+    fleet: Fleet, follower: Follower, tokenizers: Tokenizers, accounts: Accounts, metrics: Metrics
+) -> APIRouter:
+    """The routes for operators and for whatever watches over the router's life."""
+    routes = APIRouter()
+
+    @routes.get("/healthz")
+    async def health() -> dict[str, Any]:
+        """Whether the router itself lives, and in which ways it is degraded."""
+        degraded = [f"model {model}: {alarm}" for model, alarm in sorted(tokenizers.alarms().items())]
+        degraded += [
+            f"replica {replica.lease.replica}: {alarm}"
+            for replica in fleet.replicas.values()
+            for alarm in replica.lease.alarms
+        ]
+        if not fleet.store_reachable:
+            degraded.insert(0, "Redis does not answer: routing on the last known state")
+        return {"status": "degraded" if degraded else "ok", "degraded": degraded}
+
+    @routes.get("/readyz")
+    async def ready(response: Response) -> dict[str, Any]:
+        """Whether requests can be served well: 200, otherwise 503 and what is missing."""
+        missing = []
+        if not follower.synchronised.is_set():
+            missing.append("the state in Redis has not been read yet")
+        if not any(model.ready for model in fleet.models.values()):
+            missing.append("no replica is ready")
+        missing += [
+            f"the tokenizer of {model.name} has not been checked yet"
+            for model in fleet.models.values()
+            if model.ready and not tokenizers.settled(model.name)
+        ]
+        response.status_code = 503 if missing else 200
+        return {"ready": not missing, "missing": missing}
+
+    @routes.get("/metrics", response_class=Response)
+    async def prometheus() -> Response:
+        """Metrics in Prometheus' text format."""
+        return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @routes.get("/admin/replicas")
+    async def replicas() -> dict[str, Any]:
+        """Every replica: state, load, blocks, and what its cache was believed to hold and did hold."""
+        ordered = sorted(fleet.replicas.values(), key=lambda replica: replica.lease.replica)
+        return {
+            "replicas": [_describe(replica, fleet, accounts) for replica in ordered],
+            "ready": sum(replica.lease.state is ReplicaState.READY for replica in ordered),
+            "open_bookings": fleet.open_bookings,
+            "redis_reachable": fleet.store_reachable,
+            "index_blocks": len(fleet.index),
+            "resynchronisations": follower.resynchronisations,
+            "tokenizer_alarms": tokenizers.alarms(),
+        }
+
+    @routes.get("/admin/replicas/{replica_id}/blocks")
+    async def blocks(replica_id: str, response: Response) -> dict[str, Any]:
+        """The keys this router believes a replica to hold, for `warmroute check`."""
+        replica = fleet.replicas.get(replica_id)
+        if replica is None:
+            response.status_code = 404
+            return {"error": {"message": f"no replica {replica_id!r}", "type": "not_found"}}
+        return {
+            "epoch": replica.epoch,
+            "sequence": follower.sequence(replica_id),
+            "keys": [f"{key:016x}" for key in sorted(fleet.index.owned(replica.slot))],
+        }
+
+    return routes
+
+
+def _describe(replica: Replica, fleet: Fleet, accounts: Accounts) -> dict[str, Any]:
+    lease, load = replica.lease, replica.load
+    totals = accounts.totals(lease.replica)
+    return {
+        "replica": lease.replica,
+        "url": lease.url,
+        "model": lease.model,
+        "adapters": list(lease.adapters),
+        "state": lease.state,
+        "epoch": replica.epoch,
+        "alarms": list(lease.alarms),
+        "load": {
+            "booked": replica.running,
+            "queued_tokens": replica.queued_tokens,
+            "running": load.running,
+            "waiting": load.waiting,
+            "kv_usage": load.kv_usage,
+        },
+        "block_size": lease.block_size,
+        "capacity_blocks": lease.capacity_blocks,
+        "owned_blocks": fleet.index.num_owned(replica.slot),
+        "stored_blocks": load.stored_blocks,
+        "evicted_blocks": load.evicted_blocks,
+        "last_event_age_seconds": load.last_event_age if load.last_event_age >= 0 else None,
+        "requests": totals.requests,
+        "failures": totals.failures,
+        "prompt_tokens": totals.prompt_tokens,
+        "predicted_cached_tokens": totals.predicted_cached_tokens,
+        "delivered_cached_tokens": totals.delivered_cached_tokens,
+        "hit_rate": totals.hit_rate,
+        "engine": {"prefix_queries": load.prefix_queries, "prefix_hits": load.prefix_hits},
+    }

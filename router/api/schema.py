@@ -1,0 +1,168 @@
+"""What the router needs to know of a request body. Everything else passes through unseen."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import xxhash
+
+from router.errors import InvalidRequestError
+
+ENGINE_INTERNALS = ("kv_transfer_params", "ec_transfer_params")
+"""Fields that steer an engine's own KV transfers: from a client they would bypass tokenisation and
+routing."""
+
+
+class StreamOptions(msgspec.Struct):
+    """How a client wants its stream."""
+
+    include_usage: bool | None = None
+
+
+class _Body(msgspec.Struct):
+    model: str
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    cache_salt: str | None = None
+    truncate_prompt_tokens: int | None = None
+    kv_transfer_params: Any = None
+    ec_transfer_params: Any = None
+    vllm_xargs: dict[str, Any] | None = None
+
+
+class _Message(msgspec.Struct):
+    role: str
+    content: str | list[str | dict[str, Any]] | None = None
+
+
+class _ChatShape(_Body, kw_only=True):
+    messages: list[_Message]
+    tools: list[dict[str, Any]] | None = None
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+class _CompletionShape(_Body, kw_only=True):
+    prompt: str | list[str] | list[int] | list[list[int]] | None = None
+    prompt_embeds: Any = None
+    suffix: str | None = None
+    add_special_tokens: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request for a generation, parsed as far as routing needs it."""
+
+    path: str
+    """Where it goes upstream."""
+    model: str
+    stream: bool
+    wants_usage: bool
+    """Whether the client asked for the usage event at the end of its stream."""
+    cache_salt: str
+    conversation: bytes
+    """What stays the same over all turns of the conversation; only ever hashed."""
+    fields: Mapping[str, Any]
+    """The decoded body."""
+    tokenisable: bool
+    """Whether the prompt can be computed from the body without knowledge that only the engine has."""
+    raw: bytes
+
+    def upstream_body(self) -> bytes:
+        """The client's bytes; for a stream with the request for usage added to them."""
+        if not self.stream or self.wants_usage:
+            return self.raw
+        if "stream_options" not in self.fields:
+            return self.raw.rstrip()[:-1] + b',"stream_options":{"include_usage":true}}'
+        options = {**(self.fields["stream_options"] or {}), "include_usage": True}
+        return msgspec.json.encode({**self.fields, "stream_options": options})
+
+    def conversation_key(self, root: bytes) -> int:
+        """64 bits that stay the same over all turns of the conversation, inside a namespace."""
+        return xxhash.xxh3_64_intdigest(root + self.conversation)
+
+
+def parse_chat(raw: bytes) -> Call:
+    """Parse the body of a chat completion. Raises `InvalidRequestError` naming the field."""
+    fields, shape = _decode(raw, _ChatShape)
+    if not shape.messages:
+        raise InvalidRequestError("'messages' must hold at least one message.", param="messages")
+    messages: Sequence[Mapping[str, Any]] = fields["messages"]
+    first_user = next(
+        (number for number, message in enumerate(messages) if message["role"] == "user"), len(messages) - 1
+    )
+    return _call(
+        "/v1/chat/completions",
+        raw,
+        fields,
+        shape,
+        conversation=msgspec.json.encode(messages[: first_user + 1]),
+        tokenisable=shape.chat_template is None,
+    )
+
+
+def parse_completion(raw: bytes) -> Call:
+    """Parse the body of a text completion. Raises `InvalidRequestError` naming the field."""
+    fields, shape = _decode(raw, _CompletionShape)
+    if shape.prompt is None and shape.prompt_embeds is None:
+        raise InvalidRequestError("Missing required parameter: 'prompt'.", param="prompt")
+    if isinstance(shape.prompt, list) and not (shape.prompt and all(part != [] for part in shape.prompt)):
+        raise InvalidRequestError("'prompt' must not be an empty list.", param="prompt")
+    first = shape.prompt
+    if isinstance(first, list) and not isinstance(first[0], int):
+        first = first[0]
+    opening = first[:512] if first is not None else []
+    return _call(
+        "/v1/completions",
+        raw,
+        fields,
+        shape,
+        conversation=msgspec.json.encode(opening),
+        tokenisable=shape.prompt_embeds is None and shape.suffix is None,
+    )
+
+
+def _decode(raw: bytes, shape: Any) -> tuple[dict[str, Any], Any]:
+    try:
+        fields = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequestError(f"The request body is not valid JSON: {error}.") from error
+    except RecursionError as error:
+        raise InvalidRequestError("The request body is nested too deeply.") from error
+    if not isinstance(fields, dict):
+        raise InvalidRequestError("The request body must be a JSON object.")
+    try:
+        return fields, msgspec.convert(fields, shape)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `")
+        param = path.rstrip("`").removeprefix("$").removeprefix(".") or _missing_field(message)
+        raise InvalidRequestError(f"{message}{f' at {param!r}' if path else ''}.", param=param) from error
+
+
+def _missing_field(message: str) -> str | None:
+    _, _, rest = message.partition("missing required field `")
+    return rest.rstrip("`") or None
+
+
+def _call(
+    path: str, raw: bytes, fields: dict[str, Any], shape: _Body, *, conversation: bytes, tokenisable: bool
+) -> Call:
+    for name in ENGINE_INTERNALS:
+        if getattr(shape, name) is not None:
+            raise InvalidRequestError(f"'{name}' is not accepted from clients.", param=name)
+        if name in (shape.vllm_xargs or ()):
+            raise InvalidRequestError(
+                f"'vllm_xargs.{name}' is not accepted from clients.", param=f"vllm_xargs.{name}"
+            )
+    return Call(
+        path=path,
+        model=shape.model,
+        stream=bool(shape.stream),
+        wants_usage=bool(shape.stream_options and shape.stream_options.include_usage),
+        cache_salt=shape.cache_salt or "",
+        conversation=conversation,
+        fields=fields,
+        tokenisable=tokenisable and shape.truncate_prompt_tokens is None,
+        raw=raw,
+    )

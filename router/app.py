@@ -1,0 +1,94 @@
+"""Puts a router together: an ASGI application that runs under any server, inside Ray or outside."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+
+from cluster.fleet import Fleet
+from cluster.follower import Follower
+from cluster.store import connect
+from policies.catalog import POLICIES
+from router.accounting import Accounts
+from router.admin.api import admin_routes
+from router.api.generate import GenerationEndpoint
+from router.api.models import model_routes
+from router.api.schema import parse_chat, parse_completion
+from router.auth import api_keys, open_access
+from router.dispatch import Dispatcher
+from router.errors import ApiError, UnknownPathError
+from router.metrics import Metrics
+from router.settings import RouterSettings
+from router.tokenizers import Tokenizers
+from router.upstream import Upstream
+
+log = structlog.get_logger()
+
+GENERATION_PATHS = {"/v1/chat/completions": parse_chat, "/v1/completions": parse_completion}
+
+
+def create_app(settings: RouterSettings) -> FastAPI:
+    """A router as an ASGI application. It connects to Redis when its lifespan starts."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        fleet = Fleet(settings.max_blocks)
+        redis = connect(settings.redis_url)
+        follower = Follower(redis, settings.keys, fleet, settings.heartbeat_seconds)
+        upstream = Upstream(settings)
+        tokenizers = Tokenizers(fleet, upstream, settings.tokenizers)
+        metrics = Metrics(fleet)
+        accounts = Accounts(metrics)
+        authenticate = api_keys(settings.api_keys) if settings.api_keys else open_access
+        dispatcher = Dispatcher(fleet, upstream, POLICIES[settings.policy], settings)
+        for path, parse in GENERATION_PATHS.items():
+            endpoint = GenerationEndpoint(
+                parse, fleet, tokenizers, dispatcher, accounts, authenticate, settings
+            )
+            app.router.routes.append(Route(path, endpoint, methods=["POST"]))
+        app.include_router(model_routes(fleet, authenticate))
+        app.include_router(admin_routes(fleet, follower, tokenizers, accounts, metrics))
+        app.state.fleet = fleet
+        tasks = [asyncio.create_task(follower.run()), asyncio.create_task(tokenizers.run())]
+        for task in tasks:
+            task.add_done_callback(_report_end)
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await upstream.close()
+            await redis.aclose()
+
+    return FastAPI(
+        title="Warmroute",
+        description="Routes each conversation to the replica that still holds its KV blocks.",
+        lifespan=lifespan,
+        exception_handlers={ApiError: _api_error, HTTPException: _http_error},
+    )
+
+
+def _report_end(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        log.critical("background_task_ended", task=repr(task.get_coro()), exc_info=task.exception())
+
+
+async def _api_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ApiError)
+    return JSONResponse(error.body(), status_code=error.status)
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    message = (
+        f"{request.method} is not allowed for {request.url.path}."
+        if error.status_code == 405
+        else f"There is nothing at {request.url.path}."
+    )
+    return JSONResponse(UnknownPathError(error.status_code, message).body(), error.status_code, error.headers)

@@ -1,0 +1,140 @@
+"""From a prepared prompt to the first bytes of an answer: decide, book, send, and try elsewhere on
+failure."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cluster.fleet import Booking, Fleet, Replica
+from policies.types import Decision, NoReplicaError, Policy, Request, Snapshot
+from router.accounting import RequestRecord
+from router.api.schema import Call
+from router.errors import (
+    AttemptFailedError,
+    NoReplicaReadyError,
+    ReplyBrokenError,
+    UnknownModelError,
+    UpstreamError,
+)
+from router.prompts import PreparedPrompt
+from router.settings import RouterSettings
+from router.sse import is_error
+from router.upstream import Upstream, UpstreamReply
+
+
+@dataclass(slots=True)
+class Exchange:
+    """An answer under way and the load booked for it. `close` it, however it ends."""
+
+    reply: UpstreamReply
+    booking: Booking
+
+    def close(self, succeeded: bool) -> None:
+        """Give back the booking and the connection; only the first call counts."""
+        self.booking.release(time.monotonic(), succeeded)
+        self.reply.close()
+
+
+class Dispatcher:
+    """Sends requests to replicas."""
+
+    def __init__(self, fleet: Fleet, upstream: Upstream, policy: Policy, settings: RouterSettings) -> None:
+        self._fleet = fleet
+        self._upstream = upstream
+        self._policy = policy
+        self._settings = settings
+
+    async def start(
+        self, call: Call, prompt: PreparedPrompt, record: RequestRecord, headers: Mapping[str, str]
+    ) -> Exchange:
+        """Send a request to the best replica, and to the next best while no byte of an answer has come.
+
+        Raises `NoReplicaReadyError`, `UnknownModelError` or `UpstreamError`.
+        """
+        body = call.upstream_body()
+        tried: dict[str, AttemptFailedError] = {}
+        while True:
+            booking = self._decide(call, prompt, record, tried)
+            replica = booking.replica
+            try:
+                reply = await self._upstream.send(replica.lease.url, call.path, body, headers)
+                await _require_sound(reply, call)
+            except AttemptFailedError as failure:
+                booking.release(time.monotonic(), succeeded=False)
+                if failure.replica_down:
+                    replica.failed_until = time.monotonic() + self._settings.failed_replica_seconds
+                tried[replica.lease.replica] = failure
+                if len(tried) >= self._settings.max_attempts:
+                    raise _exhausted(tried) from failure
+            except BaseException:
+                booking.release(time.monotonic(), succeeded=False)
+                raise
+            else:
+                booking.prefill_done()
+                return Exchange(reply, booking)
+
+    def _decide(
+        self,
+        call: Call,
+        prompt: PreparedPrompt,
+        record: RequestRecord,
+        tried: Mapping[str, AttemptFailedError],
+    ) -> Booking:
+        """Choose a replica and book it, without giving control to anybody in between."""
+        started = time.perf_counter()
+        model = self._fleet.models.get(call.model)
+        if model is None:
+            raise UnknownModelError(f"The model {call.model!r} does not exist.", param="model")
+        snapshot = self._fleet.snapshot(model, prompt.keys, prompt.prompt_tokens, time.monotonic(), tried)
+        decision = self._choose(prompt, snapshot, tried, model.name)
+        replica: Replica = model.replicas[decision.row]
+        expected = int(snapshot.cached_tokens[decision.row])
+        booking = self._fleet.book(replica, prompt.keys, prompt.prompt_tokens - expected)
+        record.attempts += 1
+        record.replica = replica.lease.replica
+        record.reason = decision.reason if len(tried) == 0 else "retry"
+        record.expected_cached_tokens = expected
+        record.decision_seconds = time.perf_counter() - started
+        return booking
+
+    def _choose(
+        self,
+        prompt: PreparedPrompt,
+        snapshot: Snapshot,
+        tried: Mapping[str, AttemptFailedError],
+        model: str,
+    ) -> Decision:
+        request = Request(prompt.prompt_tokens, prompt.opening_tokens, prompt.conversation_key)
+        try:
+            return self._policy(request, snapshot)
+        except NoReplicaError:
+            if tried:
+                raise _exhausted(tried) from None
+            raise NoReplicaReadyError(
+                f"No replica of {model!r} is ready to take requests; try again shortly."
+            ) from None
+
+
+async def _require_sound(reply: UpstreamReply, call: Call) -> None:
+    """Raise `AttemptFailedError` for an answer of which nothing should reach the client.
+
+    Of a stream, the first event decides. Any other answer is read whole, so that it can still be repeated.
+    """
+    try:
+        if not call.stream or reply.status != 200:
+            await reply.read_all()
+        elif is_error(reply.first.split(b"\n\n", 1)[0]):
+            raise AttemptFailedError("the engine began its stream with an error", replica_down=True)
+    except ReplyBrokenError as error:
+        reply.close()
+        raise AttemptFailedError(f"the answer broke off: {error}", replica_down=True) from error
+    except BaseException:
+        reply.close()
+        raise
+
+
+def _exhausted(tried: Mapping[str, AttemptFailedError]) -> UpstreamError:
+    last = list(tried.values())[-1]
+    return UpstreamError(
+        f"All {len(tried)} attempts failed; the last one: {last}", status=504 if last.timed_out else 502
+    )

@@ -1,0 +1,127 @@
+"""The errors of this package, and how each looks to a client.
+
+ApiError                        an answer in OpenAI's error format
+├── InvalidRequestError         400, names the field
+├── ContextTooLongError         400
+├── AuthenticationError         401
+├── UnknownPathError            404, 405
+├── UnknownModelError           404
+├── BodyTooLargeError           413
+├── OverloadedError             429 + Retry-After
+├── NoReplicaReadyError         503 + Retry-After
+└── UpstreamError               502 or 504: every attempt failed
+AttemptFailedError              one attempt at one replica failed; the dispatcher tries the next
+ReplyBrokenError                a reply that had begun broke off
+"""
+
+from typing import Any
+
+
+class ApiError(Exception):
+    """An answer to the client in OpenAI's error format."""
+
+    status = 500
+    type = "server_error"
+    code: str | None = None
+    retry_after: int | None = None
+    """Seconds after which trying again may help."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+    def body(self) -> dict[str, Any]:
+        """The error as OpenAI's API writes it."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+class InvalidRequestError(ApiError):
+    """The request is malformed; `param` names the field."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class ContextTooLongError(InvalidRequestError):
+    """The prompt does not fit into the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class AuthenticationError(ApiError):
+    """No API key, or one that is not known."""
+
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+
+class UnknownPathError(ApiError):
+    """There is nothing at this path, or not with this method."""
+
+    type = "invalid_request_error"
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class UnknownModelError(ApiError):
+    """No replica serves a model of this name."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "model_not_found"
+
+
+class BodyTooLargeError(ApiError):
+    """The request body is over the limit."""
+
+    status = 413
+    type = "invalid_request_error"
+    code = "request_too_large"
+
+
+class OverloadedError(ApiError):
+    """This router has as many requests open as it may."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+    retry_after = 1
+
+
+class NoReplicaReadyError(ApiError):
+    """The model is known, but nothing that serves it takes requests now."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "no_replica_ready"
+    retry_after = 2
+
+
+class UpstreamError(ApiError):
+    """Every attempt failed before the first byte."""
+
+    type = "upstream_error"
+    retry_after = 1
+
+    def __init__(self, message: str, status: int = 502) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = "upstream_timeout" if status == 504 else "upstream_failed"
+
+
+class AttemptFailedError(Exception):
+    """One attempt at one replica failed before the first byte reached the client."""
+
+    def __init__(self, message: str, *, replica_down: bool, timed_out: bool = False) -> None:
+        super().__init__(message)
+        self.replica_down = replica_down
+        """Whether the replica should be left alone for a moment."""
+        self.timed_out = timed_out
+
+
+class ReplyBrokenError(Exception):
+    """A reply that had begun broke off before its end."""

@@ -1,0 +1,44 @@
+"""Runs the router's application on a port of its own, under uvicorn."""
+
+import socket
+
+import uvicorn
+
+from cluster.errors import StartUpError
+from router.app import create_app
+from router.settings import RouterSettings
+
+SHUTDOWN_SECONDS = 10
+
+
+def bind(settings: RouterSettings) -> socket.socket:
+    """Take the port before anything else starts. Raises `StartUpError` when it is taken."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise StartUpError(
+            f"cannot listen on {settings.host}:{settings.port} ({error.strerror}); choose another with --port"
+        ) from error
+    return listener
+
+
+def create_server(settings: RouterSettings) -> uvicorn.Server:
+    """A server for the router; run it with ``serve(sockets=[bind(settings)])``."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            create_app(settings),
+            loop="uvloop",
+            http="httptools",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+            backlog=4096,
+        )
+    )

@@ -1,0 +1,54 @@
+"""Settings of a router, read from the environment once (prefix ``WARMROUTE_``)."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode
+
+from cluster.prefix_index import DEFAULT_MAX_BLOCKS
+from cluster.settings import ClusterSettings
+from policies.catalog import DEFAULT_POLICY, POLICIES
+
+
+class RouterSettings(ClusterSettings):
+    """Where a router listens, how it decides, and its bounds."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    policy: str = DEFAULT_POLICY
+    tokenizers: Annotated[dict[str, Path], NoDecode] = Field(default_factory=dict)
+    """MODEL=DIRECTORY pairs, separated by commas; other models are read from the engine's own directory."""
+    api_keys: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict, repr=False)
+    """TENANT=KEY pairs, separated by commas; empty lets everybody in."""
+    max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024)
+    max_open_requests: int = Field(4096, ge=1)
+    """Beyond it a request is answered with 429."""
+    max_attempts: int = Field(3, ge=1, le=16)
+    """Replicas tried for one request before the client gets an error."""
+    connect_seconds: float = Field(2.0, gt=0)
+    first_byte_seconds: float = Field(600.0, gt=0)
+    """Queueing and prefill on the engine must be over within this time."""
+    idle_seconds: float = Field(300.0, gt=0)
+    """Longest silence of an engine in the middle of a reply."""
+    failed_replica_seconds: float = Field(1.0, ge=0)
+    """A replica that could not be reached is left alone for this long."""
+    max_blocks: int = Field(DEFAULT_MAX_BLOCKS, ge=1)
+    """Distinct blocks in the prefix index."""
+
+    @field_validator("policy")
+    @classmethod
+    def _known_policy(cls, value: str) -> str:
+        if value not in POLICIES:
+            raise ValueError(f"unknown policy, choose one of {', '.join(sorted(POLICIES))}")
+        return value
+
+    @field_validator("tokenizers", "api_keys", mode="before")
+    @classmethod
+    def _pairs(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
+        if not all(separator and name.strip() and content.strip() for name, separator, content in pairs):
+            raise ValueError("expected NAME=VALUE pairs separated by commas")
+        return {name.strip(): content.strip() for name, _, content in pairs}

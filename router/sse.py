@@ -1,0 +1,100 @@
+"""Server-sent events: cutting a byte stream into whole events, and finding the usage in them."""
+
+import re
+from typing import Any
+
+import msgspec
+
+MAX_EVENT_BYTES = 4 * 1024 * 1024
+"""An event that grows beyond this is passed on in pieces instead of being held back."""
+
+_END = re.compile(rb"\r?\n\r?\n")
+DONE = b"data: [DONE]"
+
+
+class PromptTokensDetails(msgspec.Struct):
+    """The part of a usage report that says what the engine had in its cache."""
+
+    cached_tokens: int | None = None
+
+
+class Usage(msgspec.Struct):
+    """Tokens of one request as the engine counted them."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int | None = 0
+    prompt_tokens_details: PromptTokensDetails | None = None
+
+    @property
+    def cached_tokens(self) -> int | None:
+        """Prompt tokens found in the engine's cache; None when the engine does not say."""
+        return self.prompt_tokens_details.cached_tokens if self.prompt_tokens_details else None
+
+
+class _Event(msgspec.Struct):
+    choices: list[Any] | None = None
+    usage: Usage | None = None
+    error: Any = None
+
+
+_event_decoder = msgspec.json.Decoder(_Event)
+
+
+class EventSplitter:
+    """Cuts a byte stream into whole events, each with the empty line that ends it."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Take the next bytes; return the events that are complete now."""
+        if not self._rest and data.endswith(b"\n\n") and data.count(b"\n\n") == 1:
+            return [data]
+        data = self._rest + data
+        events, start = [], 0
+        for end in _END.finditer(data):
+            events.append(data[start : end.end()])
+            start = end.end()
+        self._rest = data[start:]
+        if len(self._rest) > MAX_EVENT_BYTES:
+            events.append(self.flush())
+        return events
+
+    def flush(self) -> bytes:
+        """What has not been a whole event so far."""
+        rest, self._rest = self._rest, b""
+        return rest
+
+
+def parse_usage(event: bytes) -> tuple[Usage | None, bool]:
+    """The usage in an event, and whether the event holds nothing else."""
+    if b'"usage"' not in event or b'"usage":null' in event:
+        return None, False
+    parsed = _parse(event)
+    if parsed is None or parsed.usage is None:
+        return None, False
+    return parsed.usage, not parsed.choices
+
+
+def is_error(event: bytes) -> bool:
+    """Whether an event reports an error instead of a piece of the answer."""
+    if b'"error"' not in event:
+        return False
+    parsed = _parse(event)
+    return parsed is not None and parsed.error is not None and not parsed.choices
+
+
+def usage_of_reply(body: bytes) -> Usage | None:
+    """The usage in a reply that is not a stream; None when there is none."""
+    try:
+        return _event_decoder.decode(body).usage
+    except msgspec.DecodeError:
+        return None
+
+
+def _parse(event: bytes) -> _Event | None:
+    _, found, data = event.partition(b"data:")
+    try:
+        return _event_decoder.decode(data) if found else None
+    except msgspec.DecodeError:
+        return None
