@@ -34,6 +34,53 @@ DEFAULT_ROUTER_URL = "http://127.0.0.1:8000"
 
 
 @app.command()
+def serve(
+    model: Annotated[
+        str | None, typer.Option(help="Directory of a Hugging Face model. Default: a small one on CPU.")
+    ] = None,
+    model_name: Annotated[str | None, typer.Option(help="The name clients use.")] = None,
+    replicas: Annotated[int | None, typer.Option(help="Number of engines. Default: 2.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address of the router.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the router. Default: 8000.")] = None,
+    blocks: Annotated[int | None, typer.Option(help="KV blocks per replica.")] = None,
+    max_model_len: Annotated[int | None, typer.Option(help="Tokens of prompt and answer.")] = None,
+    engine: Annotated[str | None, typer.Option(help="vllm, or sim for a simulated engine.")] = None,
+    redis_url: Annotated[
+        str | None, typer.Option(help="A Redis to use (also REDIS_URL). Default: one is started.")
+    ] = None,
+    policy: Annotated[str | None, typer.Option(help="How replicas are chosen.")] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(help="A Ray cluster to use. Default: one is started.")
+    ] = None,
+    engine_api_key: EngineApiKey = None,
+    deployment: Deployment = None,
+    log_level: LogLevel = None,
+) -> None:
+    """Start Redis, Ray, engines and a router; stop all of them with Ctrl-C."""
+    from cluster.launcher import serve as launch
+    from cluster.serve_settings import ServeSettings
+
+    settings = load_settings(
+        ServeSettings,
+        model=model,
+        model_name=model_name,
+        replicas=replicas,
+        host=host,
+        port=port,
+        blocks=blocks,
+        max_model_len=max_model_len,
+        engine=engine,
+        redis_url=redis_url,
+        policy=policy,
+        ray_address=ray_address,
+        engine_api_key=engine_api_key,
+        deployment=deployment,
+        log_level=log_level,
+    )
+    launch(settings, Console(highlight=False))
+
+
+@app.command()
 def router(
     redis_url: RedisUrl = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
@@ -63,7 +110,7 @@ def router(
         log_level=log_level,
     )
     configure_logging(settings.log_level)
-    create_server(settings).run(sockets=[bind(settings)])
+    create_server(settings).run(sockets=[bind(settings.host, settings.port)])
 
 
 @app.command()

@@ -12,12 +12,20 @@ STATE_COLOURS = {"ready": "green", "starting": "yellow", "draining": "yellow", "
 
 
 async def fetch_replicas(router_url: str) -> dict[str, Any]:
-    """The answer of a router's ``/admin/replicas``. Raises `StartUpError` when the router does not answer."""
-    url = f"{router_url.rstrip('/')}/admin/replicas"
+    """A router's ``/admin/replicas``. Raises `StartUpError` when the router does not answer."""
+    return await _fetch(router_url, "/admin/replicas")
+
+
+async def fetch_missing(router_url: str) -> list[str]:
+    """What keeps a router from being ready. Raises `StartUpError` when the router does not answer."""
+    return list((await _fetch(router_url, "/readyz"))["missing"])
+
+
+async def _fetch(router_url: str, path: str) -> dict[str, Any]:
     try:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS)) as session,
-            session.get(url, raise_for_status=True) as response,
+            session.get(router_url.rstrip("/") + path) as response,
         ):
             answer: dict[str, Any] = await response.json()
             return answer

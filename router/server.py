@@ -11,23 +11,23 @@ from router.settings import RouterSettings
 SHUTDOWN_SECONDS = 10
 
 
-def bind(settings: RouterSettings) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
     """Take the port before anything else starts. Raises `StartUpError` when it is taken."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((settings.host, settings.port))
+        listener.bind((host, port))
     except OSError as error:
         listener.close()
         raise StartUpError(
-            f"cannot listen on {settings.host}:{settings.port} ({error.strerror}); choose another with --port"
+            f"cannot listen on {host}:{port} ({error.strerror}); choose another with --port"
         ) from error
     return listener
 
 
 def create_server(settings: RouterSettings) -> uvicorn.Server:
-    """A server for the router; run it with ``serve(sockets=[bind(settings)])``."""
+    """A server for the router; run it with ``serve(sockets=[bind(…)])``."""
     return uvicorn.Server(
         uvicorn.Config(
             create_app(settings),
