@@ -4,6 +4,7 @@ Part of the composition root: it imports `router` and `workers` where it needs t
 """
 
 import asyncio
+import logging
 import os
 import secrets
 import shutil
@@ -99,6 +100,7 @@ def _start_ray(settings: ServeSettings) -> None:
     import ray
     from ray import serve
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # its progress would run into ours
     if settings.ray_address:
         ray.init(address=settings.ray_address, log_to_driver=False, logging_level="error")
     else:

@@ -15,8 +15,6 @@ from typing import Any
 
 import jinja2
 import xxhash
-from transformers import AutoTokenizer
-from transformers.utils import chat_template_utils
 
 from cluster.errors import PromptError, TokenizerUnavailableError
 
@@ -59,6 +57,9 @@ class PromptTokenizer:
     """
 
     def __init__(self, directory: Path) -> None:
+        # Importing transformers takes seconds: done here, in the thread that loads the tokenizer.
+        from transformers import AutoTokenizer
+
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
             self._backend = self._tokenizer.backend_tokenizer
@@ -141,6 +142,8 @@ class PromptTokenizer:
 
     def _template_reads_parts(self) -> bool:
         """Whether the chat template loops over the parts of a message (vLLM's content format "openai")."""
+        from transformers.utils import chat_template_utils
+
         template = self._tokenizer.chat_template
         if not isinstance(template, str):
             return False

@@ -51,6 +51,8 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     load."""
     alarms: tuple[str, ...] = ()
     """What an operator should look at, in words."""
+    agent_url: str = ""
+    """Where the agent answers what its mirror holds (``/mirror``), on its own machine only; "" is nowhere."""
 
     def namespace(self, lora: str = "", cache_salt: str = "") -> Namespace:
         """The namespace of blocks on this replica."""

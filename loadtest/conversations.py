@@ -22,10 +22,12 @@ from rich.table import Table
 
 from loadtest.measure import Turn, chat_turn, percentile
 
+app = typer.Typer(pretty_exceptions_enable=False)
+
 WORDS = """
 order refund parcel invoice account password delivery warranty return battery charger screen manual agent
 policy customer support question answer device update product repair store price stock colour
-""".split()
+""".split()  # noqa: SIM905 - as a list it would fill thirty lines
 WORDS_PER_SYSTEM_PROMPT = 800
 WORDS_PER_QUESTION = 40
 
@@ -144,6 +146,7 @@ def _p50_p95(seconds: list[float]) -> str:
     return f"{percentile(seconds, 50) * 1000:.0f} / {percentile(seconds, 95) * 1000:.0f}"
 
 
+@app.command()
 def main(
     router: Annotated[list[str], typer.Option(help="NAME=URL; repeatable.")],
     model: str = "SmolLM2-135M-Instruct",
@@ -161,4 +164,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -21,6 +21,8 @@ from cluster.status import fetch_replicas
 from loadtest.conversations import words
 from loadtest.measure import chat_turn
 
+app = typer.Typer(pretty_exceptions_enable=False)
+
 
 async def measure(
     router: str, model: str, engine_api_key: str, rounds: int, num_words: int, max_tokens: int
@@ -47,6 +49,7 @@ async def measure(
     return samples
 
 
+@app.command()
 def main(
     router: str = "http://127.0.0.1:8000",
     model: str = "SmolLM2-135M-Instruct",
@@ -67,4 +70,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

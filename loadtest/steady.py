@@ -18,6 +18,8 @@ from rich.progress import Progress
 from loadtest.conversations import words
 from loadtest.measure import percentile
 
+app = typer.Typer(pretty_exceptions_enable=False)
+
 REQUEST_SECONDS = 60.0
 TOKENS_PER_WORD = 1.35
 """Of the words in `loadtest.conversations`, with SmolLM2's tokenizer."""
@@ -90,6 +92,7 @@ async def run(
     return outcome
 
 
+@app.command()
 def main(
     router: str = "http://127.0.0.1:8000",
     model: str = "SmolLM2-135M-Instruct",
@@ -114,4 +117,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()
