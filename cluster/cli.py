@@ -158,7 +158,7 @@ def check(
     report = asyncio.run(find_differences(settings, router_url or [DEFAULT_ROUTER_URL]))
     console = Console(highlight=False)
     for line in report.lines:
-        console.print(line)
+        console.print(line, soft_wrap=True)
     raise typer.Exit(0 if report.agree else 1)
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import aiohttp
+from rich import box
 from rich.table import Table
 
 from cluster.errors import StartUpError
@@ -35,27 +36,28 @@ async def _fetch(router_url: str, path: str) -> dict[str, Any]:
 
 def replica_table(answer: dict[str, Any]) -> Table:
     """One row per replica."""
+    replicas = answer["replicas"]
+    models = ", ".join(sorted({replica["model"] for replica in replicas}))
     redis = "reachable" if answer["redis_reachable"] else "away"
     table = Table(
-        title=f"{answer['ready']} of {len(answer['replicas'])} replicas ready, Redis {redis}",
+        title=f"{models or 'no model'}: {answer['ready']} of {len(replicas)} replicas ready, Redis {redis}",
         title_justify="left",
+        box=box.SIMPLE_HEAD,
     )
-    for heading in ("replica", "model", "state"):
-        table.add_column(heading)
-    for heading in ("booked", "running", "waiting", "blocks", "evicted", "requests", "hit rate"):
-        table.add_column(heading, justify="right")
-    for replica in answer["replicas"]:
+    table.add_column("replica", no_wrap=True)
+    table.add_column("state", min_width=11)
+    for heading in ("booked", "running", "blocks", "evicted", "requests", "hit rate"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for replica in replicas:
         colour = STATE_COLOURS[replica["state"]]
-        capacity = f" / {replica['capacity_blocks']}" if replica["capacity_blocks"] else ""
-        hit_rate = replica["hit_rate"]
+        capacity = f"/{replica['capacity_blocks']}" if replica["capacity_blocks"] else ""
+        load, hit_rate = replica["load"], replica["hit_rate"]
         table.add_row(
             replica["replica"],
-            replica["model"],
             f"[{colour}]{replica['state']}[/{colour}]"
             + "".join(f"\n! {alarm}" for alarm in replica["alarms"]),
-            str(replica["load"]["booked"]),
-            str(replica["load"]["running"]),
-            str(replica["load"]["waiting"]),
+            str(load["booked"]),
+            f"{load['running']}+{load['waiting']}" if load["waiting"] else str(load["running"]),
             f"{replica['owned_blocks']}{capacity}",
             str(replica["evicted_blocks"]),
             str(replica["requests"]),

@@ -101,7 +101,8 @@ async def compare(
                         conversation.messages.append({"role": "assistant", "content": turn.text})
                         progress.advance(task)
 
-                await asyncio.gather(*(one(c, contestant.client) for c in contestant.conversations))
+                order = source.sample(contestant.conversations, num_conversations)
+                await asyncio.gather(*(one(conversation, contestant.client) for conversation in order))
     for contestant in contestants:
         await contestant.client.close()
     return contestants

@@ -1,0 +1,45 @@
+# Everything a developer or a new user calls. Each target does the set-up it needs; a second time that is instant.
+
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve test test-fast lint format check clean clean-all
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo '  Flags for the command behind a target: make serve ARGS="--replicas 3"'
+	@echo '  Another Python than python3:           make serve PYTHON=python3.12'
+
+setup: ## create .venv from the lock file, nothing else
+	@$(PYTHON) infra/setup.py --with redis
+
+serve: setup ## start Redis, Ray, the engines and the router; Ctrl-C stops them all
+	@exec $(BIN)/warmroute serve $(ARGS)
+
+test: setup ## all tests, with real Redis, real Ray Serve and real vLLM (minutes)
+	@exec $(BIN)/python -m pytest $(ARGS)
+
+test-fast: setup ## the tests that need no other process (seconds)
+	@exec $(BIN)/python -m pytest -m "not vllm and not integration" $(ARGS)
+
+lint: setup ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/mypy infra/setup.py
+
+format: setup ## let ruff correct what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+check: lint test ## what CI runs
+
+clean: ## remove caches and build products; keeps .venv and the models in .warmroute
+	@rm -rf build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . \( -name .venv -o -name .git -o -name .warmroute \) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+clean-all: clean ## also remove .venv and .warmroute
+	@rm -rf .venv .warmroute

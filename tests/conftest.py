@@ -1,0 +1,23 @@
+"""Fixtures that several folders of tests share."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from tiny_model import build_tiny_model
+
+settings.register_profile(
+    "warmroute",
+    max_examples=40,
+    stateful_step_count=30,
+    deadline=None,  # the machine is shared: a slow example is no failure
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=True,  # the same examples in every run; raise max_examples to search for more
+)
+settings.load_profile("warmroute")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a model with a real tokenizer and chat template, without weights."""
+    return build_tiny_model(tmp_path_factory.mktemp("tiny-model"))

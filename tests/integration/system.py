@@ -1,0 +1,151 @@
+"""Real processes for tests: started with the commands a user would type, ended by id."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+START_SECONDS = 60.0
+STOP_SECONDS = 15.0
+ROOT = Path(__file__).parents[2]
+WARMROUTE = [sys.executable, "-m", "cluster.cli"]
+SIM_ENGINE = [sys.executable, "-m", "workers.sim_engine"]
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+async def eventually(
+    condition: Callable[[], Awaitable[bool]], seconds: float, what: str, every: float = 0.1
+) -> None:
+    """Wait until a condition holds; fail with ``what`` after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not await condition():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        await asyncio.sleep(every)
+
+
+class System:
+    """Redis, engines, an agent and routers of one test."""
+
+    def __init__(self, directory: Path, model: Path, session: aiohttp.ClientSession) -> None:
+        self.directory = directory
+        self.model = model
+        self.session = session
+        self.redis_url = ""
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self, name: str, command: Sequence[str], **environment: str) -> subprocess.Popen[bytes]:
+        """Start a process of its own session, with its output in a file of its name."""
+        log = (self.directory / f"{name}-{len(self._processes)}.log").open("wb")
+        with log:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.directory,
+                env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+                start_new_session=True,
+            )
+        self._processes.append(process)
+        return process
+
+    def log(self, name: str) -> str:
+        """Everything that the processes of that name have written."""
+        return "".join(path.read_text() for path in sorted(self.directory.glob(f"{name}-*.log")))
+
+    async def start_redis(self) -> None:
+        """A Redis without persistence."""
+        port = free_port()
+        self.start("redis", ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no"])
+        self.redis_url = f"redis://127.0.0.1:{port}/0"
+
+    async def start_engine(self, port: int = 0, *options: str) -> tuple[str, subprocess.Popen[bytes]]:
+        """A simulated engine; returns its URL once it answers."""
+        port = port or free_port()
+        process = self.start(
+            "engine",
+            [
+                *SIM_ENGINE,
+                *("--model", str(self.model), "--served-model-name", "tiny"),
+                *("--port", str(port), "--num-blocks", "2000", "--max-model-len", "8192"),
+                *options,
+            ],
+        )
+        url = f"http://127.0.0.1:{port}"
+        await eventually(lambda: self.answers(f"{url}/health"), START_SECONDS, "engine healthy")
+        return url, process
+
+    def start_agent(self, *engine_urls: str) -> subprocess.Popen[bytes]:
+        """One agent for all these engines."""
+        urls = [option for url in engine_urls for option in ("--engine-url", url)]
+        return self.start("agent", [*WARMROUTE, "agent", "--redis-url", self.redis_url, *urls])
+
+    async def start_router(self, *options: str, ready: bool = True) -> str:
+        """A router; returns its URL once it is ready."""
+        port = free_port()
+        self.start(
+            "router", [*WARMROUTE, "router", "--redis-url", self.redis_url, "--port", str(port), *options]
+        )
+        url = f"http://127.0.0.1:{port}"
+        path = "readyz" if ready else "healthz"
+        await eventually(lambda: self.answers(f"{url}/{path}"), START_SECONDS, "router ready")
+        return url
+
+    async def answers(self, url: str) -> bool:
+        """Whether a GET is answered with 200."""
+        try:
+            async with self.session.get(url) as response:
+                return response.status == 200
+        except aiohttp.ClientError:
+            return False
+
+    async def get(self, url: str) -> Any:
+        """The JSON at a URL."""
+        async with self.session.get(url) as response:
+            return await response.json()
+
+    async def replicas(self, router: str) -> dict[str, dict[str, Any]]:
+        """What a router says of each replica, by URL of the engine."""
+        answer = await self.get(f"{router}/admin/replicas")
+        return {replica["url"]: replica for replica in answer["replicas"]}
+
+    def check(self, *routers: str) -> subprocess.CompletedProcess[str]:
+        """The outcome of ``warmroute check``."""
+        urls = [option for url in routers for option in ("--router-url", url)]
+        return subprocess.run(
+            [*WARMROUTE, "check", "--redis-url", self.redis_url, *urls],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            check=False,
+            timeout=60,
+        )
+
+    def stop(self) -> None:
+        """End everything that was started, newest first."""
+        for process in reversed(self._processes):
+            end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process to end; kill it when it does not."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
