@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from cluster.errors import ClusterError, StartUpError
 from cluster.log import configure_logging
@@ -167,7 +168,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     try:
         app(arguments)
     except ClusterError as error:
-        Console(stderr=True, highlight=False).print(f"[red]warmroute:[/red] {error}", markup=True)
+        Console(stderr=True, highlight=False).print(f"[red]warmroute:[/red] {escape(str(error))}")
         raise SystemExit(2 if isinstance(error, StartUpError) else 1) from None
     raise SystemExit(0)
 

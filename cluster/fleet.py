@@ -73,7 +73,7 @@ class Booking:
         self.replica = replica
         self._fleet = fleet
         self._queued_tokens = uncached_tokens
-        self._expectation: Expectation | None = fleet.index.expect(replica.slot, keys)
+        self._expectation = fleet.index.expect(replica.slot, keys)
         self._released = False
         replica.running += 1
         replica.queued_tokens += uncached_tokens
@@ -90,7 +90,10 @@ class Booking:
         self._released = True
         self.prefill_done()
         self.replica.running -= 1
-        self._fleet.forget_later(self._expectation, now + EXPECTATION_GRACE_SECONDS if succeeded else now)
+        if succeeded:
+            self._fleet.forget_later(self._expectation, now + EXPECTATION_GRACE_SECONDS)
+        else:
+            self._fleet.index.forget(self._expectation)
         self._fleet.open_bookings -= 1
 
 
@@ -104,7 +107,8 @@ class Fleet:
         self.store_reachable = True
         """Whether Redis answers; without it the last known state goes on serving."""
         self.open_bookings = 0
-        self.decisions = 0
+        self.decisions: Counter[str] = Counter()
+        """How many requests have been booked for each base model."""
         self._leaving: deque[tuple[float, Expectation]] = deque()
 
     def admit(self, lease: Lease, epoch: int, load: Load) -> Replica:
@@ -151,7 +155,7 @@ class Fleet:
         matched = self.index.matched_blocks(keys) if keys and model.namespace else {}
         block_size = model.namespace.block_size if model.namespace else 0
         # The engine always computes the last token of a prompt, and finds only full blocks in its cache.
-        most = (prompt_tokens - 1) // block_size if block_size else 0
+        most = max(prompt_tokens - 1, 0) // block_size if block_size else 0
         cached = [block_size * min(matched.get(replica.slot, 0), most) for replica in model.replicas]
         return Snapshot(
             replicas=model.ids,
@@ -173,19 +177,18 @@ class Fleet:
                 ],
                 dtype=np.int64,
             ),
-            number=self.decisions,
+            number=self.decisions[model.replicas[0].lease.model],
         )
 
     def book(self, replica: Replica, keys: Sequence[int], uncached_tokens: int) -> Booking:
         """Book a request's load on the chosen replica."""
-        self.decisions += 1
+        self.decisions[replica.lease.model] += 1
         self.open_bookings += 1
         return Booking(self, replica, keys, uncached_tokens)
 
-    def forget_later(self, expectation: Expectation | None, deadline: float) -> None:
-        """Stop expecting these blocks at the given monotonic time."""
-        if expectation is not None:
-            self._leaving.append((deadline, expectation))
+    def forget_later(self, expectation: Expectation, deadline: float) -> None:
+        """Stop expecting these blocks at the given monotonic time, which never lies before an earlier one."""
+        self._leaving.append((deadline, expectation))
 
     def check_integrity(self) -> None:
         """Bookings equal what is booked on replicas; the index equals the union of its replicas.
@@ -207,9 +210,9 @@ class Fleet:
         names: dict[tuple[str, str], list[Replica]] = {}
         for replica in sorted(self.replicas.values(), key=lambda replica: replica.lease.replica):
             lease = replica.lease
-            for name in (lease.model, *lease.aliases):
+            for name in {lease.model, *lease.aliases} - {""}:  # no name yet: its engine has not answered
                 names.setdefault((name, ""), []).append(replica)
-            for adapter in lease.adapters:
+            for adapter in set(lease.adapters):
                 names.setdefault((adapter, adapter), []).append(replica)
         self.models = {name: _model(name, lora, replicas) for (name, lora), replicas in names.items()}
 

@@ -42,6 +42,7 @@ class Follower:
         self._poll_seconds = poll_seconds
         self._sequences: dict[str, int] = {}
         self._missing_since: dict[str, float] = {}
+        self._unreadable: set[str] = set()
         self.synchronised = asyncio.Event()
         """Set once everything that was in Redis at the start has been read."""
         self.resynchronisations = 0
@@ -60,6 +61,7 @@ class Follower:
                 with translated_errors():
                     async with self._redis.pubsub() as pubsub:
                         await pubsub.subscribe(self._keys.batches, self._keys.memberships)
+                        self._missing_since.clear()
                         await self._read_leases()
                         failures = 0
                         self._set_reachable(True)
@@ -76,7 +78,10 @@ class Follower:
             wait = next_poll - time.monotonic()
             message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=max(wait, 0.001))
             if message is not None:
-                await self._handle(message["channel"], message["data"])
+                try:
+                    await self._handle(message["channel"], message["data"])
+                except msgspec.DecodeError as error:
+                    log.warning("message_unreadable", reason=str(error))
             if time.monotonic() >= next_poll:
                 await self._read_leases()
                 next_poll = time.monotonic() + self._poll_seconds
@@ -133,11 +138,16 @@ class Follower:
         epoch, sequence, encoded = fields
         known = self._fleet.replicas.get(replica_id)
         new_epoch = known is None or known.epoch != int(epoch)
-        replica = self._fleet.admit(
-            msgspec.json.decode(encoded, type=Lease),
-            int(epoch),
-            msgspec.msgpack.decode(load, type=Load) if load else Load(),
-        )
+        try:
+            lease = msgspec.json.decode(encoded, type=Lease)
+            gauges = msgspec.msgpack.decode(load, type=Load) if load else Load()
+        except msgspec.DecodeError as error:  # an agent of another version: leave its replica as it is
+            if replica_id not in self._unreadable:
+                self._unreadable.add(replica_id)
+                log.error("lease_unreadable", replica=replica_id, reason=str(error))
+            return
+        self._unreadable.discard(replica_id)
+        replica = self._fleet.admit(lease, int(epoch), gauges)
         if new_epoch:
             self._sequences[replica_id] = 0
             log.info("replica_epoch", replica=replica_id, epoch=replica.epoch, state=replica.lease.state)

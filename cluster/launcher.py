@@ -152,10 +152,10 @@ def _deploy_replicas(
     settings: ServeSettings, redis: RedisChoice, secret: str, model: Path, num_gpus: float
 ) -> None:
     from ray import serve
-    from workers.replica import ReplicaOptions
 
     from cluster.serve_app import REPLICAS_APP, replicas_app
     from cluster.settings import load_settings
+    from workers.replica import ReplicaOptions
     from workers.settings import WorkerSettings
 
     worker_settings = load_settings(
@@ -173,12 +173,10 @@ def _deploy_replicas(
         max_model_len=settings.max_model_len,
         settings=worker_settings,
     )
-    serve._run(
-        replicas_app(options, settings.replicas, num_gpus),
-        name=REPLICAS_APP,
-        route_prefix=None,
-        wait_for_ingress_deployment_creation=False,
+    target = serve.RunTarget(
+        replicas_app(options, settings.replicas, num_gpus), name=REPLICAS_APP, route_prefix=None
     )
+    serve.run_many([target], wait_for_applications_running=False)
 
 
 def _wait_until_ready(settings: ServeSettings, current: Step) -> None:

@@ -3,6 +3,7 @@
 from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cluster.errors import StartUpError
@@ -22,7 +23,7 @@ class ClusterSettings(BaseSettings):
     heartbeat_seconds: float = Field(0.5, gt=0, le=60)
     lease_seconds: float = Field(3.0, gt=0, le=600)
     """A replica whose agent is silent for this long is gone."""
-    engine_api_key: str = ""
+    engine_api_key: str = Field("", repr=False)
     """The shared secret with which routers and agents reach engines; empty when engines ask for none."""
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
 
@@ -40,9 +41,12 @@ def load_settings(settings: type[S], **values: Any) -> S:
     try:
         return settings(**{name: value for name, value in values.items() if value is not None})
     except ValidationError as error:
-        prefix = str(settings.model_config.get("env_prefix", ""))
-        lines = [
-            f"{prefix}{'_'.join(map(str, issue['loc'])).upper()}: {issue['msg']} (got {issue['input']!r})"
-            for issue in error.errors()
-        ]
+        lines = [_describe(settings, issue) for issue in error.errors()]
         raise StartUpError("bad settings:\n  " + "\n  ".join(lines)) from error
+
+
+def _describe(settings: type[BaseSettings], issue: ErrorDetails) -> str:
+    name = "_".join(map(str, issue["loc"]))
+    field = settings.model_fields.get(name)
+    given = f" (got {issue['input']!r})" if field is None or field.repr else ""
+    return f"{settings.model_config.get('env_prefix', '')}{name}".upper() + f": {issue['msg']}{given}"

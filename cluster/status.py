@@ -4,6 +4,7 @@ from typing import Any
 
 import aiohttp
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from cluster.errors import StartUpError
@@ -37,7 +38,7 @@ async def _fetch(router_url: str, path: str) -> dict[str, Any]:
 def replica_table(answer: dict[str, Any]) -> Table:
     """One row per replica."""
     replicas = answer["replicas"]
-    models = ", ".join(sorted({replica["model"] for replica in replicas}))
+    models = ", ".join(sorted({replica["model"] for replica in replicas} - {""}))
     redis = "reachable" if answer["redis_reachable"] else "away"
     table = Table(
         title=f"{models or 'no model'}: {answer['ready']} of {len(replicas)} replicas ready, Redis {redis}",
@@ -53,9 +54,9 @@ def replica_table(answer: dict[str, Any]) -> Table:
         capacity = f"/{replica['capacity_blocks']}" if replica["capacity_blocks"] else ""
         load, hit_rate = replica["load"], replica["hit_rate"]
         table.add_row(
-            replica["replica"],
+            escape(replica["replica"]),
             f"[{colour}]{replica['state']}[/{colour}]"
-            + "".join(f"\n! {alarm}" for alarm in replica["alarms"]),
+            + "".join(f"\n! {escape(alarm)}" for alarm in replica["alarms"]),
             str(load["booked"]),
             f"{load['running']}+{load['waiting']}" if load["waiting"] else str(load["running"]),
             f"{replica['owned_blocks']}{capacity}",

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from cluster.errors import StoreUnavailableError
@@ -13,12 +15,17 @@ SCRIPTS = Path(__file__).parent / "redis_scripts"
 
 
 def connect(url: str, timeout: float = 2.0) -> Redis:
-    """A client that gives up on Redis after ``timeout`` seconds instead of hanging. Does not connect yet."""
+    """A client that gives up on Redis soon instead of hanging. Does not connect yet.
+
+    Each command is tried twice, ``timeout`` seconds at most each time: a connection from the pool may have died
+    unnoticed.
+    """
     return Redis.from_url(
         url,
         socket_timeout=timeout,
         socket_connect_timeout=timeout,
         health_check_interval=0,
+        retry=Retry(NoBackoff(), 1),
         decode_responses=False,
     )
 

@@ -27,6 +27,18 @@ FINGERPRINTED_FILES = (
 )
 
 
+TEMPLATE_ERRORS = (
+    jinja2.TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What a template, or a message that is not shaped as it expects, can raise."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """A prompt as the engine will see it."""
@@ -76,7 +88,10 @@ class PromptTokenizer:
 
         Raises `PromptError` when the model has no chat template or its template refuses the messages.
         """
-        text = self._render(request)
+        try:
+            text = self._render(request)
+        except TEMPLATE_ERRORS as error:
+            raise PromptError(f"the model's chat template refuses these messages: {error}") from error
         encoding = self._backend.encode(text, add_special_tokens=bool(request.get("add_special_tokens")))
         return Prompt(encoding.ids, self._opening_tokens(request["messages"], text, encoding))
 
@@ -103,11 +118,8 @@ class PromptTokenizer:
             options["enable_thinking"] = reasoning_effort != "none"
         options.update(request.get("chat_template_kwargs") or {})
         messages = [self._template_message(message) for message in request["messages"]]
-        try:
-            with self._render_lock:
-                return str(self._tokenizer.apply_chat_template(messages, tokenize=False, **options))
-        except (jinja2.TemplateError, ValueError, TypeError, KeyError) as error:
-            raise PromptError(f"the model's chat template refuses these messages: {error}") from error
+        with self._render_lock:
+            return str(self._tokenizer.apply_chat_template(messages, tokenize=False, **options))
 
     def _template_message(self, message: Mapping[str, Any]) -> dict[str, Any]:
         role, content = message["role"], message.get("content")
@@ -131,14 +143,19 @@ class PromptTokenizer:
 
     def _opening_tokens(self, messages: Sequence[Mapping[str, Any]], text: str, encoding: Any) -> int:
         """Tokens in front of the first user message; 0 when its text cannot be found in the rendering."""
-        first_user = next((message for message in messages if message["role"] == "user"), None)
-        content = first_user.get("content") if first_user else None
-        if not isinstance(content, str):
-            content = "\n".join(map(_part_text, content or ()))
-        content = content.strip()
-        position = text.find(content) if content else -1
-        token = encoding.char_to_token(position) if position >= 0 else None
-        return token or 0
+        position = 0
+        for message in messages:
+            content = message.get("content")
+            if not isinstance(content, str):
+                content = "\n".join(map(_part_text, content or ()))
+            content = content.strip()
+            found = text.find(content, position) if content else -1
+            if message["role"] == "user":
+                token = encoding.char_to_token(found) if found >= 0 else None
+                return token or 0
+            # A short user message may also occur in what stands before it: look for it only behind that.
+            position = found + len(content) if found >= 0 else position
+        return 0
 
     def _template_reads_parts(self) -> bool:
         """Whether the chat template loops over the parts of a message (vLLM's content format "openai")."""

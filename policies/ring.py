@@ -8,7 +8,6 @@ clockwise.
 from collections.abc import Iterator
 from functools import lru_cache
 
-import numpy as np
 from uhashring import HashRing
 
 from policies.types import Costs, Mask
@@ -41,7 +40,11 @@ def first_with_room(
     added: float,
     bound: float = DEFAULT_BOUND,
 ) -> int:
-    """The first candidate clockwise whose load, with this request's ``added``, stays within the bound."""
-    limit = bound * (float(load[candidates].sum()) + added) / int(candidates.sum())
-    with_room = candidates & (load + added <= np.maximum(limit, added))
-    return first_on_ring(replicas, key, with_room if with_room.any() else candidates)
+    """The first candidate clockwise whose load, with this request's ``added``, stays within the bound.
+
+    A request too large for everybody's bound goes where the load is least.
+    """
+    loads = load[candidates]
+    limit = bound * (float(loads.sum()) + added) / loads.size
+    with_room = candidates & (load + added <= max(limit, float(loads.min()) + added))
+    return first_on_ring(replicas, key, with_room)

@@ -37,7 +37,7 @@ class Snapshot:
     running: Counts
     """Requests booked on the replica that have not ended."""
     number: int
-    """How many decisions came before this one: what a rotating policy uses for a counter."""
+    """How many decisions for this model came before this one: what a rotating policy uses for a counter."""
 
 
 @dataclass(frozen=True, slots=True)

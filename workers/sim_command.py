@@ -1,10 +1,14 @@
 """The simulated engine's command line, for its supervised process."""
 
+import os
 import sys
 from pathlib import Path
 
 from workers.supervisor import EngineCommand
 from workers.vllm_engine import EngineOptions
+
+ROOT = str(Path(__file__).resolve().parent.parent)
+"""Where this package is importable from, installed or not."""
 
 
 def sim_command(options: EngineOptions, host: str, port: int, sockets: Path, api_key: str) -> EngineCommand:
@@ -25,6 +29,8 @@ def sim_command(options: EngineOptions, host: str, port: int, sockets: Path, api
         arguments += ["--block-size", str(options.block_size)]
     if options.num_blocks:
         arguments += ["--num-blocks", str(options.num_blocks)]
-    environment = {"WARMROUTE_SIM_API_KEY": api_key} if api_key else {}
+    environment = {"PYTHONPATH": os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH"))))}
+    if api_key:
+        environment["WARMROUTE_SIM_API_KEY"] = api_key
     address = f"[{host}]" if ":" in host else host
     return EngineCommand([*arguments, *options.extra_arguments], environment, f"http://{address}:{port}")

@@ -1,0 +1,116 @@
+"""`warmroute check`: agents, Redis and routers compared block by block."""
+
+import pytest
+from aiohttp import web
+
+from cluster.check import find_differences
+from cluster.errors import StoreUnavailableError
+from cluster.ownership import OwnershipWriter
+from cluster.settings import ClusterSettings
+from cluster.wire import Lease, ReplicaState
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch):
+    """Differences show after a moment instead of seconds."""
+    monkeypatch.setattr("cluster.check.ATTEMPTS", 3)
+    monkeypatch.setattr("cluster.check.PAUSE_SECONDS", 0.01)
+
+
+@pytest.fixture
+async def fleet(redis, keys, shared_redis):
+    """A replica in Redis that owns blocks 1 to 3, and a server that plays its agent and a router."""
+
+    class Fleet:
+        settings = ClusterSettings(redis_url=shared_redis.url, deployment=keys.prefix)
+        agent: dict | None = None
+        router: dict | None = None
+
+    fleet = Fleet()
+
+    def answer(source):
+        async def handle(_request):
+            view = getattr(fleet, source)
+            return web.json_response(view) if view is not None else web.Response(status=404)
+
+        return handle
+
+    app = web.Application()
+    app.router.add_get("/agent/mirror", answer("agent"))
+    app.router.add_get("/router/admin/replicas/a/blocks", answer("router"))
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    fleet.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    writer = OwnershipWriter(redis, keys, "a", 30.0, 100)
+    lease = Lease(
+        replica="a", url="http://a", agent_url=f"{fleet.url}/agent", state=ReplicaState.READY, model="m"
+    )
+    await writer.open(lease, [1, 2, 3])
+    fleet.agent = fleet.router = {
+        "epoch": writer.epoch,
+        "sequence": writer.sequence,
+        "keys": [f"{key:016x}" for key in (1, 2, 3)],
+    }
+    yield fleet
+    await runner.cleanup()
+
+
+async def check(fleet):
+    """Run the comparison with the one router."""
+    return await find_differences(fleet.settings, [f"{fleet.url}/router/"])
+
+
+async def test_agreement(fleet):
+    """All three equal: one line that says so, and the verdict."""
+    report = await check(fleet)
+    assert report.agree
+    assert len(report.lines) == 1
+    assert report.lines[0].startswith("a: no difference in 3 blocks at batch 1")
+
+
+async def test_router_that_lacks_a_block(fleet):
+    """The line names the router and counts what is missing and what is too much."""
+    fleet.router = {**fleet.router, "keys": [f"{key:016x}" for key in (1, 2, 7, 8)]}
+    report = await check(fleet)
+    assert not report.agree
+    assert "lacks 1 blocks and has 2 too many" in report.lines[0]
+    assert fleet.url in report.lines[0]
+
+
+async def test_agent_is_the_truth(fleet):
+    """When the agent knows better, Redis and router are both wrong."""
+    fleet.agent = {**fleet.agent, "keys": []}
+    report = await check(fleet)
+    assert [line.split(" lacks")[0].split(" http")[0] for line in report.lines] == ["a: Redis", "a: router"]
+
+
+async def test_source_that_lags_is_a_difference(fleet):
+    """Equal blocks at another batch number, for all the time of the check, are no agreement."""
+    fleet.router = {**fleet.router, "sequence": 0}
+    report = await check(fleet)
+    assert not report.agree
+
+
+@pytest.mark.parametrize("source", ["agent", "router"])
+async def test_source_that_does_not_answer(fleet, source):
+    """Silence is no agreement."""
+    setattr(fleet, source, None)
+    report = await check(fleet)
+    assert not report.agree
+    assert any("does not answer" in line for line in report.lines)
+
+
+async def test_redis_without_replicas(redis, shared_redis):
+    """Nothing to compare is said, and is no difference."""
+    report = await find_differences(ClusterSettings(redis_url=shared_redis.url), [])
+    assert (report.agree, report.lines) == (True, ["Redis knows no replicas."])
+
+
+async def test_without_redis():
+    """There is no verdict without Redis."""
+    with pytest.raises(StoreUnavailableError):
+        await find_differences(ClusterSettings(redis_url="redis://127.0.0.1:1/0"), [])

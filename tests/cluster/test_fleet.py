@@ -1,0 +1,288 @@
+"""The fleet: what a decision reads, and bookings that always come back to zero."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.fleet import EXPECTATION_GRACE_SECONDS, Fleet
+from cluster.wire import Lease, Load, ReplicaState
+
+
+def lease(replica="a", **changes):
+    """A ready replica that publishes its blocks."""
+    values = {
+        "url": f"http://{replica}",
+        "state": ReplicaState.READY,
+        "model": "m",
+        "block_size": 16,
+        "publishes_events": True,
+    }
+    return Lease(replica=replica, **{**values, **changes})
+
+
+def fleet_of(*leases):
+    """A fleet in its first epoch."""
+    fleet = Fleet()
+    for each in leases:
+        fleet.admit(each, 1, Load())
+    return fleet
+
+
+def cached(fleet, keys, prompt_tokens, now=0.0, model="m"):
+    """Cached tokens per replica in a snapshot."""
+    snapshot = fleet.snapshot(fleet.models[model], keys, prompt_tokens, now)
+    return dict(zip(snapshot.replicas, snapshot.cached_tokens.tolist(), strict=True))
+
+
+def test_booking_counts_until_it_is_released():
+    """A booking adds one request and its uncached tokens; release takes both back."""
+    fleet = fleet_of(lease())
+    replica = fleet.replicas["a"]
+    booking = fleet.book(replica, [1], 300)
+    assert (fleet.open_bookings, replica.running, replica.queued_tokens) == (1, 1, 300)
+    booking.prefill_done()
+    assert (replica.running, replica.queued_tokens) == (1, 0)
+    booking.release(0.0, succeeded=True)
+    assert (fleet.open_bookings, replica.running, replica.queued_tokens) == (0, 0, 0)
+
+
+def test_booking_is_released_once():
+    """Only the first release counts, whatever comes after it."""
+    fleet = fleet_of(lease())
+    first, second = (fleet.book(fleet.replicas["a"], [1, 2], 100) for _ in range(2))
+    for succeeded in (True, False, True):
+        first.release(0.0, succeeded)
+        first.prefill_done()
+    assert (fleet.open_bookings, fleet.replicas["a"].running, fleet.replicas["a"].queued_tokens) == (1, 1, 100)
+    second.release(0.0, succeeded=False)
+    fleet.snapshot(fleet.models["m"], (), 10, EXPECTATION_GRACE_SECONDS)
+    assert cached(fleet, [1, 2], 100, EXPECTATION_GRACE_SECONDS) == {"a": 0}
+    fleet.check_integrity()
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["book", "prefill", "release", "dismiss", "admit", "epoch", "apply"]),
+            st.integers(0, 5),
+            st.booleans(),
+        ),
+        max_size=60,
+    )
+)
+def test_bookings_are_conserved(steps):
+    """Whatever happens to replicas and requests, bookings equal open requests and end at zero."""
+    fleet, open_requests, now, epoch = Fleet(), [], 0.0, 1
+    for action, number, flag in steps:
+        now += 0.3
+        replica_id = "abc"[number % 3]
+        replica = fleet.replicas.get(replica_id)
+        if action == "admit":
+            fleet.admit(lease(replica_id, state=ReplicaState.READY), replica.epoch if replica else epoch, Load())
+        elif action == "epoch":
+            epoch += 1
+            fleet.admit(lease(replica_id), epoch, Load())
+        elif action == "book" and replica:
+            open_requests.append(fleet.book(replica, list(range(number)), number * 10))
+        elif action == "prefill" and open_requests:
+            open_requests[number % len(open_requests)].prefill_done()
+        elif action == "release" and open_requests:
+            open_requests.pop(number % len(open_requests)).release(now, flag)
+        elif action == "dismiss" and replica:
+            fleet.dismiss(replica_id)
+        elif action == "apply" and replica:
+            fleet.apply(replica, [number], [number + 1], cleared=flag)
+        assert fleet.open_bookings == len(open_requests)
+        for each in fleet.replicas.values():
+            mine = [booking for booking in open_requests if booking.replica is each]
+            assert each.running == len(mine)
+        fleet.check_integrity()
+    replicas = list(fleet.replicas.values())
+    for booking in open_requests:
+        booking.release(now, succeeded=True)
+    assert fleet.open_bookings == 0
+    assert all(replica.running == replica.queued_tokens == 0 for replica in replicas)
+    for model in fleet.models.values():
+        fleet.snapshot(model, (), 1, now + EXPECTATION_GRACE_SECONDS)
+    if fleet.models:
+        assert not fleet.index._expected
+    fleet.check_integrity()
+
+
+def test_integrity_check_finds_a_leak():
+    """The debug check can fail."""
+    fleet = fleet_of(lease())
+    fleet.replicas["a"].running += 1
+    with pytest.raises(AssertionError, match="1 requests booked"):
+        fleet.check_integrity()
+
+
+def test_prompt_just_sent_counts_as_held_there():
+    """Before any event comes, a prompt's blocks are expected on the replica it was sent to."""
+    fleet = fleet_of(lease("a"), lease("b"))
+    booking = fleet.book(fleet.replicas["a"], [1, 2, 3], 48)
+    assert cached(fleet, [1, 2, 3, 4], 100) == {"a": 48, "b": 0}
+    booking.release(10.0, succeeded=True)
+    assert cached(fleet, [1, 2, 3, 4], 100, 10.9) == {"a": 48, "b": 0}
+    assert cached(fleet, [1, 2, 3, 4], 100, 11.0) == {"a": 0, "b": 0}
+
+
+def test_failed_request_leaves_no_expectation():
+    """A prompt that a replica did not take is not expected there, not even while others wait their turn."""
+    fleet = fleet_of(lease("a"), lease("b"))
+    fine = fleet.book(fleet.replicas["b"], [1], 16)
+    failed = fleet.book(fleet.replicas["a"], [1], 16)
+    fine.release(5.0, succeeded=True)
+    failed.release(5.0, succeeded=False)
+    assert cached(fleet, [1], 100, 5.0) == {"a": 0, "b": 16}
+
+
+def test_new_epoch_owns_nothing():
+    """A new incarnation starts without blocks and without expectations; open bookings still count."""
+    fleet = fleet_of(lease("a"))
+    replica = fleet.replicas["a"]
+    fleet.apply(replica, [1, 2], (), cleared=False)
+    booking = fleet.book(replica, [1, 2, 3], 48)
+    fleet.admit(lease("a"), 2, Load())
+    assert cached(fleet, [1, 2, 3], 100) == {"a": 0}
+    assert replica.running == 1
+    fleet.apply(replica, [1], (), cleared=False)
+    booking.release(0.0, succeeded=False)
+    assert cached(fleet, [1, 2, 3], 100) == {"a": 16}
+    assert replica.running == 0
+    fleet.check_integrity()
+
+
+def test_dismissed_replica_is_gone_while_its_requests_end():
+    """What is left of a replica after it left is only its open bookings."""
+    fleet = fleet_of(lease("a"), lease("b"))
+    fleet.apply(fleet.replicas["a"], [1], (), cleared=False)
+    booking = fleet.book(fleet.replicas["a"], [1], 16)
+    fleet.dismiss("a")
+    assert cached(fleet, [1], 100) == {"b": 0}
+    assert fleet.open_bookings == 1
+    fleet.admit(lease("a"), 5, Load())
+    booking.release(0.0, succeeded=True)
+    assert (fleet.open_bookings, fleet.replicas["a"].running) == (0, 0)
+    assert cached(fleet, [1], 100) == {"a": 0, "b": 0}
+
+
+def test_model_without_replicas_is_unknown():
+    """A model goes with the last replica that serves it."""
+    fleet = fleet_of(lease("a"))
+    fleet.dismiss("a")
+    assert fleet.models == {}
+
+
+def test_batch_applies_clear_then_removals_then_stores():
+    """A key in all three parts is held afterwards."""
+    fleet = fleet_of(lease("a"))
+    replica = fleet.replicas["a"]
+    fleet.apply(replica, [1, 2], (), cleared=False)
+    fleet.apply(replica, [3, 4], [3, 9], cleared=True)
+    assert fleet.index.owned(replica.slot) == {3, 4}
+
+
+@given(st.integers(0, 200), st.integers(0, 20), st.integers(0, 20))
+def test_cached_tokens_leave_the_last_token_to_compute(prompt_tokens, num_owned, num_expected):
+    """A hit is whole blocks, never negative, and at most one token less than the prompt."""
+    fleet = fleet_of(lease("a"))
+    fleet.apply(fleet.replicas["a"], range(num_owned), (), cleared=False)
+    fleet.book(fleet.replicas["a"], range(num_expected), 0)
+    keys = range(prompt_tokens // 16)
+    [tokens] = cached(fleet, keys, prompt_tokens).values()
+    most = max(prompt_tokens - 1, 0) // 16 * 16
+    assert tokens == min(max(num_owned, num_expected) * 16, most)
+
+
+def test_models_are_known_by_name_alias_and_adapter():
+    """All names of a model lead to its replicas; an adapter has a namespace of its own."""
+    fleet = fleet_of(lease("b", aliases=("m", "alias"), adapters=("lora", "lora")), lease("a"))
+    assert set(fleet.models) == {"m", "alias", "lora"}
+    assert fleet.models["m"].ids == ("a", "b")
+    assert fleet.models["alias"].ids == ("b",)
+    assert fleet.models["lora"].ids == ("b",)
+    assert (fleet.models["m"].lora, fleet.models["lora"].lora) == ("", "lora")
+    assert fleet.models["alias"].namespace == fleet.models["m"].namespace
+    assert fleet.models["lora"].namespace.lora == "lora"
+
+
+def test_namespace_is_that_of_most_replicas():
+    """One replica with another tokenizer does not change the keys; those without events have no say."""
+    fleet = fleet_of(
+        lease("a", tokenizer_fingerprint="other"),
+        lease("b", tokenizer_fingerprint="good"),
+        lease("c", tokenizer_fingerprint="good"),
+        *(lease(name, tokenizer_fingerprint="silent", publishes_events=False) for name in "defg"),
+    )
+    assert fleet.models["m"].namespace.tokenizer_fingerprint == "good"
+
+
+@pytest.mark.parametrize("changes", [{"publishes_events": False}, {"block_size": 0}])
+def test_model_whose_cache_cannot_be_seen_has_no_namespace(changes):
+    """Without events or block size nothing is ever expected to be cached."""
+    fleet = fleet_of(lease("a", **changes))
+    model = fleet.models["m"]
+    assert model.namespace is None
+    with pytest.raises(ValueError, match="publishes"):
+        model.salted_namespace("salt")
+    assert cached(fleet, [1, 2], 100) == {"a": 0}
+
+
+def test_salts_separate_tenants():
+    """The same prompt under another salt has another root."""
+    model = fleet_of(lease()).models["m"]
+    roots = {model.salted_namespace(salt).root() for salt in ("", "x", "y")}
+    assert len(roots) == 3
+
+
+def test_context_limit_is_the_smallest_known():
+    """A prompt must fit everywhere it may be sent; 0 says nothing."""
+    fleet = fleet_of(lease("a", max_model_len=0), lease("b", max_model_len=4096), lease("c", max_model_len=2048))
+    assert fleet.models["m"].max_model_len == 2048
+    assert fleet_of(lease()).models["m"].max_model_len == 0
+
+
+@pytest.mark.parametrize("state", list(ReplicaState))
+def test_only_ready_replicas_are_eligible(state):
+    """Starting, draining and unreachable replicas are seen, not chosen."""
+    fleet = fleet_of(lease(state=state))
+    model = fleet.models["m"]
+    ready = state is ReplicaState.READY
+    assert fleet.snapshot(model, (), 10, 0.0).eligible.tolist() == [ready]
+    assert (model.ready, model.num_ready) == (ready, int(ready))
+
+
+def test_failed_and_excluded_replicas_are_not_eligible():
+    """A replica that failed is left alone until its time is over, or its lease says something new."""
+    fleet = fleet_of(lease("a"), lease("b"))
+    model = fleet.models["m"]
+    fleet.replicas["a"].failed_until = 5.0
+    assert fleet.snapshot(model, (), 10, 4.9).eligible.tolist() == [False, True]
+    assert fleet.snapshot(model, (), 10, 5.0).eligible.tolist() == [True, True]
+    assert fleet.snapshot(model, (), 10, 5.0, {"b": None}).eligible.tolist() == [True, False]
+    fleet.admit(lease("a"), 2, Load())
+    assert fleet.snapshot(fleet.models["m"], (), 10, 0.0).eligible.tolist() == [True, True]
+
+
+def test_load_is_the_larger_of_booked_and_reported():
+    """Other routers' requests show in the engine's gauges, our newest only in our bookings."""
+    fleet = fleet_of(lease())
+    fleet.book(fleet.replicas["a"], (), 70)
+    snapshot = fleet.snapshot(fleet.models["m"], (), 10, 0.0)
+    assert (snapshot.running.tolist(), snapshot.queued_tokens.tolist()) == ([1], [70])
+    fleet.admit(lease(), 1, Load(running=3, waiting=4))
+    assert fleet.snapshot(fleet.models["m"], (), 10, 0.0).running.tolist() == [7]
+
+
+def test_decisions_are_numbered_per_model():
+    """A rotating policy meets every replica of a model, whatever other models are asked for in between."""
+    fleet = fleet_of(lease("a"), lease("b", model="other"))
+    numbers = []
+    for _ in range(3):
+        numbers.append(fleet.snapshot(fleet.models["m"], (), 10, 0.0).number)
+        fleet.book(fleet.replicas["a"], (), 1)
+        fleet.book(fleet.replicas["b"], (), 1)
+    assert all(after == before + 1 for before, after in pairwise(numbers))

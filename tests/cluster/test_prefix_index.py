@@ -1,0 +1,142 @@
+"""The prefix index against the simplest thing that could be right: a set of keys per replica."""
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+
+from cluster.prefix_index import PrefixIndex
+
+keys = st.lists(st.integers(0, 12), max_size=8)
+MAX_BLOCKS = 9
+
+
+class IndexAgainstSets(RuleBasedStateMachine):
+    """Random histories of replicas, batches and expectations."""
+
+    slots = Bundle("slots")
+    expectations = Bundle("expectations")
+
+    def __init__(self):
+        super().__init__()
+        self.index = PrefixIndex(MAX_BLOCKS)
+        self.owned = {}
+        self.expected = {}
+        self.refused = 0
+
+    @rule(target=slots)
+    def add_replica(self):
+        """A new replica takes the lowest slot that nobody has."""
+        slot = self.index.add_replica()
+        assert slot == min(set(range(len(self.owned) + 1)) - set(self.owned))
+        self.owned[slot], self.expected[slot] = set(), []
+        return slot
+
+    @rule(slot=consumes(slots))
+    def remove_replica(self, slot):
+        """With a replica goes everything it held and was expected to hold."""
+        self.index.remove_replica(slot)
+        del self.owned[slot], self.expected[slot]
+
+    @rule(slot=slots, stored=keys)
+    def store(self, slot, stored):
+        """Blocks beyond the bound are refused and counted, known ones are taken in at any time."""
+        for key in stored:
+            known = set().union(*self.owned.values())
+            if key in known or len(known) < MAX_BLOCKS:
+                self.owned[slot].add(key)
+            else:
+                self.refused += 1
+        self.index.store(slot, stored)
+
+    @rule(slot=slots, removed=keys)
+    def remove(self, slot, removed):
+        """Removing what is not there changes nothing."""
+        self.owned[slot] -= set(removed)
+        self.index.remove(slot, removed)
+
+    @rule(slot=slots)
+    def clear(self, slot):
+        """Clearing leaves expectations as they are."""
+        self.owned[slot] = set()
+        self.index.clear(slot)
+
+    @rule(target=expectations, slot=slots, expected=keys)
+    def expect(self, slot, expected):
+        """The same block may be expected several times."""
+        self.expected[slot].append(expected)
+        return slot, expected, self.expected[slot], self.index.expect(slot, expected)
+
+    @rule(expectation=consumes(expectations))
+    def forget(self, expectation):
+        """An expectation of a replica that has left, or left and come back, is forgotten already."""
+        slot, expected, of_this_generation, given_out = expectation
+        if self.expected.get(slot) is of_this_generation:
+            of_this_generation.remove(expected)
+        self.index.forget(given_out)
+
+    @rule(prompt=keys)
+    def match(self, prompt):
+        """Each replica's match is the number of leading keys that it holds or is expected to hold."""
+        matched = {}
+        for slot, owned in self.owned.items():
+            held = owned.union(*self.expected[slot])
+            depth = next((n for n, key in enumerate(prompt) if key not in held), len(prompt))
+            if depth:
+                matched[slot] = depth
+        assert self.index.matched_blocks(prompt) == matched
+
+    @invariant()
+    def agrees(self):
+        """Sizes, contents and the index's own conservation law."""
+        assert len(self.index) == len(set().union(*self.owned.values())) <= MAX_BLOCKS
+        for slot, owned in self.owned.items():
+            assert self.index.owned(slot) == owned
+            assert self.index.num_owned(slot) == len(owned)
+        assert self.index.refused_blocks == self.refused
+        self.index.check_integrity()
+
+
+TestIndexAgainstSets = IndexAgainstSets.TestCase
+TestIndexAgainstSets.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+TestIndexAgainstSets.__doc__ = "Random histories leave index and model equal."
+
+
+def test_match_ends_at_the_first_block_nobody_holds():
+    """A block that is held after a gap does not count."""
+    index = PrefixIndex()
+    slot = index.add_replica()
+    index.store(slot, [1, 2, 4])
+    assert index.matched_blocks([1, 2, 3, 4]) == {slot: 2}
+    assert index.matched_blocks([3, 4]) == {}
+    assert index.matched_blocks([]) == {}
+
+
+def test_many_replicas_and_depths():
+    """Bitsets wider than a machine word: 200 replicas, each holding one block more than the last."""
+    index = PrefixIndex()
+    for length in range(200):
+        index.store(index.add_replica(), range(length))
+    assert index.matched_blocks(range(150)) == {slot: min(slot, 150) for slot in range(1, 200)}
+
+
+def test_expectation_survives_confirmation_and_eviction():
+    """An expected block stays while the request runs, whatever events say meanwhile."""
+    index = PrefixIndex()
+    slot = index.add_replica()
+    expectation = index.expect(slot, [1, 2])
+    index.store(slot, [1])
+    index.clear(slot)
+    assert index.matched_blocks([1, 2]) == {slot: 2}
+    index.forget(expectation)
+    assert index.matched_blocks([1, 2]) == {}
+
+
+def test_integrity_check_finds_a_difference():
+    """The debug check can fail."""
+    index = PrefixIndex()
+    slot = index.add_replica()
+    index.store(slot, [1])
+    index._holders[2] = 1
+    with pytest.raises(AssertionError, match="union"):
+        index.check_integrity()

@@ -1,0 +1,133 @@
+"""The default policy: conversations stay, openings spread, cold ones go by the ring."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from policies.baselines import REQUEST_TOKENS
+from policies.ring import walk
+from policies.types import NoReplicaError
+from policies.warm import TIE_TOKENS, warm
+
+
+def test_own_history_stays_against_moderate_load(snapshot_of, request_of):
+    """A turn goes to the replica of the turn before, though that one has more to do."""
+    snapshot = snapshot_of([0, 1600, 0], queued=[0, 6000, 0], running=[0, 20, 1])
+    decision = warm(request_of(prompt=1700, opening=500), snapshot)
+    assert (decision.row, decision.reason) == (1, "warm")
+
+
+def test_own_history_moves_away_from_a_replica_that_is_swamped(snapshot_of, request_of):
+    """Past a point waiting costs more than computing the history again, and the reason says so."""
+    snapshot = snapshot_of([0, 1600, 0], queued=[0, 80_000, 0])
+    decision = warm(request_of(prompt=1700, opening=500), snapshot)
+    assert decision.row != 1
+    assert decision.reason == "diverted"
+
+
+def test_shared_opening_attracts_while_its_holder_is_idle(snapshot_of, request_of):
+    """Of idle replicas, the one that holds the system prompt is cheapest."""
+    rows = {
+        warm(request_of(prompt=1100, opening=1000, key=key), snapshot_of([992, 0, 0])).row
+        for key in range(50)
+    }
+    assert rows == {0}
+
+
+def test_shared_opening_spreads_when_queueing_costs_more_than_computing(snapshot_of, request_of):
+    """Once the holder's queue is longer than the opening, a new conversation starts elsewhere."""
+    fits = snapshot_of([992, 0, 0], queued=[992 - 100, 0, 0])
+    over = snapshot_of([992, 0, 0], queued=[992 + 100, 0, 0])
+    request = request_of(prompt=1100, opening=1000)
+    assert warm(request, fits).row == 0
+    decision = warm(request, over)
+    assert decision.row != 0
+    assert decision.reason == "diverted"
+
+
+def test_new_conversations_with_one_opening_do_not_herd(snapshot_of, request_of):
+    """40 conversations that start at once with one system prompt end up on all four replicas."""
+    cached, queued, running = [992, 0, 0, 0], [0] * 4, [0] * 4
+    for key in range(40):
+        row = warm(request_of(1100, 1000, key), snapshot_of(cached, queued, running)).row
+        queued[row] += 1100 - cached[row]
+        running[row] += 1
+        cached[row] = 992
+    assert min(running) >= 5
+
+
+def test_cold_conversations_spread_evenly(snapshot_of, request_of):
+    """What nobody holds goes by the ring with bounded load: after 400 prompts, all within a quarter."""
+    queued, counts = [0] * 8, Counter()
+    for key in range(400):
+        decision = warm(request_of(1500, 0, key * 0x9E3779B97F4A7C15 % 2**64), snapshot_of([0] * 8, queued))
+        assert decision.reason == "cold"
+        queued[decision.row] += 1500
+        counts[decision.row] += 1
+    assert max(counts.values()) <= 1.25 * 400 / 8 + 1
+    assert min(counts.values()) >= 25
+
+
+def test_cold_conversations_spread_evenly_over_a_busy_fleet(snapshot_of, request_of):
+    """Prompts longer than the work on any replica still pass over the one that has most of it."""
+    running = [40, 2, 2, 2, 2, 2, 2, 2]
+    rows = {warm(request_of(1500, 0, key), snapshot_of([0] * 8, running=running)).row for key in range(100)}
+    assert rows == set(range(1, 8))
+
+
+def test_cold_conversation_takes_its_place_on_the_ring(snapshot_of, request_of):
+    """On an idle fleet the first replica clockwise is taken."""
+    snapshot = snapshot_of([0] * 5)
+    for key in range(20):
+        assert warm(request_of(key=key), snapshot).row == next(walk(snapshot.replicas, key))
+
+
+def test_two_routers_with_the_same_snapshot_agree(snapshot_of, request_of):
+    """Routers that see the same state send a conversation to the same replica, cold or warm."""
+    for cached in ([0] * 4, [160, 160, 0, 0], [500] * 4):
+        for key in range(30):
+            request = request_of(key=key)
+            assert warm(request, snapshot_of(cached)).row == warm(request, snapshot_of(cached)).row
+
+
+def test_ties_go_by_the_ring(snapshot_of, request_of):
+    """Replicas whose cost is nearly the same share conversations; a conversation keeps its choice."""
+    snapshot = snapshot_of([480, 480, 480, 0], queued=[0, int(TIE_TOKENS), 0, 0])
+    rows = Counter(warm(request_of(prompt=500, key=key), snapshot).row for key in range(300))
+    assert set(rows) == {0, 1, 2}
+    assert warm(request_of(prompt=500, key=4), snapshot).row == next(
+        row for row in walk(snapshot.replicas, 4) if row < 3
+    )
+
+
+def test_beyond_a_tie_the_cheaper_one_wins(snapshot_of, request_of):
+    """A difference above the tie decides for every conversation."""
+    snapshot = snapshot_of([480, 480], queued=[int(TIE_TOKENS) + 1, 0])
+    assert {warm(request_of(prompt=500, key=key), snapshot).row for key in range(50)} == {1}
+
+
+def test_one_more_running_request_outweighs_a_tie():
+    """Batches of different size are never equal."""
+    assert REQUEST_TOKENS > TIE_TOKENS
+
+
+def test_holder_that_cannot_be_chosen_does_not_count(snapshot_of, request_of):
+    """When only an ineligible replica holds the prompt, it is cold for the others."""
+    decision = warm(request_of(), snapshot_of([960, 0, 0], eligible=[False, True, True]))
+    assert decision.reason == "cold"
+    assert decision.row in (1, 2)
+    assert np.isinf(decision.costs[0])
+
+
+def test_longer_match_wins_among_equally_loaded(snapshot_of, request_of):
+    """Of several holders the one with most of the prompt is chosen."""
+    assert warm(request_of(), snapshot_of([320, 960, 640])).row == 1
+
+
+def test_nobody_eligible_is_an_error(snapshot_of, request_of):
+    """There is no answer without a replica."""
+    with pytest.raises(NoReplicaError):
+        warm(request_of(), snapshot_of([0, 0], eligible=[False, False]))
+    with pytest.raises(NoReplicaError):
+        warm(request_of(), snapshot_of([]))

@@ -1,0 +1,120 @@
+"""The real router application under uvicorn, between a client and scripted engines."""
+
+import asyncio
+import time
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import aiohttp
+import pytest
+import uvicorn
+from fake_engine import FakeEngine
+
+from cluster.wire import Lease, Load, ReplicaState
+from router import tokenizers
+from router.app import create_app
+from router.server import bind
+from router.settings import RouterSettings
+
+NO_REDIS = "redis://127.0.0.1:1/0"
+
+
+class Router:
+    """A running router and a client for it."""
+
+    def __init__(self, app, port, client):
+        self.app = app
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self.client = client
+
+    @property
+    def fleet(self):
+        """The fleet that decisions are made on."""
+        return self.app.state.fleet
+
+    def admit(self, engine_url, replica="a", **changes):
+        """Put a ready replica into the fleet, as its lease would."""
+        values = {"state": ReplicaState.READY, "model": "m", "block_size": 4, "publishes_events": True}
+        lease = Lease(replica=replica, url=engine_url, **{**values, **changes})
+        return self.fleet.admit(lease, 1, Load())
+
+    async def settled(self):
+        """Wait until tokenizers have been checked."""
+        async with asyncio.timeout(10):
+            while any("tokenizer" in reason for reason in (await self.get("/readyz"))[1]["missing"]):
+                await asyncio.sleep(0.01)
+
+    async def get(self, path, **headers):
+        """Status and decoded body."""
+        async with self.client.get(self.url + path, headers=headers) as response:
+            return response.status, await response.json()
+
+    def post(self, body, path="/v1/chat/completions", **options):
+        """A generation request; use as a context."""
+        content = {"data": body} if isinstance(body, bytes) else {"json": body}
+        return self.client.post(self.url + path, **content, **options)
+
+    async def drained(self, seconds=3.0):
+        """Wait until no load is booked; the conservation law must hold."""
+        deadline = time.monotonic() + seconds
+        while self.fleet.open_bookings:
+            assert time.monotonic() < deadline, f"{self.fleet.open_bookings} bookings left"
+            await asyncio.sleep(0.005)
+        self.fleet.check_integrity()
+        for replica in self.fleet.replicas.values():
+            assert (replica.running, replica.queued_tokens) == (0, 0)
+
+
+@asynccontextmanager
+async def running(settings):
+    """Serve a router on a port that the system gives."""
+    app = create_app(settings)
+    listener = bind(settings.host, settings.port)
+    server = uvicorn.Server(
+        uvicorn.Config(app, http="httptools", lifespan="on", log_config=None, timeout_graceful_shutdown=1)
+    )
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        while not server.started:
+            assert not task.done(), task
+            await asyncio.sleep(0.005)
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as client:
+            yield Router(app, listener.getsockname()[1], client)
+    finally:
+        server.should_exit = True
+        await task
+        listener.close()
+
+
+@pytest.fixture
+async def start_router(monkeypatch, tiny_model):
+    """Starts routers that end with the test."""
+    monkeypatch.setattr(tokenizers, "CHECK_SECONDS", 0.02)
+    async with AsyncExitStack() as stack:
+
+        async def start(**changes):
+            values = {"redis_url": NO_REDIS, "port": 0, "tokenizers": {"m": tiny_model}, "policy": "round-robin"}
+            return await stack.enter_async_context(running(RouterSettings(**{**values, **changes})))
+
+        yield start
+
+
+@pytest.fixture
+async def engines():
+    """Two engines."""
+    pair = [FakeEngine(), FakeEngine()]
+    for engine in pair:
+        await engine.start()
+    yield pair
+    for engine in pair:
+        await engine.stop()
+
+
+@pytest.fixture
+async def router(start_router, engines):
+    """A router that asks engine a first, then b, and so on in turn."""
+    router = await start_router(first_byte_seconds=1.0, idle_seconds=0.3, failed_replica_seconds=0.2)
+    for name, engine in zip("ab", engines, strict=True):
+        router.admit(engine.url, name)
+    await router.settled()
+    return router

@@ -1,0 +1,107 @@
+"""What is remembered of finished requests."""
+
+import pytest
+
+from cluster.fleet import Fleet
+from cluster.wire import Lease, Load, ReplicaState
+from router import accounting
+from router.accounting import Accounts, RequestRecord
+from router.metrics import Metrics
+from router.sse import PromptTokensDetails, Usage
+
+
+@pytest.fixture
+def fleet():
+    """A fleet with one ready replica and one that drains."""
+    fleet = Fleet()
+    for name, state in (("a", ReplicaState.READY), ("b", ReplicaState.DRAINING)):
+        fleet.admit(Lease(replica=name, url="http://x", state=state, model="m"), 1, Load())
+    return fleet
+
+
+@pytest.fixture
+def metrics(fleet):
+    """Metrics over that fleet."""
+    return Metrics(fleet)
+
+
+@pytest.fixture
+def accounts(metrics):
+    """Accounts that feed them."""
+    return Accounts(metrics)
+
+
+def record(replica="a", outcome="ok", **changes):
+    """A finished request."""
+    values = {"model": "m", "reason": "warm", "attempts": 1, "expected_cached_tokens": 32}
+    usage = Usage(100, 5, PromptTokensDetails(48))
+    return RequestRecord(
+        request_id="x", path="/", replica=replica, outcome=outcome, **{**values, "usage": usage, **changes}
+    )
+
+
+def samples(metrics):
+    """Every sample of the exposition by its name with labels."""
+    lines = metrics.exposition().decode().splitlines()
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+
+def test_sums_per_replica(accounts):
+    """Predicted and delivered tokens, requests and failures add up."""
+    for each in (record(), record(outcome="broken"), record(outcome="cancelled", usage=None)):
+        accounts.finish(each)
+    totals = accounts.totals("a")
+    assert (totals.requests, totals.failures) == (3, 1)
+    assert (totals.prompt_tokens, totals.predicted_cached_tokens, totals.delivered_cached_tokens) == (200, 64, 96)
+    assert totals.hit_rate == pytest.approx(0.48)
+    assert accounts.totals("b").hit_rate is None
+
+
+def test_engine_that_does_not_say_what_was_cached(accounts):
+    """Without details nothing counts as delivered."""
+    accounts.finish(record(usage=Usage(100, 5, None)))
+    assert accounts.totals("a").delivered_cached_tokens == 0
+
+
+def test_request_that_reached_no_replica_counts_for_none(accounts, metrics):
+    """A refused request has an outcome and no replica."""
+    accounts.finish(record(replica="", outcome="refused", usage=None))
+    assert accounts.totals("").requests == 0
+    assert samples(metrics)['warmroute_requests_total{model="m",outcome="refused"}'] == 1
+
+
+def test_metrics_say_what_records_say(accounts, metrics):
+    """Counters by replica, retries, and times."""
+    first = record(attempts=3, decision_seconds=0.0002)
+    first.first_byte = first.started + 0.2
+    accounts.finish(first)
+    found = samples(metrics)
+    assert found['warmroute_requests_total{model="m",outcome="ok"}'] == 1
+    assert found['warmroute_replica_requests_total{reason="warm",replica="a"}'] == 1
+    assert found['warmroute_prompt_tokens_total{replica="a"}'] == 100
+    assert found['warmroute_predicted_cached_tokens_total{replica="a"}'] == 32
+    assert found['warmroute_delivered_cached_tokens_total{replica="a"}'] == 48
+    assert found["warmroute_retries_total"] == 2
+    assert found['warmroute_time_to_first_token_seconds_sum{model="m"}'] == pytest.approx(0.2)
+    assert found["warmroute_decision_seconds_count"] == 1
+
+
+def test_gauges_read_the_fleet(fleet, metrics):
+    """Bookings, blocks, readiness and Redis are read when they are asked for."""
+    fleet.book(fleet.replicas["a"], (), 1)
+    fleet.apply(fleet.replicas["a"], [1, 2], (), cleared=False)
+    fleet.store_reachable = False
+    found = samples(metrics)
+    assert found["warmroute_open_bookings"] == 1
+    assert found["warmroute_index_blocks"] == 2
+    assert found["warmroute_ready_replicas"] == 1
+    assert found["warmroute_redis_reachable"] == 0
+
+
+def test_number_of_replicas_remembered_is_bounded(accounts, monkeypatch):
+    """The replica not seen for longest is forgotten first."""
+    monkeypatch.setattr(accounting, "MAX_REPLICAS_REMEMBERED", 2)
+    for name in ("a", "b", "a", "c"):
+        accounts.finish(record(replica=name))
+    assert accounts.totals("a").requests == 2
+    assert accounts.totals("b").requests == 0

@@ -1,0 +1,135 @@
+"""From a body to token counts and keys."""
+
+import json
+
+import pytest
+
+from cluster.block_keys import block_keys
+from cluster.fleet import Fleet
+from cluster.tokenizer import PromptTokenizer
+from cluster.wire import Lease, Load, ReplicaState
+from router import prompts
+from router.api.schema import parse_chat, parse_completion
+from router.errors import ContextTooLongError
+from router.prompts import prepare
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model):
+    """The tiny model's."""
+    return PromptTokenizer(tiny_model)
+
+
+def model_of(**changes):
+    """A model with one replica."""
+    values = {"block_size": 4, "publishes_events": True, **changes}
+    fleet = Fleet()
+    fleet.admit(Lease(replica="a", url="http://a", state=ReplicaState.READY, model="m", **values), 1, Load())
+    return fleet.models["m"]
+
+
+def chat(**fields):
+    """A chat call."""
+    messages = [{"role": "system", "content": "You are"}, {"role": "user", "content": "Tell me about water"}]
+    return parse_chat(json.dumps({"model": "m", "messages": messages, **fields}).encode())
+
+
+def completion(prompt, **fields):
+    """A completion call."""
+    return parse_completion(json.dumps({"model": "m", "prompt": prompt, **fields}).encode())
+
+
+async def test_chat_has_exact_tokens_and_keys(tokenizer):
+    """Keys are those of the rendered prompt in the model's namespace."""
+    model, call = model_of(), chat()
+    prepared = await prepare(call, model, tokenizer)
+    tokens = tokenizer.chat(call.fields).token_ids
+    assert prepared.exact
+    assert prepared.prompt_tokens == len(tokens)
+    assert prepared.keys == block_keys(model.namespace.root(), tokens, 4)
+    assert 0 < prepared.opening_tokens < len(tokens)
+
+
+async def test_long_body_is_tokenised_in_a_thread_with_the_same_result(tokenizer, monkeypatch):
+    """Where it is done changes nothing."""
+    inline = await prepare(chat(), model_of(), tokenizer)
+    monkeypatch.setattr(prompts, "INLINE_BYTES", 1)
+    assert await prepare(chat(), model_of(), tokenizer) == inline
+
+
+async def test_cache_salt_separates_keys_and_conversations(tokenizer):
+    """Tenants with different salts never share a block or a place on the ring."""
+    plain, salted = [await prepare(chat(**salt), model_of(), tokenizer) for salt in ({}, {"cache_salt": "s"})]
+    assert not set(plain.keys) & set(salted.keys)
+    assert plain.conversation_key != salted.conversation_key
+
+
+async def test_without_a_tokenizer_the_length_is_guessed():
+    """The ring places what cannot be tokenised, and its load is estimated."""
+    call = chat()
+    prepared = await prepare(call, model_of(), None)
+    assert (prepared.keys, prepared.exact, prepared.opening_tokens) == ((), False, 0)
+    assert prepared.prompt_tokens == len(call.raw) // 4
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+        {"chat_template": "{{ messages }}"},
+        {"messages": [{"role": "assistant", "content": "x", "tool_calls": "abc"}]},
+    ],
+)
+async def test_what_cannot_be_rendered_here_is_guessed(tokenizer, fields):
+    """Images, foreign templates and odd shapes go to an engine without keys."""
+    assert not (await prepare(chat(**fields), model_of(), tokenizer)).exact
+
+
+async def test_model_without_namespace_has_lengths_but_no_keys(tokenizer):
+    """Load is exact also where caches cannot be seen."""
+    prepared = await prepare(chat(), model_of(publishes_events=False), tokenizer)
+    assert prepared.exact
+    assert prepared.keys == []
+
+
+async def test_several_prompts_add_up(tokenizer):
+    """The first prompt gives the keys, all of them the load."""
+    one, two = "Hello! how other", "water than call"
+    prepared = await prepare(completion([one, two]), model_of(), tokenizer)
+    lengths = [len(tokenizer.completion(text).token_ids) for text in (one, two)]
+    assert prepared.prompt_tokens == sum(lengths)
+    assert prepared.keys == (await prepare(completion(one), model_of(), tokenizer)).keys
+
+
+async def test_token_ids_pass_through(tokenizer):
+    """Nothing is tokenised that is tokens already."""
+    model = model_of()
+    prepared = await prepare(completion(list(range(10))), model, tokenizer)
+    assert prepared.prompt_tokens == 10
+    assert prepared.keys == block_keys(model.namespace.root(), range(10), 4)
+
+
+async def test_empty_prompt_has_no_keys(tokenizer):
+    """An empty text is no tokens."""
+    prepared = await prepare(completion(""), model_of(), tokenizer)
+    assert (prepared.prompt_tokens, prepared.keys) == (0, [])
+
+
+@pytest.mark.parametrize(("limit", "fits"), [(9, False), (10, False), (11, True), (0, True)])
+async def test_prompt_must_leave_room_for_an_answer(tokenizer, limit, fits):
+    """A prompt as long as the context is refused, naming both lengths; an unknown limit refuses nothing."""
+    prepared = prepare(completion(list(range(10))), model_of(max_model_len=limit), tokenizer)
+    if fits:
+        assert (await prepared).prompt_tokens == 10
+        return
+    with pytest.raises(ContextTooLongError, match=rf"{limit} tokens.* 10 tokens") as caught:
+        await prepared
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "prompt")
+
+
+async def test_each_of_several_prompts_must_fit(tokenizer):
+    """The limit holds for one prompt, not for their sum."""
+    model = model_of(max_model_len=11)
+    assert (await prepare(completion([[1] * 10, [1] * 10]), model, tokenizer)).prompt_tokens == 20
+    with pytest.raises(ContextTooLongError):
+        await prepare(completion([[1], [1] * 11]), model, tokenizer)

@@ -1,0 +1,258 @@
+"""What clients may send, and what goes on to engines."""
+
+import json
+import re
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.api.schema import parse_chat, parse_completion
+from router.errors import InvalidRequestError
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+FIELDS = (
+    "model messages prompt stream stream_options cache_salt truncate_prompt_tokens kv_transfer_params "
+    "ec_transfer_params vllm_xargs tools chat_template chat_template_kwargs prompt_embeds suffix "
+    "add_special_tokens role content include_usage"
+).split()
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=5), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def chat(**fields):
+    """The bytes of a chat request."""
+    return json.dumps({"model": "m", "messages": MESSAGES, **fields}).encode()
+
+
+def completion(**fields):
+    """The bytes of a completion request."""
+    return json.dumps({"model": "m", **fields}).encode()
+
+
+@pytest.mark.parametrize("parse", [parse_chat, parse_completion])
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"", "not valid JSON"),
+        (b"{", "not valid JSON"),
+        (b'{"model": "m",}', "not valid JSON"),
+        (b'{"model": "\xff"}', "not valid JSON"),
+        (b'{"model": "\\ud800"}', "not valid JSON"),
+        (b"[]", "must be a JSON object"),
+        (b'"text"', "must be a JSON object"),
+        (b"null", "must be a JSON object"),
+        (b'{"a":' * 100_000, "nested too deeply"),
+    ],
+)
+def test_body_that_is_no_object(parse, raw, message):
+    """What is no JSON object is refused, and no field is blamed."""
+    with pytest.raises(InvalidRequestError, match=message) as caught:
+        parse(raw)
+    assert (caught.value.status, caught.value.param) == (400, None)
+
+
+@pytest.mark.parametrize(
+    ("raw", "param"),
+    [
+        (b"{}", "model"),
+        (b'{"model": "m"}', "messages"),
+        (chat(model=None), "model"),
+        (chat(model=5), "model"),
+        (chat(messages=None), "messages"),
+        (chat(messages="hi"), "messages"),
+        (chat(messages=[]), "messages"),
+        (chat(messages=["hi"]), "messages[...]"),
+        (chat(messages=[{"content": "hi"}]), "messages[...]"),
+        (chat(messages=[{"role": 1, "content": "hi"}]), "messages[...].role"),
+        (chat(messages=[{"role": "user", "content": 5}]), "messages[...].content"),
+        (chat(messages=[{"role": "user", "content": [5]}]), "messages[...].content[...]"),
+        (chat(stream="yes"), "stream"),
+        (chat(stream=1), "stream"),
+        (chat(stream_options=[]), "stream_options"),
+        (chat(stream_options={"include_usage": "yes"}), "stream_options.include_usage"),
+        (chat(cache_salt=7), "cache_salt"),
+        (chat(truncate_prompt_tokens="all"), "truncate_prompt_tokens"),
+        (chat(tools={}), "tools"),
+        (chat(tools=["f"]), "tools[...]"),
+        (chat(chat_template_kwargs=[]), "chat_template_kwargs"),
+        (chat(kv_transfer_params={"prompt_token_ids": [1]}), "kv_transfer_params"),
+        (chat(kv_transfer_params=False), "kv_transfer_params"),
+        (chat(ec_transfer_params={}), "ec_transfer_params"),
+        (chat(vllm_xargs={"kv_transfer_params": "{}"}), "vllm_xargs.kv_transfer_params"),
+        (chat(vllm_xargs=3), "vllm_xargs"),
+    ],
+)
+def test_bad_chat_request_names_the_field(raw, param):
+    """Every wrong, missing or forbidden field is named in `param` and in the message."""
+    with pytest.raises(InvalidRequestError) as caught:
+        parse_chat(raw)
+    assert caught.value.param is not None
+    assert re.sub(r"\d+", "...", caught.value.param) == param
+    assert caught.value.param.split("[")[0] in caught.value.message
+    assert caught.value.body()["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "param"),
+    [
+        (None, "prompt"),
+        (5, "prompt"),
+        ({}, "prompt"),
+        ([], "prompt"),
+        ([[]], "prompt"),
+        ([[1], []], "prompt"),
+        ([1, "a"], "prompt"),
+        (["a", [1]], "prompt"),
+        ([1.5], "prompt[...]"),
+        ([True], "prompt[...]"),
+        ([None], "prompt[...]"),
+        ([-1], "prompt[...]"),
+        ([2**32], "prompt[...]"),
+        ([2**80], "prompt[...]"),
+        ([[1, -1]], "prompt[...][...]"),
+        ([["a"]], "prompt[...][...]"),
+    ],
+)
+def test_bad_prompt_is_named(prompt, param):
+    """A prompt is text, texts, tokens or lists of tokens, and tokens are no negative numbers."""
+    with pytest.raises(InvalidRequestError) as caught:
+        parse_completion(completion(prompt=prompt))
+    assert re.sub(r"\d+", "...", caught.value.param) == param
+
+
+@pytest.mark.parametrize("prompt", ["", "text", ["a", "b"], [1, 2**32 - 1], [[1], [2, 3]]])
+def test_every_form_of_prompt_is_accepted(prompt):
+    """All forms of the API pass, and can be routed by their tokens."""
+    call = parse_completion(completion(prompt=prompt))
+    assert call.fields["prompt"] == prompt
+    assert call.tokenisable
+
+
+@pytest.mark.parametrize("parse", [parse_chat, parse_completion])
+@given(data=st.data())
+def test_any_json_is_parsed_or_refused(parse, data):
+    """Whatever a client sends is understood or answered with 400, and what is understood can be forwarded."""
+    value = data.draw(
+        json_values
+        | st.fixed_dictionaries({"model": st.just("m")}, optional=dict.fromkeys(FIELDS[1:-3], json_values))
+    )
+    try:
+        call = parse(msgspec.json.encode(value))
+    except InvalidRequestError as error:
+        assert error.message
+        return
+    assert isinstance(json.loads(call.upstream_body()), dict)
+    assert 0 <= call.conversation_key(b"") < 2**64
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_parsed_or_refused(raw):
+    """Bytes that are no JSON never raise anything else."""
+    for parse in (parse_chat, parse_completion):
+        with pytest.raises(InvalidRequestError):
+            parse(raw)
+
+
+@pytest.mark.parametrize("nesting", range(200, 1200, 50))
+def test_deep_nesting_is_forwarded_or_refused(nesting):
+    """What can still be parsed can also be forwarded."""
+    deep = "[" * nesting + "]" * nesting
+    raw = f'{{"model":"m","stream":true,"stream_options":{{"x":{deep}}},"messages":[{{"role":"user"}}]}}'.encode()
+    try:
+        call = parse_chat(raw)
+    except InvalidRequestError:
+        return
+    assert call.upstream_body()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        chat(),
+        chat(stream=False),
+        chat(stream=None),
+        chat(stream=True, stream_options={"include_usage": True}),
+        b'  {"model" : "m",\n"messages":[{"role":"user"}], "temperature":0.10}\n',
+    ],
+)
+def test_clients_bytes_go_upstream_unchanged(raw):
+    """Nothing is parsed and written again when nothing has to be added."""
+    assert parse_chat(raw).upstream_body() == raw
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        chat(stream=True),
+        b'{"messages":[{"role":"user","content":"\\u00e9 }"}],"stream":true , "seed":1e3,"model":"m"} \n ',
+    ],
+)
+def test_request_for_usage_is_added_to_the_clients_bytes(raw):
+    """The router always learns the usage of a stream; every byte before the last brace stays."""
+    body = parse_chat(raw).upstream_body()
+    assert body.startswith(raw.rstrip()[:-1])
+    assert json.loads(body) == {**json.loads(raw), "stream_options": {"include_usage": True}}
+
+
+@pytest.mark.parametrize("options", [None, {}, {"include_usage": False}, {"continuous_usage_stats": True}])
+def test_other_stream_options_are_kept(options):
+    """Options that the client sent stay beside the one that is added."""
+    call = parse_chat(chat(stream=True, stream_options=options, seed=3))
+    assert not call.wants_usage
+    sent = json.loads(call.upstream_body())
+    assert sent.pop("stream_options") == {**(options or {}), "include_usage": True}
+    assert sent == json.loads(chat(stream=True, seed=3))
+
+
+def test_conversation_key_stays_over_all_turns():
+    """It depends on everything up to the first user message and on nothing after it."""
+    system = {"role": "system", "content": "s"}
+    first = parse_chat(chat(messages=[system, *MESSAGES]))
+    later = parse_chat(
+        chat(messages=[system, *MESSAGES, {"role": "assistant", "content": "x"}, MESSAGES[0]], seed=1)
+    )
+    other = parse_chat(chat(messages=[system, {"role": "user", "content": "other"}]))
+    assert first.conversation_key(b"t") == later.conversation_key(b"t")
+    assert first.conversation_key(b"t") != other.conversation_key(b"t")
+    assert first.conversation_key(b"t") != first.conversation_key(b"u")
+
+
+def test_completions_that_grow_are_one_conversation():
+    """A prompt that begins with 512 equal characters or tokens has the same key."""
+    for unit in ("a", [1]):
+        keys = {parse_completion(completion(prompt=unit * size)).conversation_key(b"") for size in (512, 900)}
+        assert len(keys) == 1
+    assert parse_completion(completion(prompt=["ab", "c"])).conversation_key(b"") == parse_completion(
+        completion(prompt="ab")
+    ).conversation_key(b"")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"chat_template": "{{ x }}"},
+        {"chat_template_kwargs": {"chat_template": "{% for i in range(99999) %}{% endfor %}"}},
+        {"truncate_prompt_tokens": 5},
+    ],
+)
+def test_what_only_the_engine_can_render_is_not_tokenised_here(fields):
+    """A client's own template is never run in the router, by whatever field it comes."""
+    assert not parse_chat(chat(**fields)).tokenisable
+    assert parse_chat(chat()).tokenisable
+
+
+@pytest.mark.parametrize("fields", [{"prompt_embeds": "AAAA"}, {"prompt": "a", "suffix": "b"}])
+def test_completions_that_only_the_engine_understands(fields):
+    """Embeddings and infills are forwarded without keys."""
+    assert not parse_completion(completion(**fields)).tokenisable

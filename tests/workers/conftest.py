@@ -1,0 +1,133 @@
+"""A real Redis, and an engine under the test's control."""
+
+import asyncio
+import contextlib
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+import redis
+from fake_engine import FakeEngine
+from redis.asyncio import Redis
+
+from workers.settings import WorkerSettings
+
+
+class RedisServer:
+    """A redis-server without persistence, on a free port."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.port = listener.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start, and wait until it answers."""
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        self._process = subprocess.Popen(
+            ["redis-server", *options, "--dir", str(self._folder)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
+        )
+        with redis.Redis(port=self.port) as client:
+            for _ in range(200):
+                try:
+                    client.ping()
+                    return
+                except redis.ConnectionError:
+                    time.sleep(0.01)
+        raise RuntimeError("redis-server does not start")
+
+    def stop(self) -> None:
+        """Kill it: everything it knew is gone."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+@pytest.fixture(scope="session")
+def redis_program() -> None:
+    """Skip where there is no redis-server."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("no redis-server on the PATH")
+
+
+@pytest.fixture(scope="session")
+def shared_redis_server(
+    redis_program: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RedisServer]:
+    """One server for all tests; take `redis_server`."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_server(shared_redis_server: RedisServer) -> Iterator[RedisServer]:
+    """A running and empty Redis; a test may stop and start it."""
+    yield shared_redis_server
+    shared_redis_server.stop()
+    shared_redis_server.start()
+
+
+@pytest_asyncio.fixture
+async def store(redis_server: RedisServer):
+    """A client of the real Redis, as `cluster.store.connect` makes it."""
+    client = Redis.from_url(redis_server.url, socket_timeout=1.0, socket_connect_timeout=1.0)
+    yield client
+    await client.aclose()
+
+
+@pytest_asyncio.fixture
+async def engine(tiny_model: Path):
+    """An engine that listens."""
+    fake = FakeEngine(tiny_model)
+    await fake.start()
+    yield fake
+    await fake.close()
+
+
+@pytest.fixture
+def settings() -> WorkerSettings:
+    """Everything quick."""
+    return WorkerSettings(
+        heartbeat_seconds=0.1,
+        lease_seconds=1.0,
+        engine_poll_seconds=0.05,
+        engine_timeout_seconds=0.3,
+        engine_failures=2,
+        rediscover_seconds=0.2,
+        event_check_seconds=0.2,
+        replay_timeout_seconds=0.3,
+        retry_seconds=0.02,
+        retry_limit_seconds=0.1,
+    )
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], object]], Awaitable[None]]:
+    """Wait until a condition (plain or awaitable) holds; fails after five seconds."""
+
+    async def wait(condition: Callable[[], object], seconds: float = 5.0) -> None:
+        deadline = time.monotonic() + seconds
+        while True:
+            value = None
+            with contextlib.suppress(redis.ConnectionError):  # a test may have stopped it
+                value = condition()
+                if asyncio.iscoroutine(value):
+                    value = await value
+            if value:
+                return
+            assert time.monotonic() < deadline, "it did not happen in time"
+            await asyncio.sleep(0.01)
+
+    return wait
