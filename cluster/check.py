@@ -110,13 +110,19 @@ def _judge(replica_id: str, views: dict[str, View | None], report: Report) -> No
 
 async def _redis_view(redis: Redis, keys: Keys, replica_id: str) -> tuple[Lease | None, View | None]:
     with translated_errors():
-        fields: Any = await redis.hmget(keys.lease(replica_id), ["epoch", "sequence", "lease"])
-        if fields[0] is None:
+        expected: Any = await redis.hget(keys.lease(replica_id), "epoch")
+        if expected is None:
             return None, None
-        epoch = int(fields[0])
-        members: Any = await redis.smembers(keys.owned(replica_id, epoch))
+        # Blocks and their sequence number belong together: read them in one transaction.
+        transaction = redis.pipeline(transaction=True)
+        transaction.hmget(keys.lease(replica_id), ["epoch", "sequence", "lease"])
+        transaction.smembers(keys.owned(replica_id, int(expected)))
+        (epoch, sequence, lease), members = await transaction.execute()
+    if epoch is None:
+        return None, None
     owned = frozenset(unpack_keys(b"".join(members)))
-    return msgspec.json.decode(fields[2], type=Lease), View(epoch, int(fields[1]), owned)
+    view = View(int(epoch), int(sequence), owned) if epoch == expected else None
+    return msgspec.json.decode(lease, type=Lease), view
 
 
 async def _http_view(session: aiohttp.ClientSession, url: str) -> View | None:

@@ -124,7 +124,6 @@ def agent(
 ) -> None:
     """Watch over engines that somebody else started, and publish what their caches hold."""
     from workers.agent_main import run_agents
-
     from workers.settings import WorkerSettings
 
     settings = load_settings(

@@ -4,7 +4,7 @@ Everything here is synchronous: a decision and its booking happen between two aw
 Redis.
 """
 
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -17,6 +17,8 @@ from policies.types import Snapshot
 
 EXPECTATION_GRACE_SECONDS = 1.0
 """How long a finished request's blocks stay expected while the engine's events are on their way."""
+MAX_HOMES = 100_000
+"""Conversations whose last replica is remembered; those not continued for longest are forgotten."""
 
 
 @dataclass(slots=True, eq=False)
@@ -54,6 +56,10 @@ class Model:
         if self.namespace is None:
             raise ValueError(f"no replica of {self.name} publishes its blocks")
         return replace(self.namespace, cache_salt=cache_salt)
+
+    def row_of(self, replica: Replica | None) -> int:
+        """Where a replica stands in `replicas`; -1 when it does not."""
+        return next((row for row, other in enumerate(self.replicas) if other is replica), -1)
 
     @property
     def num_ready(self) -> int:
@@ -109,6 +115,7 @@ class Fleet:
         self.open_bookings = 0
         self.decisions: Counter[str] = Counter()
         """How many requests have been booked for each base model."""
+        self._homes: OrderedDict[int, Replica] = OrderedDict()
         self._leaving: deque[tuple[float, Expectation]] = deque()
 
     def admit(self, lease: Lease, epoch: int, load: Load) -> Replica:
@@ -149,8 +156,14 @@ class Fleet:
         prompt_tokens: int,
         now: float,
         excluded: Collection[str] = (),
+        conversation_key: int = 0,
+        heed_failures: bool = True,
     ) -> Snapshot:
-        """The replicas of a model as a policy sees them for one prompt, at a monotonic time in seconds."""
+        """The replicas of a model as a policy sees them for one prompt, at a monotonic time in seconds.
+
+        A ``conversation_key`` of 0 stands for an unknown conversation. Without ``heed_failures``, replicas
+        that failed a moment ago are eligible all the same.
+        """
         self._forget_until(now)
         matched = self.index.matched_blocks(keys) if keys and model.namespace else {}
         block_size = model.namespace.block_size if model.namespace else 0
@@ -162,7 +175,7 @@ class Fleet:
             eligible=np.array(
                 [
                     replica.lease.state is ReplicaState.READY
-                    and replica.failed_until <= now
+                    and (replica.failed_until <= now or not heed_failures)
                     and replica.lease.replica not in excluded
                     for replica in model.replicas
                 ],
@@ -177,11 +190,19 @@ class Fleet:
                 ],
                 dtype=np.int64,
             ),
+            home=model.row_of(self._homes.get(conversation_key)),
             number=self.decisions[model.replicas[0].lease.model],
         )
 
-    def book(self, replica: Replica, keys: Sequence[int], uncached_tokens: int) -> Booking:
-        """Book a request's load on the chosen replica."""
+    def book(
+        self, replica: Replica, keys: Sequence[int], uncached_tokens: int, conversation_key: int = 0
+    ) -> Booking:
+        """Book a request's load on the chosen replica, which becomes its conversation's home."""
+        if conversation_key:
+            self._homes[conversation_key] = replica
+            self._homes.move_to_end(conversation_key)
+        if len(self._homes) > MAX_HOMES:
+            self._homes.popitem(last=False)
         self.decisions[replica.lease.model] += 1
         self.open_bookings += 1
         return Booking(self, replica, keys, uncached_tokens)

@@ -44,10 +44,11 @@ def replica_table(answer: dict[str, Any]) -> Table:
         title=f"{models or 'no model'}: {answer['ready']} of {len(replicas)} replicas ready, Redis {redis}",
         title_justify="left",
         box=box.SIMPLE_HEAD,
+        pad_edge=False,
     )
     table.add_column("replica", no_wrap=True)
-    table.add_column("state", min_width=11)
-    for heading in ("booked", "running", "blocks", "evicted", "requests", "hit rate"):
+    table.add_column("state", no_wrap=True)
+    for heading in ("booked", "running", "blocks", "requests", "hit rate"):
         table.add_column(heading, justify="right", no_wrap=True)
     for replica in replicas:
         colour = STATE_COLOURS[replica["state"]]
@@ -60,7 +61,6 @@ def replica_table(answer: dict[str, Any]) -> Table:
             str(load["booked"]),
             f"{load['running']}+{load['waiting']}" if load["waiting"] else str(load["running"]),
             f"{replica['owned_blocks']}{capacity}",
-            str(replica["evicted_blocks"]),
             str(replica["requests"]),
             "-" if hit_rate is None else f"{hit_rate:.1%}",
         )

@@ -17,8 +17,8 @@ SCRIPTS = Path(__file__).parent / "redis_scripts"
 def connect(url: str, timeout: float = 2.0) -> Redis:
     """A client that gives up on Redis soon instead of hanging. Does not connect yet.
 
-    Each command is tried twice, ``timeout`` seconds at most each time: a connection from the pool may have died
-    unnoticed.
+    Each command is tried twice, ``timeout`` seconds at most each time: a connection from the pool may have
+    died unnoticed.
     """
     return Redis.from_url(
         url,

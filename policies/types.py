@@ -38,6 +38,8 @@ class Snapshot:
     """Requests booked on the replica that have not ended."""
     number: int
     """How many decisions for this model came before this one: what a rotating policy uses for a counter."""
+    home: int = -1
+    """Row of the replica that served this conversation's last turn; -1 when it is unknown or gone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,14 @@ import numpy as np
 
 from policies.baselines import load_in_tokens, only_eligible, require_some
 from policies.ring import first_on_ring, first_with_room
-from policies.types import Costs, Decision, Mask, Request, Snapshot
+from policies.types import Costs, Counts, Decision, Mask, Request, Snapshot
 
 STICKINESS = 32.0
 TIE_TOKENS = 16.0
 """Candidates whose cost is this close to the best are equal, and the ring chooses among them."""
+STAY_TOKENS = 2048.0
+"""How much more load a conversation's last replica may have than the least loaded: vLLM's prefill per
+step."""
 
 
 def warm(request: Request, snapshot: Snapshot) -> Decision:
@@ -30,13 +33,26 @@ def warm(request: Request, snapshot: Snapshot) -> Decision:
     costs = only_eligible(load + uncached + STICKINESS * own_uncached, snapshot)
 
     held = np.where(snapshot.eligible, snapshot.cached_tokens, 0)
-    if not held.any():
+    most = held.max()
+    if _stays(snapshot, held, load):
+        return Decision(snapshot.home, "warm" if most else "home", costs)
+    if not most:
         row = first_with_room(
             snapshot.replicas, request.conversation_key, snapshot.eligible, load, request.prompt_tokens
         )
         return Decision(row, "cold", costs)
     row = first_on_ring(snapshot.replicas, request.conversation_key, _ties(costs))
-    return Decision(row, "warm" if held[row] == held.max() else "diverted", costs)
+    return Decision(row, "warm" if held[row] == most else "diverted", costs)
+
+
+def _stays(snapshot: Snapshot, held: Counts, load: Costs) -> bool:
+    home = snapshot.home
+    return bool(
+        home >= 0
+        and snapshot.eligible[home]
+        and held[home] == held.max()
+        and load[home] <= load[snapshot.eligible].min() + STAY_TOKENS
+    )
 
 
 def _ties(costs: Costs) -> Mask:

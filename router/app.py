@@ -13,9 +13,11 @@ from starlette.routing import Route
 from cluster.fleet import Fleet
 from cluster.follower import Follower
 from cluster.store import connect
+from cluster.tasks import cancel_and_wait
 from policies.catalog import POLICIES
 from router.accounting import Accounts
 from router.admin.api import admin_routes
+from router.admission import Admission
 from router.api.generate import GenerationEndpoint
 from router.api.models import model_routes
 from router.api.schema import parse_chat, parse_completion
@@ -45,10 +47,18 @@ def create_app(settings: RouterSettings) -> FastAPI:
         metrics = Metrics(fleet)
         accounts = Accounts(metrics)
         authenticate = api_keys(settings.api_keys) if settings.api_keys else open_access
+        admission = Admission(settings.max_open_requests)
         dispatcher = Dispatcher(fleet, upstream, POLICIES[settings.policy], settings)
         for path, parse in GENERATION_PATHS.items():
             endpoint = GenerationEndpoint(
-                parse, fleet, tokenizers, dispatcher, accounts, authenticate, settings
+                parse,
+                fleet,
+                tokenizers,
+                dispatcher,
+                accounts,
+                authenticate,
+                admission,
+                settings.max_body_bytes,
             )
             app.router.routes.append(Route(path, endpoint, methods=["POST"]))
         app.include_router(model_routes(fleet, authenticate))
@@ -60,9 +70,7 @@ def create_app(settings: RouterSettings) -> FastAPI:
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancel_and_wait(*tasks)
             await upstream.close()
             await redis.aclose()
 

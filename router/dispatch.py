@@ -3,9 +3,10 @@ failure."""
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
-from cluster.fleet import Booking, Fleet, Replica
+from cluster.fleet import Booking, Fleet, Model
 from policies.types import Decision, NoReplicaError, Policy, Request, Snapshot
 from router.accounting import RequestRecord
 from router.api.schema import Call
@@ -18,7 +19,7 @@ from router.errors import (
 )
 from router.prompts import PreparedPrompt
 from router.settings import RouterSettings
-from router.sse import is_error
+from router.sse import error_status
 from router.upstream import Upstream, UpstreamReply
 
 
@@ -52,9 +53,9 @@ class Dispatcher:
         Raises `NoReplicaReadyError`, `UnknownModelError` or `UpstreamError`.
         """
         body = call.upstream_body()
-        tried: dict[str, AttemptFailedError] = {}
+        failures: dict[str, AttemptFailedError] = {}
         while True:
-            booking = self._decide(call, prompt, record, tried)
+            booking = self._decide(call, prompt, record, failures)
             replica = booking.replica
             try:
                 reply = await self._upstream.send(replica.lease.url, call.path, body, headers)
@@ -63,9 +64,9 @@ class Dispatcher:
                 booking.release(time.monotonic(), succeeded=False)
                 if failure.replica_down:
                     replica.failed_until = time.monotonic() + self._settings.failed_replica_seconds
-                tried[replica.lease.replica] = failure
-                if len(tried) >= self._settings.max_attempts:
-                    raise _exhausted(tried) from failure
+                failures[replica.lease.replica] = failure
+                if record.attempts >= self._settings.max_attempts:
+                    raise _exhausted(record, failure) from failure
             except BaseException:
                 booking.release(time.monotonic(), succeeded=False)
                 raise
@@ -78,52 +79,63 @@ class Dispatcher:
         call: Call,
         prompt: PreparedPrompt,
         record: RequestRecord,
-        tried: Mapping[str, AttemptFailedError],
+        failures: Mapping[str, AttemptFailedError],
     ) -> Booking:
         """Choose a replica and book it, without giving control to anybody in between."""
         started = time.perf_counter()
         model = self._fleet.models.get(call.model)
         if model is None:
             raise UnknownModelError(f"The model {call.model!r} does not exist.", param="model")
-        snapshot = self._fleet.snapshot(model, prompt.keys, prompt.prompt_tokens, time.monotonic(), tried)
-        decision = self._choose(prompt, snapshot, tried, model.name)
-        replica: Replica = model.replicas[decision.row]
+        snapshot, decision = self._choose(model, prompt, record, failures)
+        replica = model.replicas[decision.row]
         expected = int(snapshot.cached_tokens[decision.row])
-        booking = self._fleet.book(replica, prompt.keys, prompt.prompt_tokens - expected)
+        booking = self._fleet.book(
+            replica, prompt.keys, prompt.prompt_tokens - expected, prompt.conversation_key
+        )
         record.attempts += 1
         record.replica = replica.lease.replica
-        record.reason = decision.reason if len(tried) == 0 else "retry"
+        record.reason = "retry" if failures else decision.reason
         record.expected_cached_tokens = expected
         record.decision_seconds = time.perf_counter() - started
         return booking
 
     def _choose(
         self,
+        model: Model,
         prompt: PreparedPrompt,
-        snapshot: Snapshot,
-        tried: Mapping[str, AttemptFailedError],
-        model: str,
-    ) -> Decision:
+        record: RequestRecord,
+        failures: Mapping[str, AttemptFailedError],
+    ) -> tuple[Snapshot, Decision]:
+        """The policy's choice among sound replicas; else among those that failed others or, at last, us."""
         request = Request(prompt.prompt_tokens, prompt.opening_tokens, prompt.conversation_key)
-        try:
-            return self._policy(request, snapshot)
-        except NoReplicaError:
-            if tried:
-                raise _exhausted(tried) from None
-            raise NoReplicaReadyError(
-                f"No replica of {model!r} is ready to take requests; try again shortly."
-            ) from None
+        hung = [replica for replica, failure in failures.items() if failure.timed_out]
+        for excluded, heed_failures in ((failures, True), (failures, False), (hung, False)):
+            snapshot = self._fleet.snapshot(
+                model,
+                prompt.keys,
+                prompt.prompt_tokens,
+                time.monotonic(),
+                excluded,
+                prompt.conversation_key,
+                heed_failures,
+            )
+            with suppress(NoReplicaError):
+                return snapshot, self._policy(request, snapshot)
+        if failures:
+            raise _exhausted(record, list(failures.values())[-1])
+        raise NoReplicaReadyError(f"No replica of {model.name!r} is ready; try again shortly.")
 
 
 async def _require_sound(reply: UpstreamReply, call: Call) -> None:
     """Raise `AttemptFailedError` for an answer of which nothing should reach the client.
 
-    Of a stream, the first event decides. Any other answer is read whole, so that it can still be repeated.
+    Of a stream, the first event decides; an error there that blames the request is an answer. Any other
+    answer is read whole, so that it can still be repeated.
     """
     try:
         if not call.stream or reply.status != 200:
             await reply.read_all()
-        elif is_error(reply.first.split(b"\n\n", 1)[0]):
+        elif (error_status(await reply.read_event()) or 0) >= 500:
             raise AttemptFailedError("the engine began its stream with an error", replica_down=True)
     except ReplyBrokenError as error:
         reply.close()
@@ -133,8 +145,7 @@ async def _require_sound(reply: UpstreamReply, call: Call) -> None:
         raise
 
 
-def _exhausted(tried: Mapping[str, AttemptFailedError]) -> UpstreamError:
-    last = list(tried.values())[-1]
+def _exhausted(record: RequestRecord, last: AttemptFailedError) -> UpstreamError:
     return UpstreamError(
-        f"All {len(tried)} attempts failed; the last one: {last}", status=504 if last.timed_out else 502
+        f"All {record.attempts} attempts failed; the last one: {last}", status=504 if last.timed_out else 502
     )

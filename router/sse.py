@@ -8,6 +8,9 @@ import msgspec
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 """An event that grows beyond this is passed on in pieces instead of being held back."""
 
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding can raise for bytes that are not the JSON expected."""
+
 _END = re.compile(rb"\r?\n\r?\n")
 DONE = b"data: [DONE]"
 
@@ -48,7 +51,7 @@ class EventSplitter:
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take the next bytes; return the events that are complete now."""
-        if not self._rest and data.endswith(b"\n\n") and data.count(b"\n\n") == 1:
+        if not self._rest and data.endswith(b"\n\n") and data.count(b"\n\n") == 1 and b"\r" not in data:
             return [data]
         data = self._rest + data
         events, start = [], 0
@@ -76,19 +79,28 @@ def parse_usage(event: bytes) -> tuple[Usage | None, bool]:
     return parsed.usage, not parsed.choices
 
 
-def is_error(event: bytes) -> bool:
-    """Whether an event reports an error instead of a piece of the answer."""
+def first_event(data: bytes) -> bytes | None:
+    """The first event of a stream that begins with these bytes; None while it is not whole."""
+    end = _END.search(data)
+    return data[: end.end()] if end else None
+
+
+def error_status(event: bytes) -> int | None:
+    """HTTP status of an event that reports an error; None for a piece of the answer."""
     if b'"error"' not in event:
-        return False
+        return None
     parsed = _parse(event)
-    return parsed is not None and parsed.error is not None and not parsed.choices
+    if parsed is None or parsed.error is None or parsed.choices:
+        return None
+    status = parsed.error.get("code") if isinstance(parsed.error, dict) else None
+    return status if isinstance(status, int) and 400 <= status < 600 else 500
 
 
 def usage_of_reply(body: bytes) -> Usage | None:
     """The usage in a reply that is not a stream; None when there is none."""
     try:
         return _event_decoder.decode(body).usage
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None
 
 
@@ -96,5 +108,5 @@ def _parse(event: bytes) -> _Event | None:
     _, found, data = event.partition(b"data:")
     try:
         return _event_decoder.decode(data) if found else None
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None

@@ -60,7 +60,7 @@ class Tokenizers:
     def get(self, model: str) -> PromptTokenizer | None:
         """The tokenizer of a model, if there is one that agrees with the engine's."""
         entry = self._entries.get(model)
-        return entry.tokenizer if entry and not entry.alarm else None
+        return entry.tokenizer if entry and entry.settled and not entry.alarm else None
 
     def settled(self, model: str) -> bool:
         """Whether this model's tokenizer has been found, or found missing."""

@@ -10,6 +10,7 @@ import msgspec
 
 from router.errors import AttemptFailedError, ReplyBrokenError
 from router.settings import RouterSettings
+from router.sse import MAX_EVENT_BYTES, UNREADABLE, first_event
 
 KEEP_ALIVE_SECONDS = 4.0
 """Below the 5 s after which vLLM's server closes idle connections, so that none is reused as it closes."""
@@ -20,6 +21,10 @@ RETRIED_STATUSES = frozenset({429, 500, 502, 503, 504})
 SMALL_REQUEST_SECONDS = 10.0
 ERROR_BYTES = 300
 """How much of an engine's error is passed on to the client."""
+
+
+class _Tokens(msgspec.Struct):
+    tokens: list[int]
 
 
 class UpstreamReply:
@@ -40,13 +45,16 @@ class UpstreamReply:
         data = self.first
         while data:
             yield data
-            try:
-                async with asyncio.timeout(self._idle_seconds):
-                    data = await self._response.content.readany()
-            except TimeoutError as error:
-                raise ReplyBrokenError(f"silent for {self._idle_seconds:g} s") from error
-            except (aiohttp.ClientError, OSError) as error:
-                raise ReplyBrokenError(_describe(error)) from error
+            data = await self._read()
+
+    async def read_event(self) -> bytes:
+        """Read on until `first` begins with a whole event, and return that. Raises `ReplyBrokenError`."""
+        while (event := first_event(self.first)) is None and len(self.first) < MAX_EVENT_BYTES:
+            data = await self._read()
+            if not data:
+                break
+            self.first += data
+        return event or self.first
 
     async def read_all(self) -> None:
         """Take the whole body into `first`. Raises `ReplyBrokenError`, also when it is over 64 MiB."""
@@ -57,6 +65,15 @@ class UpstreamReply:
             if size > MAX_REPLY_BYTES:
                 raise ReplyBrokenError(f"larger than {MAX_REPLY_BYTES} bytes")
         self.first = b"".join(parts)
+
+    async def _read(self) -> bytes:
+        try:
+            async with asyncio.timeout(self._idle_seconds):
+                return await self._response.content.readany()
+        except TimeoutError as error:
+            raise ReplyBrokenError(f"silent for {self._idle_seconds:g} s") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise ReplyBrokenError(_describe(error)) from error
 
     def close(self) -> None:
         """Drop the connection unless the body was read to its end: the engine then stops generating."""
@@ -79,6 +96,7 @@ class Upstream:
             ),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_seconds),
             auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),  # engines are no place to meet another client's cookies
             read_bufsize=READ_BUFFER_BYTES,
             skip_auto_headers=("User-Agent", "Accept-Encoding"),
         )
@@ -114,7 +132,7 @@ class Upstream:
         return UpstreamReply(response, first, self._settings.idle_seconds)
 
     async def tokenise(self, url: str, body: Mapping[str, Any]) -> list[int] | None:
-        """The engine's own tokens for a prompt; None when it does not offer ``/tokenize``.
+        """The engine's own tokens for a prompt; None when it does not offer a ``/tokenize`` like vLLM's.
 
         Raises `AttemptFailedError` when it cannot be reached.
         """
@@ -125,8 +143,10 @@ class Upstream:
             ):
                 if response.status != 200:
                     return None
-                answer = msgspec.json.decode(await response.read())
-                return list(answer["tokens"])
+                try:
+                    return msgspec.json.decode(await response.read(), type=_Tokens).tokens
+                except UNREADABLE:
+                    return None
 
 
 @contextmanager

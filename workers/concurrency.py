@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Coroutine, Iterator
 from typing import Any
 
+from cluster.tasks import cancel_and_wait
+
 
 async def run_together(*coroutines: Coroutine[Any, Any, None]) -> None:
     """Run until the first one ends, then cancel the others; raises what that first one raised.
@@ -14,9 +16,7 @@ async def run_together(*coroutines: Coroutine[Any, Any, None]) -> None:
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*tasks)
     for task in done:
         task.result()
 
@@ -27,14 +27,3 @@ def growing_pauses(first: float, limit: float) -> Iterator[float]:
     while True:
         yield min(pause, limit)
         pause = min(pause * 2, limit)
-
-
-def raise_if_cancelled() -> None:
-    """Notice a cancellation of this task that a library has swallowed.
-
-    redis-py wraps each send in `asyncio.wait_for`, which in Python 3.11 drops a cancellation that arrives
-    while the send completes. A loop that awaits such calls has to look for itself.
-    """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError

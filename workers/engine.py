@@ -168,9 +168,8 @@ class EngineClient:
                 body, status = await _read(response), response.status
         except aiohttp.ClientConnectorError as error:
             refused = isinstance(error.os_error, ConnectionRefusedError)
-            raise EngineUnavailableError(
-                f"{self.url}: {error.os_error.strerror or error}", refused
-            ) from error
+            reason = "connection refused" if refused else error.os_error.strerror or str(error)
+            raise EngineUnavailableError(f"{self.url}: {reason}", refused) from error
         except TimeoutError as error:
             raise EngineUnavailableError(
                 f"{self.url}{path} did not answer in {self._timeout.total:g} s"

@@ -36,10 +36,6 @@ from workers.kv_stream import (
 from workers.mirror import Change, Mirror
 from workers.settings import WorkerSettings
 
-MIRROR_SLACK = 2
-"""The mirror may hold this many times the engine's blocks before its events are disbelieved."""
-SMALLEST_MIRROR = 1000
-
 log = structlog.get_logger(__name__)
 
 
@@ -142,7 +138,7 @@ class Incarnation:
             self._listener.lease_changed()
 
     def _note_answer(self, start_time: float) -> None:
-        if start_time != self.gauges.start_time:
+        if start_time and self.gauges.start_time not in (0.0, start_time):
             raise IncarnationOverError("its process started anew")
         if not self.reachable:
             if not start_time:
@@ -233,8 +229,7 @@ class Incarnation:
         self._listener.lease_changed()
 
     def _empty_mirror(self) -> Mirror:
-        capacity = self.description.gauges.capacity_blocks
-        limit = max(MIRROR_SLACK * capacity, SMALLEST_MIRROR) if capacity else self._settings.max_blocks
+        limit = self.description.gauges.capacity_blocks or self._settings.max_blocks
         return Mirror(self._root, self.block_size, limit, self._settings.max_parked_blocks)
 
     def _root(self, lora: str, cache_salt: str) -> bytes:

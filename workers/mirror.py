@@ -9,20 +9,13 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
-import xxhash
-
-from cluster.block_keys import KEY_BYTES, block_key
+from cluster.block_keys import KEY_BYTES
+from workers.engine_blocks import PREFIX_ATTENTION, Tokens, chained_key, is_on_device, read_extra_keys
 from workers.errors import MirrorOverflowError
 from workers.kv_events import AllBlocksCleared, BlockHash, BlockRemoved, BlockStored, Event
 
-PREFIX_ATTENTION = frozenset({None, "full_attention", "mla_attention", "sink_full_attention"})
-"""Kinds of cache groups that hold whole prefixes; others (sliding windows, states) hold a part."""
-DEVICE_MEDIUM = frozenset({None, "GPU"})
-"""Where the engine computes. vLLM says GPU on CPUs too; the rest are tiers that blocks are moved to."""
-
-Tokens: TypeAlias = "array[int]"
 BlockId = tuple[int, int | None, BlockHash]
 """Source (data-parallel rank), cache group, the engine's own hash."""
 
@@ -136,7 +129,7 @@ class Mirror:
 
     def _store(self, event: BlockStored, source: int) -> None:
         hashes, size = event.block_hashes, event.block_size
-        if not _is_on_device(event) or event.kv_cache_spec_kind not in PREFIX_ATTENTION:
+        if not is_on_device(event) or event.kv_cache_spec_kind not in PREFIX_ATTENTION:
             self.counts.ignored += len(hashes)
             return
         if size != self.block_size:
@@ -170,15 +163,17 @@ class Mirror:
         elif block in self._parked:
             self._parked[block].copies += 1
         elif parent is None:
-            salt, foreign = _read_extra_keys(extra, lora, is_first=True)
-            self._hold(block, _key(self._root(lora, salt), foreign, tokens), copies=1)
+            salt, foreign = read_extra_keys(extra, lora, is_first=True)
+            self._hold(block, chained_key(self._root(lora, salt), foreign, tokens), copies=1)
         else:
-            _, foreign = _read_extra_keys(extra, lora, is_first=False)
+            _, foreign = read_extra_keys(extra, lora, is_first=False)
             parent_key = self._keys.get(parent)
             if parent_key is None:
                 self._park(block, _Parked(parent, tokens, foreign))
             else:
-                self._hold(block, _key(parent_key.to_bytes(KEY_BYTES, "big"), foreign, tokens), copies=1)
+                self._hold(
+                    block, chained_key(parent_key.to_bytes(KEY_BYTES, "big"), foreign, tokens), copies=1
+                )
 
     def _hold(self, block: BlockId, key: int, copies: int) -> None:
         """Take in a block whose key is known, and every parked block that hangs on it."""
@@ -194,7 +189,7 @@ class Mirror:
                 self._count_copy()
             for child in self._children.pop(block, ()):
                 parked = self._parked.pop(child)
-                child_key = _key(key.to_bytes(KEY_BYTES, "big"), parked.extra, parked.tokens)
+                child_key = chained_key(key.to_bytes(KEY_BYTES, "big"), parked.extra, parked.tokens)
                 waiting.append((child, child_key, parked.copies))
 
     def _count_copy(self) -> None:
@@ -203,7 +198,7 @@ class Mirror:
             raise MirrorOverflowError(f"the engine announced more than {self._max_blocks} blocks at a time")
 
     def _remove(self, event: BlockRemoved, source: int) -> None:
-        if not _is_on_device(event):
+        if not is_on_device(event):
             self.counts.ignored += len(event.block_hashes)
             return
         for block_hash in event.block_hashes:
@@ -290,25 +285,3 @@ class Mirror:
 def _law(name: str, holds: bool) -> None:
     if not holds:
         raise AssertionError(f"broken: {name}")
-
-
-def _is_on_device(event: BlockStored | BlockRemoved) -> bool:
-    return event.medium in DEVICE_MEDIUM and event.locality != "REMOTE" and event.ownership is None
-
-
-def _read_extra_keys(extra: Sequence[Any] | None, lora: str, is_first: bool) -> tuple[str, bytes]:
-    """Cache salt, and all that makes a block other than its tokens (images, embeddings), as bytes."""
-    rest = list(extra or ())
-    if lora and lora in rest:
-        rest.remove(lora)
-    salt = next((item for item in rest if isinstance(item, str)), "") if is_first else ""
-    if salt:
-        rest.remove(salt)
-    return salt, repr(rest).encode() if rest else b""
-
-
-def _key(parent: bytes, foreign: bytes, tokens: Tokens) -> int:
-    """Key of a block. One with foreign content hangs on a parent that no text has."""
-    if foreign:
-        parent = xxhash.xxh3_64_digest(b"extra keys" + parent + foreign)
-    return int.from_bytes(block_key(parent, tokens), "big")

@@ -19,7 +19,7 @@ from cluster.errors import FencedError, LeaseLostError, SequenceGapError, StoreU
 from cluster.ownership import OwnershipWriter
 from cluster.store import translated_errors
 from cluster.wire import Lease, Load
-from workers.concurrency import growing_pauses, raise_if_cancelled
+from workers.concurrency import growing_pauses
 from workers.errors import UnsettledError
 from workers.mirror import Change
 from workers.settings import WorkerSettings
@@ -146,7 +146,6 @@ class Publication:
         """Write until cancelled. Raises `FencedError` when another agent has taken over this replica's id."""
         pauses = growing_pauses(self._settings.retry_seconds, self._settings.retry_limit_seconds)
         while True:
-            raise_if_cancelled()
             try:
                 if not await self._write_one():
                     await self._wait_for_work()

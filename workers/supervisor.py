@@ -153,9 +153,10 @@ class EngineProcess:
         if (process.returncode or 0) < 0:
             _kill_group(self._group)  # the guardian was killed, and could not do it
         if output is not None:
-            await asyncio.wait({output}, timeout=OUTPUT_SECONDS)
+            await asyncio.wait(
+                {output}, timeout=OUTPUT_SECONDS
+            )  # whoever still holds the pipe must not hold us
             output.cancel()
-        process._transport.close()  # type: ignore[attr-defined]  # what still holds the pipe must not hold us
         self._process = self._output = None
         self.state = EngineState.STOPPED
 
@@ -163,17 +164,20 @@ class EngineProcess:
         self.state = EngineState.STARTING
         self._tail.clear()
         guarded = guardian_command(self._command.arguments, self._settings.stop_seconds)
-        self._process = await asyncio.create_subprocess_exec(
-            *bound_command(guarded),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=os.environ | dict(self._command.environment),
-            limit=LONGEST_LINE,
-            start_new_session=True,
-        )
-        assert self._process.stdout is not None  # opened as a pipe
-        self._output = asyncio.create_task(self._keep_output(self._process.stdout))
+        # A pipe of our own: asyncio's would make waiting for the process wait for everybody who holds it.
+        read_end, write_end = os.pipe()
+        self._output = asyncio.create_task(self._keep_output(read_end))
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *bound_command(guarded),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=write_end,
+                stderr=asyncio.subprocess.STDOUT,
+                env=os.environ | dict(self._command.environment),
+                start_new_session=True,
+            )
+        finally:
+            os.close(write_end)
 
     async def _wait_until_healthy(self) -> None:
         started = time.monotonic()
@@ -210,20 +214,40 @@ class EngineProcess:
     def _last_line(self) -> str:
         return self._tail[-1][:120] if self._tail else "no output yet"
 
-    async def _keep_output(self, stream: asyncio.StreamReader) -> None:
+    async def _keep_output(self, read_end: int) -> None:
         """Copy the output into the log file, line by line, until the last writer is gone."""
-        limit = int(self._settings.engine_log_megabytes * 1_000_000)
-        self._log_file.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as files:
-            file = files.enter_context(self._log_file.open("ab"))
-            while line := await _read_line(stream):
-                if file.tell() + len(line) > limit:
-                    file.close()
-                    self._log_file.replace(self._log_file.with_name(self._log_file.name + ".1"))
-                    file = files.enter_context(self._log_file.open("ab"))
-                file.write(line)
-                file.flush()
+        reader = asyncio.StreamReader(limit=LONGEST_LINE)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb", buffering=0)
+        )
+        log_file = _BoundedFile(self._log_file, int(self._settings.engine_log_megabytes * 1_000_000))
+        try:
+            while line := await _read_line(reader):
+                log_file.write(line)
                 self._tail.append(line.decode(errors="replace").rstrip())
+        finally:
+            log_file.close()
+            transport.close()
+
+
+class _BoundedFile:
+    """A log file that is put aside when it has become too large; one older file is kept."""
+
+    def __init__(self, path: Path, limit: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._limit = limit
+        self._file = path.open("ab", buffering=0)
+
+    def write(self, line: bytes) -> None:
+        if self._file.tell() + len(line) > self._limit:
+            self._file.close()
+            self._path.replace(self._path.with_name(self._path.name + ".1"))
+            self._file = self._path.open("ab", buffering=0)
+        self._file.write(line)
+
+    def close(self) -> None:
+        self._file.close()
 
 
 async def _read_line(stream: asyncio.StreamReader) -> bytes:

@@ -13,14 +13,14 @@ from starlette.types import Receive, Scope, Send
 
 from cluster.fleet import Fleet
 from router.accounting import Accounts, RequestRecord
+from router.admission import Admission
 from router.api.schema import Call
 from router.api.transport import error_headers, read_body, send_reply, start_reply
 from router.auth import Authenticator
 from router.dispatch import Dispatcher, Exchange
-from router.errors import ApiError, OverloadedError, ReplyBrokenError, UnknownModelError, UpstreamError
+from router.errors import ApiError, ReplyBrokenError, UnknownModelError, UpstreamError
 from router.prompts import prepare
-from router.settings import RouterSettings
-from router.sse import DONE, EventSplitter, is_error, parse_usage, usage_of_reply
+from router.sse import DONE, EventSplitter, error_status, parse_usage, usage_of_reply
 from router.tokenizers import Tokenizers
 
 PASSED_HEADERS = ("traceparent", "tracestate")
@@ -38,7 +38,8 @@ class GenerationEndpoint:
         dispatcher: Dispatcher,
         accounts: Accounts,
         authenticate: Authenticator,
-        settings: RouterSettings,
+        admission: Admission,
+        max_body_bytes: int,
     ) -> None:
         self._parse = parse
         self._fleet = fleet
@@ -46,7 +47,8 @@ class GenerationEndpoint:
         self._dispatcher = dispatcher
         self._accounts = accounts
         self._authenticate = authenticate
-        self._settings = settings
+        self._admission = admission
+        self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -54,11 +56,12 @@ class GenerationEndpoint:
         record = RequestRecord(request_id=_request_id(headers), path=scope["path"])
         try:
             record.tenant = self._authenticate(headers.get("authorization"))
-            raw = await read_body(headers, receive, self._settings.max_body_bytes)
-            if raw is None:
-                record.outcome, record.status = "cancelled", CLIENT_CLOSED_REQUEST
-                return
-            await _until_disconnect(self._answer(raw, headers, record, send), receive, record)
+            with self._admission.admitted():
+                raw = await read_body(headers, receive, self._max_body_bytes)
+                if raw is None:
+                    record.outcome, record.status = "cancelled", CLIENT_CLOSED_REQUEST
+                    return
+                await _until_disconnect(self._answer(raw, headers, record, send), receive, record)
         except ApiError as error:
             record.outcome = "failed" if error.status >= 500 else "refused"
             record.status, record.error = error.status, error.message
@@ -78,8 +81,6 @@ class GenerationEndpoint:
         if model is None:
             raise UnknownModelError(f"The model {call.model!r} does not exist.", param="model")
         record.model = model.name
-        if self._fleet.open_bookings >= self._settings.max_open_requests:
-            raise OverloadedError("This router has as many requests open as it may.")
         prompt = await prepare(call, model, self._tokenizers.get(model.name))
         record.prompt_tokens, record.exact = prompt.prompt_tokens, prompt.exact
         passed = {name: headers[name] for name in PASSED_HEADERS if name in headers}
@@ -123,7 +124,7 @@ async def _relay_stream(call: Call, exchange: Exchange, record: RequestRecord, s
                 usage, nothing_else = parse_usage(event)
                 record.usage = usage or record.usage
                 done = done or event.startswith(DONE)
-                if is_error(event):
+                if error_status(event) is not None:
                     record.error = "the engine reported an error in the stream"
                 if call.wants_usage or not nothing_else:
                     passed.append(event)

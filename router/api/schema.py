@@ -2,16 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 import xxhash
 
 from router.errors import InvalidRequestError
 
+REPORT_MODE = "kv_cache_report_mode"
+"""In ``vllm_xargs``, makes vLLM announce blocks again that it only reuses: they would be counted twice."""
 ENGINE_INTERNALS = ("kv_transfer_params", "ec_transfer_params")
 """Fields that steer an engine's own KV transfers: from a client they would bypass tokenisation and
 routing."""
+
+
+_Token: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 
 
 class StreamOptions(msgspec.Struct):
@@ -44,7 +49,7 @@ class _ChatShape(_Body, kw_only=True):
 
 
 class _CompletionShape(_Body, kw_only=True):
-    prompt: str | list[str] | list[int] | list[list[int]] | None = None
+    prompt: str | list[str | _Token | list[_Token]] | None = None
     prompt_embeds: Any = None
     suffix: str | None = None
     add_special_tokens: bool | None = None
@@ -98,7 +103,8 @@ def parse_chat(raw: bytes) -> Call:
         fields,
         shape,
         conversation=msgspec.json.encode(messages[: first_user + 1]),
-        tokenisable=shape.chat_template is None,
+        # A client's own template is code: it is not run here.
+        tokenisable=shape.chat_template is None and "chat_template" not in (shape.chat_template_kwargs or ()),
     )
 
 
@@ -107,8 +113,11 @@ def parse_completion(raw: bytes) -> Call:
     fields, shape = _decode(raw, _CompletionShape)
     if shape.prompt is None and shape.prompt_embeds is None:
         raise InvalidRequestError("Missing required parameter: 'prompt'.", param="prompt")
-    if isinstance(shape.prompt, list) and not (shape.prompt and all(part != [] for part in shape.prompt)):
-        raise InvalidRequestError("'prompt' must not be an empty list.", param="prompt")
+    if isinstance(shape.prompt, list):
+        if not shape.prompt or [] in shape.prompt:
+            raise InvalidRequestError("'prompt' must not be an empty list.", param="prompt")
+        if len({type(part) for part in shape.prompt}) > 1:
+            raise InvalidRequestError("'prompt' must not mix texts and tokens.", param="prompt")
     first = shape.prompt
     if isinstance(first, list) and not isinstance(first[0], int):
         first = first[0]
@@ -151,6 +160,7 @@ def _call(
     for name in ENGINE_INTERNALS:
         if getattr(shape, name) is not None:
             raise InvalidRequestError(f"'{name}' is not accepted from clients.", param=name)
+    for name in (*ENGINE_INTERNALS, REPORT_MODE):
         if name in (shape.vllm_xargs or ()):
             raise InvalidRequestError(
                 f"'vllm_xargs.{name}' is not accepted from clients.", param=f"vllm_xargs.{name}"

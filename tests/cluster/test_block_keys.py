@@ -63,7 +63,12 @@ def test_namespaces_separate(one, other):
 
 def test_namespace_parts_do_not_run_into_each_other():
     """Moving a character from one field to the next is another namespace."""
-    fields = [("ab", "c", 1, "", ""), ("a", "bc", 1, "", ""), ("ab", "c", 1, "x", ""), ("ab", "c", 1, "", "x")]
+    fields = [
+        ("ab", "c", 1, "", ""),
+        ("a", "bc", 1, "", ""),
+        ("ab", "c", 1, "x", ""),
+        ("ab", "c", 1, "", "x"),
+    ]
     roots = {Namespace(*field).root() for field in fields}
     assert len(roots) == len(fields)
     assert all(len(root) == 8 for root in roots)

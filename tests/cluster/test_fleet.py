@@ -55,7 +55,11 @@ def test_booking_is_released_once():
     for succeeded in (True, False, True):
         first.release(0.0, succeeded)
         first.prefill_done()
-    assert (fleet.open_bookings, fleet.replicas["a"].running, fleet.replicas["a"].queued_tokens) == (1, 1, 100)
+    assert (fleet.open_bookings, fleet.replicas["a"].running, fleet.replicas["a"].queued_tokens) == (
+        1,
+        1,
+        100,
+    )
     second.release(0.0, succeeded=False)
     fleet.snapshot(fleet.models["m"], (), 10, EXPECTATION_GRACE_SECONDS)
     assert cached(fleet, [1, 2], 100, EXPECTATION_GRACE_SECONDS) == {"a": 0}
@@ -80,7 +84,9 @@ def test_bookings_are_conserved(steps):
         replica_id = "abc"[number % 3]
         replica = fleet.replicas.get(replica_id)
         if action == "admit":
-            fleet.admit(lease(replica_id, state=ReplicaState.READY), replica.epoch if replica else epoch, Load())
+            fleet.admit(
+                lease(replica_id, state=ReplicaState.READY), replica.epoch if replica else epoch, Load()
+            )
         elif action == "epoch":
             epoch += 1
             fleet.admit(lease(replica_id), epoch, Load())
@@ -240,7 +246,9 @@ def test_salts_separate_tenants():
 
 def test_context_limit_is_the_smallest_known():
     """A prompt must fit everywhere it may be sent; 0 says nothing."""
-    fleet = fleet_of(lease("a", max_model_len=0), lease("b", max_model_len=4096), lease("c", max_model_len=2048))
+    fleet = fleet_of(
+        lease("a", max_model_len=0), lease("b", max_model_len=4096), lease("c", max_model_len=2048)
+    )
     assert fleet.models["m"].max_model_len == 2048
     assert fleet_of(lease()).models["m"].max_model_len == 0
 

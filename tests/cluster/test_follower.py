@@ -1,4 +1,4 @@
-"""The read side: whatever happens to messages, logs, epochs and Redis itself, the router's view catches up."""
+"""The read side: whatever happens to messages, logs, epochs and Redis, the router's view catches up."""
 
 import asyncio
 import random
@@ -15,6 +15,7 @@ from cluster.fleet import Fleet
 from cluster.follower import Follower
 from cluster.ownership import OwnershipWriter
 from cluster.store import connect
+from cluster.tasks import cancel_and_wait
 from cluster.wire import Keys, Lease, Load, ReplicaState
 
 pytestmark = pytest.mark.integration
@@ -46,9 +47,9 @@ def writer_of(redis, keys, replica="a", log_length=1000, ttl=30.0):
 
 
 @asynccontextmanager
-async def following(url, keys, poll_seconds=0.05, timeout=2.0):
+async def following(url, keys, poll_seconds=0.05, redis_seconds=2.0):
     """A follower with a fleet of its own, as a router has."""
-    client = connect(url, timeout)
+    client = connect(url, redis_seconds)
     fleet = Fleet()
     follower = Follower(client, keys, fleet, poll_seconds)
     task = asyncio.create_task(follower.run())
@@ -59,8 +60,7 @@ async def following(url, keys, poll_seconds=0.05, timeout=2.0):
         assert not task.done(), task
         fleet.check_integrity()
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await cancel_and_wait(task)
         await client.aclose()
 
 
@@ -85,7 +85,9 @@ async def test_changes_arrive_as_they_are_published(redis, keys, shared_redis, e
         assert follower.resynchronisations == 0
 
 
-async def test_changed_lease_arrives_at_once_and_load_with_the_next_poll(redis, keys, shared_redis, eventually):
+async def test_changed_lease_arrives_at_once_and_load_with_the_next_poll(
+    redis, keys, shared_redis, eventually
+):
     """Draining is announced; gauges may wait for a heartbeat."""
     writer = writer_of(redis, keys)
     await writer.open(lease("a"), ())
@@ -130,7 +132,9 @@ async def test_late_follower_reads_the_set_when_the_log_was_trimmed(redis, keys,
         assert follower.resynchronisations == 1
 
 
-async def test_late_follower_catches_up_with_a_writer_that_goes_on_writing(redis, keys, shared_redis, eventually):
+async def test_late_follower_catches_up_with_a_writer_that_goes_on_writing(
+    redis, keys, shared_redis, eventually
+):
     """Batches that arrive during the scan are neither lost nor applied twice."""
     writer = writer_of(redis, keys, log_length=100)
     truth = set(range(20_000))
@@ -249,7 +253,9 @@ async def test_lease_that_cannot_be_read_does_not_hide_the_others(redis, keys, s
         assert set(fleet.replicas) == {"good"}
 
 
-async def test_silent_replica_is_dismissed_when_its_lease_is_over(redis, keys, shared_redis, eventually, monkeypatch):
+async def test_silent_replica_is_dismissed_when_its_lease_is_over(
+    redis, keys, shared_redis, eventually, monkeypatch
+):
     """A dead agent's replica is forgotten by routers and in the list of members."""
     monkeypatch.setattr(follower_module, "MISSING_LEASE_SECONDS", 0.1)
     await writer_of(redis, keys, ttl=0.2).open(lease("a"), [1])
@@ -324,7 +330,7 @@ async def test_hanging_redis_is_noticed(keys, own_redis, eventually):
     """A Redis that accepts and never answers is as good as away, within a few time limits."""
     client = connect(own_redis.url)
     await writer_of(client, keys).open(lease("a"), [1])
-    async with following(own_redis.url, keys, timeout=0.3) as (fleet, _):
+    async with following(own_redis.url, keys, redis_seconds=0.3) as (fleet, _):
         own_redis.process.send_signal(signal.SIGSTOP)
         try:
             started = time.monotonic()
@@ -339,7 +345,7 @@ async def test_hanging_redis_is_noticed(keys, own_redis, eventually):
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_random_histories_end_with_everybody_agreeing(redis, keys, shared_redis, eventually, seed):
-    """Three agents publish, evict, clear, restart and leave, with messages lost: follower == Redis == model."""
+    """Three agents publish, evict, clear, restart, leave; messages get lost: follower == Redis == model."""
     chance = random.Random(seed)
     loud, quiet = keys, QuietKeys(keys.prefix)
     writers = {name: writer_of(redis, keys, name, log_length=chance.choice([5, 1000])) for name in "abc"}

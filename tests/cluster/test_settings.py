@@ -61,7 +61,7 @@ def test_all_bad_settings_are_named_at_once():
 
 def test_secrets_are_not_shown():
     """The message about a bad secret does not hold it."""
-    with pytest.raises(StartUpError, match="WARMROUTE_SECRET: .*no good") as caught:
+    with pytest.raises(StartUpError, match=r"WARMROUTE_SECRET: .*no good") as caught:
         load_settings(SecretSettings, secret="hunter2")
     assert "hunter2" not in str(caught.value)
 

@@ -120,7 +120,9 @@ def test_opening_is_what_stands_before_the_first_user_message(tokenizer):
     """The system prompt and the user's header are shared, the user's text is not."""
     system = {"role": "system", "content": "You are a helpful assistant."}
     prompt = tokenizer.chat({"messages": [system, user("Tell me"), user("more")]})
-    opening = tokenizer._backend.decode(list(prompt.token_ids[: prompt.opening_tokens]), skip_special_tokens=False)
+    opening = tokenizer._backend.decode(
+        list(prompt.token_ids[: prompt.opening_tokens]), skip_special_tokens=False
+    )
     assert opening == "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 
 
@@ -142,7 +144,9 @@ def test_opening_is_zero_when_there_is_no_user_text(tokenizer, messages):
 def test_turns_extend_each_other(tokenizer):
     """The tokens of a turn are a prefix of the next turn's: that is what makes caching worth it."""
     first = tokenizer.chat({"messages": [user("Hello!")], "add_generation_prompt": False})
-    second = tokenizer.chat({"messages": [user("Hello!"), {"role": "assistant", "content": "I"}, user("you")]})
+    second = tokenizer.chat(
+        {"messages": [user("Hello!"), {"role": "assistant", "content": "I"}, user("you")]}
+    )
     assert list(second.token_ids[: len(first.token_ids)]) == list(first.token_ids)
 
 
@@ -188,7 +192,9 @@ def test_what_cannot_be_rendered_is_one_kind_of_error(tokenizer, request_body):
     st.fixed_dictionaries(
         {},
         optional={
-            "tools": st.lists(st.dictionaries(st.sampled_from(["function", "type"]), json_values, max_size=2)),
+            "tools": st.lists(
+                st.dictionaries(st.sampled_from(["function", "type"]), json_values, max_size=2)
+            ),
             "documents": json_values,
             "reasoning_effort": json_values,
             "add_generation_prompt": json_values,

@@ -9,9 +9,7 @@ from policies.catalog import DEFAULT_POLICY, POLICIES
 from policies.types import NoReplicaError, Request, Snapshot
 
 rows = st.lists(
-    st.tuples(
-        st.booleans(), st.integers(0, 4096), st.integers(0, 50_000), st.integers(0, 300)
-    ),
+    st.tuples(st.booleans(), st.integers(0, 4096), st.integers(0, 50_000), st.integers(0, 300)),
     min_size=1,
     max_size=10,
 )

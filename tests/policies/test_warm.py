@@ -1,5 +1,6 @@
 """The default policy: conversations stay, openings spread, cold ones go by the ring."""
 
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -131,3 +132,22 @@ def test_nobody_eligible_is_an_error(snapshot_of, request_of):
         warm(request_of(), snapshot_of([0, 0], eligible=[False, False]))
     with pytest.raises(NoReplicaError):
         warm(request_of(), snapshot_of([]))
+
+
+def test_conversation_without_a_block_of_its_own_stays_where_it_was(snapshot_of, request_of):
+    """Where nobody holds more than its last replica, a conversation stays there despite some more load."""
+    snapshot = snapshot_of(cached=[896, 896], queued=[600, 0], running=[2, 0])
+    request = request_of(prompt=1010, opening=1000)
+    for home in (0, 1):
+        assert warm(request, dataclasses.replace(snapshot, home=home)).row == home
+    assert warm(request, dataclasses.replace(snapshot, home=-1)).row == 1
+
+
+def test_home_is_left_for_more_blocks_or_for_much_less_load(snapshot_of, request_of):
+    """A conversation leaves its last replica when another holds more of it, or when a step's work queues there."""
+    elsewhere = snapshot_of(cached=[0, 896])
+    assert warm(request_of(), dataclasses.replace(elsewhere, home=0)).row == 1
+    crowded = snapshot_of(cached=[0, 0], queued=[5000, 0])
+    assert warm(request_of(), dataclasses.replace(crowded, home=0)).row == 1
+    gone = snapshot_of(cached=[896, 0], eligible=[False, True])
+    assert warm(request_of(), dataclasses.replace(gone, home=0)).row == 1

@@ -1,14 +1,17 @@
 """The real router application under uvicorn, between a client and scripted engines."""
 
 import asyncio
-import time
+import shutil
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import aiohttp
 import pytest
 import uvicorn
 from fake_engine import FakeEngine
+from redis_process import RedisProcess
+from waiting import eventually
 
+from cluster.tokenizer import PromptTokenizer
 from cluster.wire import Lease, Load, ReplicaState
 from router import tokenizers
 from router.app import create_app
@@ -40,9 +43,18 @@ class Router:
 
     async def settled(self):
         """Wait until tokenizers have been checked."""
-        async with asyncio.timeout(10):
-            while any("tokenizer" in reason for reason in (await self.get("/readyz"))[1]["missing"]):
-                await asyncio.sleep(0.01)
+        await self._missing(lambda missing: not any("tokenizer" in reason for reason in missing))
+
+    async def ready(self):
+        """Wait until `/readyz` says so."""
+        await self._missing(lambda missing: not missing)
+
+    async def _missing(self, accepted):
+        for _ in range(1000):
+            if accepted((await self.get("/readyz"))[1]["missing"]):
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError("not ready within 10 s")
 
     async def get(self, path, **headers):
         """Status and decoded body."""
@@ -56,10 +68,7 @@ class Router:
 
     async def drained(self, seconds=3.0):
         """Wait until no load is booked; the conservation law must hold."""
-        deadline = time.monotonic() + seconds
-        while self.fleet.open_bookings:
-            assert time.monotonic() < deadline, f"{self.fleet.open_bookings} bookings left"
-            await asyncio.sleep(0.005)
+        await eventually(lambda: self.fleet.open_bookings == 0, seconds)
         self.fleet.check_integrity()
         for replica in self.fleet.replicas.values():
             assert (replica.running, replica.queued_tokens) == (0, 0)
@@ -86,14 +95,25 @@ async def running(settings):
         listener.close()
 
 
+@pytest.fixture(scope="session")
+def _tokenizers_imported(tiny_model):
+    """The first tokenizer of a process takes seconds to import; no test's time limit should pay for it."""
+    PromptTokenizer(tiny_model)
+
+
 @pytest.fixture
-async def start_router(monkeypatch, tiny_model):
+async def start_router(monkeypatch, tiny_model, _tokenizers_imported):
     """Starts routers that end with the test."""
     monkeypatch.setattr(tokenizers, "CHECK_SECONDS", 0.02)
     async with AsyncExitStack() as stack:
 
         async def start(**changes):
-            values = {"redis_url": NO_REDIS, "port": 0, "tokenizers": {"m": tiny_model}, "policy": "round-robin"}
+            values = {
+                "redis_url": NO_REDIS,
+                "port": 0,
+                "tokenizers": {"m": tiny_model},
+                "policy": "round-robin",
+            }
             return await stack.enter_async_context(running(RouterSettings(**{**values, **changes})))
 
         yield start
@@ -118,3 +138,14 @@ async def router(start_router, engines):
         router.admit(engine.url, name)
     await router.settled()
     return router
+
+
+@pytest.fixture
+def redis_server(tmp_path):
+    """A Redis of this test's own."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("no redis-server on the PATH")
+    server = RedisProcess(tmp_path)
+    server.start()
+    yield server
+    server.stop()

@@ -125,7 +125,9 @@ async def answer(exchange):
     if not exchange.path.startswith("/v1/"):
         await exchange.whole(b"{}", 404)
     elif exchange.json.get("stream"):
-        usage = [event(usage=USAGE)] if (exchange.json.get("stream_options") or {}).get("include_usage") else []
+        usage = (
+            [event(usage=USAGE)] if (exchange.json.get("stream_options") or {}).get("include_usage") else []
+        )
         await stream(event("he"), event("llo"), *usage, DONE)(exchange)
     else:
         await exchange.whole(REPLY)
@@ -145,7 +147,7 @@ class FakeEngine:
     async def start(self):
         """Listen."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = "http://127.0.0.1:{}".format(self._server.sockets[0].getsockname()[1])
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def stop(self):
         """Stop listening, and close every connection."""

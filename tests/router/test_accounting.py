@@ -43,7 +43,9 @@ def record(replica="a", outcome="ok", **changes):
 def samples(metrics):
     """Every sample of the exposition by its name with labels."""
     lines = metrics.exposition().decode().splitlines()
-    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+    return {
+        name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")
+    }
 
 
 def test_sums_per_replica(accounts):
@@ -52,7 +54,11 @@ def test_sums_per_replica(accounts):
         accounts.finish(each)
     totals = accounts.totals("a")
     assert (totals.requests, totals.failures) == (3, 1)
-    assert (totals.prompt_tokens, totals.predicted_cached_tokens, totals.delivered_cached_tokens) == (200, 64, 96)
+    assert (totals.prompt_tokens, totals.predicted_cached_tokens, totals.delivered_cached_tokens) == (
+        200,
+        64,
+        96,
+    )
     assert totals.hit_rate == pytest.approx(0.48)
     assert accounts.totals("b").hit_rate is None
 

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from router import sse
 from router.sse import EventSplitter, Usage, error_status, first_event, parse_usage, usage_of_reply
 
-lines = st.sampled_from([b'data: {"a":1}', b"data: [DONE]", b": ping", b"event: x", b"data: \xe4\xb8\x9c", b"id:"])
+lines = st.sampled_from(
+    [b'data: {"a":1}', b"data: [DONE]", b": ping", b"event: x", b"data: \xe4\xb8\x9c", b"id:"]
+)
 ends = st.sampled_from([b"\n\n", b"\r\n\r\n"])
 
 
@@ -17,7 +19,9 @@ ends = st.sampled_from([b"\n\n", b"\r\n\r\n"])
 def streams(draw):
     """Whole events with one kind of line end, and a rest that may be cut off."""
     end = draw(ends)
-    bodies = draw(st.lists(st.lists(lines, min_size=1, max_size=3).map(end[: len(end) // 2].join), max_size=6))
+    bodies = draw(
+        st.lists(st.lists(lines, min_size=1, max_size=3).map(end[: len(end) // 2].join), max_size=6)
+    )
     return [body + end for body in bodies], draw(st.sampled_from([b"", b"data: cut", b"data: cut\n", b"\r"]))
 
 
@@ -37,7 +41,10 @@ def test_any_split_gives_the_same_events(stream, data):
 
 def test_line_ends_of_both_kinds_in_one_chunk():
     """A chunk with both kinds of line ends is not taken for one event."""
-    assert EventSplitter().feed(b"data: 1\r\n\r\ndata: [DONE]\n\n") == [b"data: 1\r\n\r\n", b"data: [DONE]\n\n"]
+    assert EventSplitter().feed(b"data: 1\r\n\r\ndata: [DONE]\n\n") == [
+        b"data: 1\r\n\r\n",
+        b"data: [DONE]\n\n",
+    ]
 
 
 def test_event_without_end_is_passed_on_in_pieces(monkeypatch):
@@ -72,7 +79,9 @@ def test_usage_event_is_found_and_holds_nothing_else():
 
 def test_usage_beside_text_is_found_and_kept():
     """With continuous usage every event carries both."""
-    found, nothing_else = parse_usage(event(choices=[{"delta": {"content": "a"}}], usage={"prompt_tokens": 9}))
+    found, nothing_else = parse_usage(
+        event(choices=[{"delta": {"content": "a"}}], usage={"prompt_tokens": 9})
+    )
     assert found is not None
     assert found.cached_tokens is None
     assert not nothing_else

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from waiting import eventually
 
 from cluster.fleet import Fleet
 from cluster.tokenizer import PromptTokenizer
@@ -70,9 +71,7 @@ async def tokenizers(fleet, engine, monkeypatch):
 
 async def settled(tokenizers, model="m"):
     """Wait until it is known how the model's prompts are tokenised."""
-    async with asyncio.timeout(5):
-        while not tokenizers.settled(model):
-            await asyncio.sleep(0.005)
+    await eventually(lambda: tokenizers.settled(model))
 
 
 async def test_tokenizer_that_agrees_is_used(tokenizers):

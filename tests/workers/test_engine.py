@@ -24,7 +24,7 @@ num_gpu_blocks="40",num_gpu_blocks_override="41"} 1.0
 
 
 def test_metrics_of_vllm():
-    """Names and labels as vLLM 0.32 writes them; ranks are added up, labels that look alike are not mixed up."""
+    """As vLLM 0.32 writes them: ranks are added up, labels that look alike are not mixed up."""
     gauges = parse_metrics(VLLM_METRICS)
     assert gauges == Gauges(
         running=4,

@@ -15,6 +15,7 @@ from workers.errors import EngineStartError
 from workers.replica import free_port
 from workers.settings import WorkerSettings
 from workers.sim_command import sim_command
+from workers.sim_settings import read_settings
 from workers.supervisor import EngineCommand, EngineProcess, EngineState
 from workers.vllm_engine import EngineOptions, vllm_command
 
@@ -176,7 +177,7 @@ async def test_nothing_outlives_a_killed_parent(bench, eventually):
         parent.wait()
         parent.stdout.close()
     await eventually(lambda: bench.alive() == [])
-    assert not _is_alive(int(line.split()[1]))
+    await eventually(lambda: not _is_alive(int(line.split()[1])))
 
 
 def _start_parent(bench: Bench) -> "subprocess.Popen[str]":
@@ -221,15 +222,27 @@ async def test_logs_are_bounded(bench, eventually):
         assert (bench.folder / "log").stat().st_size <= 100_000
 
 
-async def test_the_simulated_engine_runs_supervised(bench, tiny_model):
-    """Its command line is understood, with the key in the environment."""
-    options = EngineOptions(model=str(tiny_model), served_model_name="tiny", max_model_len=256, num_blocks=64)
-    command = sim_command(options, "127.0.0.1", bench.port, bench.folder, "secret")
+def test_the_command_line_of_the_simulated_engine(tmp_path):
+    """It is one that the simulated engine understands, with the key in the environment."""
+    options = EngineOptions(
+        model=str(tmp_path), served_model_name="m", max_model_len=256, num_blocks=64, block_size=8
+    )
+    command = sim_command(options, "127.0.0.1", 8100, Path("/tmp/s"), "secret")
+    _, module, name, *arguments = command.arguments
+    read = read_settings(arguments)
+    assert (module, name) == ("-m", "workers.sim_engine")
+    assert (read.port, read.engines, read.block_size, read.num_blocks, read.max_model_len) == (
+        8100,
+        1,
+        8,
+        64,
+        256,
+    )
+    assert (read.kv_endpoint, read.kv_replay_endpoint) == ("ipc:///tmp/s/events", "ipc:///tmp/s/replay")
+    assert (read.served_model_name, read.model) == ("m", tmp_path)
     assert "secret" not in " ".join(command.arguments)
-    settings = bench.settings.model_copy(update={"start_seconds": 30.0})
-    engine = EngineProcess(command, settings, bench.folder / "log")
-    await engine.start()
-    await engine.stop()
+    assert command.environment["WARMROUTE_SIM_API_KEY"] == "secret"
+    assert command.url == "http://127.0.0.1:8100"
 
 
 def test_the_command_line_of_vllm(tmp_path):

@@ -1,0 +1,177 @@
+"""``warmroute serve`` for real: Ray Serve, vLLM on the CPU, the packaged model, Redis, and a real client."""
+
+import asyncio
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import psutil
+import pytest
+
+from loadtest.conversations import compare, possible_tokens
+from tests.integration.system import ROOT, System, eventually, free_port
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
+
+BLOCK_SIZE = 128
+MODEL = "SmolLM2-135M-Instruct"
+START_SECONDS = 400.0
+
+
+class Served:
+    """A running ``warmroute serve``."""
+
+    def __init__(self, system: System, *options: str) -> None:
+        port = free_port()
+        self.system = system
+        self.url = f"http://127.0.0.1:{port}"
+        self.process = system.start(
+            "serve",
+            [sys.executable, "-m", "cluster.cli", "serve", "--port", str(port), *options],
+            REDIS_URL=system.redis_url,
+            WARMROUTE_CACHE_DIR=str(ROOT / ".warmroute"),
+            COLUMNS="200",
+        )
+
+    async def ready(self) -> None:
+        """Wait until it says that everything is up."""
+
+        async def is_up() -> bool:
+            assert self.process.poll() is None, self.system.log("serve")
+            return "Ctrl-C stops everything" in self.system.log("serve")
+
+        await eventually(is_up, START_SECONDS, "serve is up", every=1.0)
+
+    def descendants(self) -> list[psutil.Process]:
+        """All processes below it, and those that were started in its name and have left the tree."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def engine(self, url: str) -> psutil.Process:
+        """The process that listens on an engine's port."""
+        port = url.rsplit(":", 1)[1]
+        return next(
+            process
+            for process in self.descendants()
+            if (line := process.cmdline())[1:2] == ["-m"] and "--port" in line and port in line
+        )
+
+    async def replicas(self) -> dict[str, dict[str, Any]]:
+        """What the router says of each replica, by URL of its engine."""
+        return await self.system.replicas(self.url)
+
+    async def stop(self) -> None:
+        """Press Ctrl-C; everything it started must end."""
+        below = self.descendants()
+        self.process.send_signal(signal.SIGINT)
+        assert await asyncio.to_thread(self.process.wait, 90) == 0, self.system.log("serve")
+        _, alive = psutil.wait_procs(below, timeout=5)
+        assert not alive
+
+
+@pytest.fixture
+async def served(system: System, request: pytest.FixtureRequest) -> AsyncIterator[Served]:
+    """A system that was started with the options of the test and is ready; it ends with the test."""
+    served = Served(system, *request.param)
+    await served.ready()
+    yield served
+    if served.process.poll() is None:
+        await served.stop()
+
+
+@pytest.mark.parametrize("served", [()], indirect=True, ids=["vllm"])
+async def test_real_engines_keep_conversations_and_survive_a_kill(served: Served) -> None:
+    """Conversations stay on their blocks; kill -9 of an engine loses no request that had not streamed.
+
+    The engine comes back with a new epoch and owns nothing; agents, Redis and router agree; Ctrl-C leaves no
+    process behind.
+    """
+    [contestant] = await compare(
+        {"warm": served.url}, MODEL, num_conversations=4, num_turns=3, concurrency=2, max_tokens=48, seed=5
+    )
+    pairs = [pair for c in contestant.conversations for pair in zip(c.turns, c.turns[1:], strict=False)]
+    assert all(previous.replica == turn.replica for previous, turn in pairs)
+    delivered = sum(turn.cached_tokens for _, turn in pairs)
+    assert delivered >= 0.95 * sum(possible_tokens(*pair, BLOCK_SIZE) for pair in pairs)
+    checked = served.system.check(served.url)
+    assert checked.returncode == 0, checked.stdout
+
+    before = await served.replicas()
+    victim = next(iter(before))
+    begun: dict[int, str] = {}
+    killed = asyncio.Event()
+
+    async def one(number: int) -> bytes:
+        body = {
+            "model": MODEL,
+            "messages": [{"role": "user", "content": f"{number}: tell a long story about a router."}],
+            "max_tokens": 150,
+            "ignore_eos": True,
+            "stream": True,
+        }
+        async with served.system.session.post(f"{served.url}/v1/chat/completions", json=body) as response:
+            assert response.status == 200, await response.text()
+            received = b""
+            async for part in response.content.iter_any():
+                if not killed.is_set():
+                    begun[number] = response.headers["x-warmroute-replica"]
+                received += part
+            return received
+
+    async def two_begun_on_the_victim() -> bool:
+        return list(begun.values()).count(before[victim]["replica"]) >= 2
+
+    requests = [asyncio.ensure_future(one(number)) for number in range(8)]
+    await eventually(two_begun_on_the_victim, 60, "streams have begun", every=0.02)
+    requests += [asyncio.ensure_future(one(number)) for number in range(8, 14)]
+    await asyncio.sleep(0.05)
+    served.engine(victim).kill()
+    killed.set()
+    outcomes = await asyncio.gather(*requests)
+
+    broken = {number for number, received in enumerate(outcomes) if b'"error"' in received}
+    assert broken, "no stream was under way on the engine that was killed"
+    assert broken <= begun.keys()
+    assert all(received.endswith(b"data: [DONE]\n\n") for received in outcomes)
+    assert (await served.system.get(f"{served.url}/admin/replicas"))["open_bookings"] == 0
+
+    async def back() -> bool:
+        replica = (await served.replicas()).get(victim)
+        return bool(replica and replica["state"] == "ready" and replica["epoch"] > before[victim]["epoch"])
+
+    await eventually(back, START_SECONDS, "the killed engine is back", every=1.0)
+    assert (await served.replicas())[victim]["owned_blocks"] == 0
+    assert served.system.check(served.url).returncode == 0
+    await served.stop()
+
+
+@pytest.mark.parametrize(
+    "served", [("--engine", "sim", "--replicas", "3", "--blocks", "500")], indirect=True, ids=["sim"]
+)
+async def test_simulated_engines_are_served_alike(served: Served) -> None:
+    """``--engine sim`` starts the same system without weights, with the options that were given."""
+    replicas = await served.replicas()
+    assert len(replicas) == 3
+    assert {replica["capacity_blocks"] for replica in replicas.values()} == {500}
+    assert all(replica["state"] == "ready" for replica in replicas.values())
+    direct = f"{next(iter(replicas))}/v1/models"
+    async with served.system.session.get(direct) as response:
+        assert response.status == 401, "an engine can be reached without the secret"
+
+
+def test_a_taken_port_is_said_before_anything_starts() -> None:
+    """When the router's port is taken, serve says so, names the option, and exits with 2 at once."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        outcome = subprocess.run(
+            [sys.executable, "-m", "cluster.cli", "serve", "--port", str(port)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert outcome.returncode == 2
+    assert "--port" in outcome.stderr

@@ -1,0 +1,151 @@
+"""The structure that DESIGN.md and ARCHITECTURE.md promise, checked on the source."""
+
+import ast
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("policies", "cluster", "workers", "router", "loadtest")
+MAY_IMPORT = {
+    "policies": set(),
+    "cluster": {"policies"},
+    "workers": {"cluster"},
+    "router": {"cluster", "policies"},
+    "loadtest": {"policies", "cluster"},
+}
+COMPOSITION_ROOT = {"cluster/cli.py", "cluster/launcher.py", "cluster/serve_app.py"}
+"""May import `router` and `workers`, but only inside functions: each may be installed without the other."""
+
+MAX_LINES = 330
+MAX_BYTES = 1_000_000
+"""Larger files are data."""
+IMPURE = {
+    "asyncio", "datetime", "io", "multiprocessing", "os", "pathlib", "random", "secrets", "shutil", "signal",
+    "socket", "ssl", "subprocess", "tempfile", "threading", "time", "urllib", "uuid",
+}  # fmt: skip
+POLICIES_MAY_USE = {"numpy", "uhashring", "policies"}
+NOT_OURS = {".git", ".hypothesis", ".venv", ".warmroute", "__pycache__", "build", "node_modules"}
+NOT_OUR_ENDS = ("_cache", ".egg-info")
+REGISTRY_HOSTS = [
+    ".".join(parts)
+    for parts in (
+        ("pypi", "org"),
+        ("pythonhosted", "org"),
+        ("npmjs", "org"),
+        ("npmjs", "com"),
+        ("debian", "org"),
+        ("ubuntu", "com"),
+        ("crates", "io"),
+        ("download", "pytorch", "org"),
+        ("proxy", "golang", "org"),
+    )
+]
+
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    """A path as it is written in the repository."""
+    return path.relative_to(ROOT).as_posix()
+
+
+def is_late(node: ast.AST) -> bool:
+    """Whether what stands inside is not run when the module is imported."""
+    if isinstance(node, ast.If):
+        return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+
+
+def imports_of(path: Path) -> Iterator[tuple[str, bool]]:
+    """First part of every imported module, and whether it is imported inside a function."""
+    tree = ast.parse(path.read_text())
+    inside = {id(node) for outer in ast.walk(tree) if is_late(outer) for node in ast.walk(outer)}
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name_of(path)}: relative import"
+            names = [node.module or ""]
+        for name in names:
+            yield name.partition(".")[0], id(node) in inside
+
+
+def our_files() -> Iterator[Path]:
+    """All text files that belong to the project."""
+    for folder, folders, files in os.walk(ROOT):
+        folders[:] = [name for name in folders if name not in NOT_OURS and not name.endswith(NOT_OUR_ENDS)]
+        for path in (Path(folder) / name for name in files):
+            if path.is_file() and path.stat().st_size < MAX_BYTES:
+                yield path
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_packages_import_only_what_they_may(path):
+    """Parts meet where the design says: `router` and `workers` never import each other."""
+    package = path.relative_to(ROOT).parts[0]
+    allowed = MAY_IMPORT[package] | {package}
+    for imported, in_function in imports_of(path):
+        if imported not in PACKAGES or imported in allowed:
+            continue
+        assert name_of(path) in COMPOSITION_ROOT, f"{name_of(path)} imports {imported}"
+        assert imported in ("router", "workers")
+        assert in_function, f"{name_of(path)} imports {imported} outside a function"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "policies").rglob("*.py")), ids=name_of)
+def test_policies_are_pure(path):
+    """A policy sees no clock, no chance and no I/O: the standard library's pure part, numpy and uhashring."""
+    for imported, _ in imports_of(path):
+        assert imported in POLICIES_MAY_USE or imported in sys.stdlib_module_names, imported
+        assert imported not in IMPURE, imported
+    calls = {
+        node.func.id
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert not calls & {"open", "print", "input", "exec", "eval", "__import__"}
+    assert "np.random" not in path.read_text()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_modules_own_one_idea(path):
+    """A file that grows past 330 lines wants to be two."""
+    assert len(path.read_text().splitlines()) <= MAX_LINES
+
+
+def test_no_registry_is_named():
+    """Packages come from where a machine's own configuration says: no file names a registry's host."""
+    found = []
+    for path in our_files():
+        try:
+            text = path.read_text()
+        except UnicodeDecodeError:
+            continue
+        found += [f"{name_of(path)}: {host}" for host in REGISTRY_HOSTS if host in text]
+    assert not found
+
+
+@pytest.mark.parametrize("path", TESTS, ids=name_of)
+def test_every_test_states_its_behaviour(path):
+    """A test's docstring says what holds."""
+    tree = ast.parse(path.read_text())
+    silent = [
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.name.startswith("test_")
+        and not ast.get_docstring(node)
+    ]
+    assert not silent
+
+
+def test_every_package_is_typed():
+    """Each package tells type checkers that it is annotated."""
+    for package in PACKAGES:
+        assert (ROOT / package / "py.typed").exists(), package
