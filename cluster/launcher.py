@@ -50,6 +50,10 @@ def serve(settings: ServeSettings, console: Console) -> None:
 
 
 def _start(settings: ServeSettings, console: Console, stack: ExitStack) -> None:
+    if settings.ray_address and not settings.redis_url:
+        raise StartUpError(
+            "on a Ray cluster every node must reach Redis: name one with REDIS_URL or --redis-url"
+        )
     _require_free_port(settings)
     model = _find_model(settings, console)
     with step(console, "Redis") as current:
@@ -104,6 +108,8 @@ def _start_ray(settings: ServeSettings) -> None:
     if settings.ray_address:
         ray.init(address=settings.ray_address, log_to_driver=False, logging_level="error")
     else:
+        # Ray runs its workers, and so router and engines, at niceness 15: they are the service here.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         ray.init(
             address="local",
             # One logical CPU per actor; engines use as many threads as they are told, whatever Ray counts.

@@ -4,6 +4,7 @@ import io
 import socket
 
 import pytest
+import structlog
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -21,6 +22,13 @@ def taken_port():
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         yield holder.getsockname()[1]
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was():
+    """Commands set up logging on a standard error that ends with the test."""
+    yield
+    structlog.reset_defaults()
 
 
 def run_main(arguments, capsys):

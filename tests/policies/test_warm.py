@@ -144,7 +144,7 @@ def test_conversation_without_a_block_of_its_own_stays_where_it_was(snapshot_of,
 
 
 def test_home_is_left_for_more_blocks_or_for_much_less_load(snapshot_of, request_of):
-    """A conversation leaves its last replica when another holds more of it, or when a step's work queues there."""
+    """A conversation leaves its last replica for more blocks elsewhere, and for much less load."""
     elsewhere = snapshot_of(cached=[0, 896])
     assert warm(request_of(), dataclasses.replace(elsewhere, home=0)).row == 1
     crowded = snapshot_of(cached=[0, 0], queued=[5000, 0])
