@@ -7,9 +7,8 @@ so that one can be scaled, replaced or restarted without the other.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from workers.replica import ReplicaOptions
-
     from router.settings import RouterSettings
+    from workers.replica import ReplicaOptions
 
 REPLICAS_APP = "warmroute-replicas"
 ROUTER_APP = "warmroute-router"
@@ -20,6 +19,7 @@ HEALTH_CHECK_SECONDS = 2.0
 def replicas_app(options: "ReplicaOptions", num_replicas: int, num_gpus: float) -> Any:
     """The application that runs engines, one per Serve replica."""
     from ray import serve
+
     from workers.replica import Replica
 
     deployment = serve.deployment(

@@ -85,7 +85,7 @@ async def running(settings):
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
-    # What `serve` does, without its signal handlers and its pauses of 0.1 s, which add up over a hundred tests.
+    # What `serve` does, without its signal handlers and its 0.1 s pauses, which add up in a hundred tests.
     await server.startup(sockets=[listener])
     try:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as client:
