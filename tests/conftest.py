@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-from tiny_model import build_tiny_model
+
+from tests.tiny_model import build_tiny_model
 
 settings.register_profile(
     "warmroute",

@@ -4,10 +4,10 @@ import shutil
 
 import pytest
 import waiting
-from redis_process import RedisProcess
 
 from cluster.store import connect
 from cluster.wire import Keys
+from tests.redis_process import RedisProcess
 
 
 @pytest.fixture(scope="session")

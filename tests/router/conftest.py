@@ -7,9 +7,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import aiohttp
 import pytest
 import uvicorn
-from fake_engine import FakeEngine
-from redis_process import RedisProcess
-from waiting import eventually
 
 from cluster.tokenizer import PromptTokenizer
 from cluster.wire import Lease, Load, ReplicaState
@@ -17,6 +14,9 @@ from router import tokenizers
 from router.app import create_app
 from router.server import bind
 from router.settings import RouterSettings
+from tests.redis_process import RedisProcess
+from tests.router.fake_engine import FakeEngine
+from tests.waiting import eventually
 
 NO_REDIS = "redis://127.0.0.1:1/0"
 

@@ -6,7 +6,11 @@ import socket
 
 import pytest
 from blockbuster import blockbuster_ctx
-from fake_engine import (
+
+from cluster.ownership import OwnershipWriter
+from cluster.store import connect
+from cluster.wire import Keys, Lease, ReplicaState
+from tests.router.fake_engine import (
     DONE,
     REPLY,
     USAGE,
@@ -19,11 +23,7 @@ from fake_engine import (
     stream,
     whole,
 )
-from waiting import eventually
-
-from cluster.ownership import OwnershipWriter
-from cluster.store import connect
-from cluster.wire import Keys, Lease, ReplicaState
+from tests.waiting import eventually
 
 MESSAGES = [
     {"role": "system", "content": "You are a helpful assistant."},

@@ -3,7 +3,6 @@
 import asyncio
 
 import pytest
-from waiting import eventually
 
 from cluster.fleet import Fleet
 from cluster.tokenizer import PromptTokenizer
@@ -11,6 +10,7 @@ from cluster.wire import Lease, Load, ReplicaState
 from router import tokenizers as module
 from router.errors import AttemptFailedError
 from router.tokenizers import Tokenizers
+from tests.waiting import eventually
 
 
 class Engine:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 import redis
-from fake_engine import FakeEngine
 from redis.asyncio import Redis
 
+from tests.workers.fake_engine import FakeEngine
 from workers.settings import WorkerSettings
 
 

@@ -7,13 +7,13 @@ import time
 import aiohttp
 import msgspec
 import pytest
-from fake_engine import FakeEngine
 
 from cluster.block_keys import block_keys, unpack_keys
 from cluster.errors import FencedError
 from cluster.ownership import OwnershipWriter
 from cluster.tokenizer import tokenizer_fingerprint
 from cluster.wire import Batch, Lease, Load, ReplicaState
+from tests.workers.fake_engine import FakeEngine
 from workers.agent import Agent, default_replica_id
 from workers.agent_main import serve_agents
 

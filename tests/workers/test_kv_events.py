@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 import zmq.asyncio
-from fake_engine import FakePublisher
 
+from tests.workers.fake_engine import FakePublisher
 from workers.errors import EventFormatError
 from workers.kv_events import AllBlocksCleared, BlockRemoved, BlockStored, EventSource, decode_batch
 from workers.kv_stream import (
