@@ -58,7 +58,7 @@ def create_app(settings: RouterSettings) -> FastAPI:
                 accounts,
                 authenticate,
                 admission,
-                settings.max_body_bytes,
+                settings,
             )
             app.router.routes.append(Route(path, endpoint, methods=["POST"]))
         app.include_router(model_routes(fleet, authenticate))

@@ -6,12 +6,14 @@ ApiError                        an answer in OpenAI's error format
 ├── AuthenticationError         401
 ├── UnknownPathError            404, 405
 ├── UnknownModelError           404
+├── BodyTooSlowError            408
 ├── BodyTooLargeError           413
 ├── OverloadedError             429 + Retry-After
 ├── NoReplicaReadyError         503 + Retry-After
 └── UpstreamError               502 or 504: every attempt failed
 AttemptFailedError              one attempt at one replica failed; the dispatcher tries the next
 ReplyBrokenError                a reply that had begun broke off
+ClientStalledError              a client does not read its answer
 """
 
 from typing import Any
@@ -75,6 +77,14 @@ class UnknownModelError(ApiError):
     code = "model_not_found"
 
 
+class BodyTooSlowError(ApiError):
+    """The request body did not arrive in time."""
+
+    status = 408
+    type = "invalid_request_error"
+    code = "request_timeout"
+
+
 class BodyTooLargeError(ApiError):
     """The request body is over the limit."""
 
@@ -125,3 +135,7 @@ class AttemptFailedError(Exception):
 
 class ReplyBrokenError(Exception):
     """A reply that had begun broke off before its end."""
+
+
+class ClientStalledError(Exception):
+    """A client has not taken anything of its answer for too long."""

@@ -31,6 +31,10 @@ class RouterSettings(ClusterSettings):
     """Queueing and prefill on the engine must be over within this time."""
     idle_seconds: float = Field(300.0, gt=0)
     """Longest silence of an engine in the middle of a reply."""
+    body_seconds: float = Field(60.0, gt=0)
+    """How long a request body may take to arrive."""
+    stalled_client_seconds: float = Field(300.0, gt=0)
+    """How long a client may take nothing of its answer; the engine then stops working on it."""
     failed_replica_seconds: float = Field(1.0, ge=0)
     """A replica that could not be reached is left alone for this long."""
     max_blocks: int = Field(DEFAULT_MAX_BLOCKS, ge=1)

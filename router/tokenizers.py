@@ -22,7 +22,7 @@ from router.upstream import Upstream
 
 CHECK_SECONDS = 0.5
 MISMATCHES_ALLOWED = 2
-"""Replies whose prompt token count may differ from ours before the tokenizer is no longer believed."""
+"""Replies in a row whose prompt token count may differ before the tokenizer is no longer believed."""
 
 PROBES: tuple[dict[str, Any], ...] = (
     {"messages": [{"role": "user", "content": "Hello, wörld! 12345 \n\n  two spaces"}]},
@@ -74,7 +74,10 @@ class Tokenizers:
     def compare(self, model: str, computed: int, reported: int) -> None:
         """Compare a prompt's length in tokens with what the engine reported for it."""
         entry = self._entries.get(model)
-        if entry is None or computed == reported or entry.alarm:
+        if entry is None or entry.alarm:
+            return
+        if computed == reported:
+            entry.mismatches = 0
             return
         entry.mismatches += 1
         log.warning("prompt_tokens_differ", model=model, computed=computed, reported=reported)

@@ -15,11 +15,12 @@ from cluster.fleet import Fleet
 from router.accounting import Accounts, RequestRecord
 from router.admission import Admission
 from router.api.schema import Call
-from router.api.transport import error_headers, read_body, send_reply, start_reply
+from router.api.transport import error_headers, impatient, read_body, send_reply, start_reply
 from router.auth import Authenticator
 from router.dispatch import Dispatcher, Exchange
-from router.errors import ApiError, ReplyBrokenError, UnknownModelError, UpstreamError
+from router.errors import ApiError, ClientStalledError, ReplyBrokenError, UnknownModelError, UpstreamError
 from router.prompts import prepare
+from router.settings import RouterSettings
 from router.sse import DONE, EventSplitter, error_status, parse_usage, usage_of_reply
 from router.tokenizers import Tokenizers
 
@@ -39,7 +40,7 @@ class GenerationEndpoint:
         accounts: Accounts,
         authenticate: Authenticator,
         admission: Admission,
-        max_body_bytes: int,
+        settings: RouterSettings,
     ) -> None:
         self._parse = parse
         self._fleet = fleet
@@ -48,16 +49,17 @@ class GenerationEndpoint:
         self._accounts = accounts
         self._authenticate = authenticate
         self._admission = admission
-        self._max_body_bytes = max_body_bytes
+        self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        headers = Headers(scope=scope)
+        headers, settings = Headers(scope=scope), self._settings
+        send = impatient(send, settings.stalled_client_seconds)
         record = RequestRecord(request_id=_request_id(headers), path=scope["path"])
         try:
             record.tenant = self._authenticate(headers.get("authorization"))
             with self._admission.admitted():
-                raw = await read_body(headers, receive, self._max_body_bytes)
+                raw = await read_body(headers, receive, settings.max_body_bytes, settings.body_seconds)
                 if raw is None:
                     record.outcome, record.status = "cancelled", CLIENT_CLOSED_REQUEST
                     return
@@ -67,6 +69,10 @@ class GenerationEndpoint:
             record.status, record.error = error.status, error.message
             body = msgspec.json.encode(error.body())
             await send_reply(send, error.status, body, error_headers(error, record))
+        except ClientStalledError as error:
+            # The answer has begun and cannot be ended properly: the server cuts the connection.
+            record.outcome, record.status, record.error = "cancelled", CLIENT_CLOSED_REQUEST, str(error)
+            raise
         except BaseException as error:
             record.outcome = record.outcome or "failed"
             record.error = record.error or type(error).__name__

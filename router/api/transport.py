@@ -1,22 +1,30 @@
 """Bytes between client and router: reading a bounded body, sending a reply."""
 
+import asyncio
 from collections.abc import Mapping
 
 from starlette.datastructures import Headers
-from starlette.types import Receive, Send
+from starlette.types import Message, Receive, Send
 
 from router.accounting import RequestRecord
-from router.errors import ApiError, BodyTooLargeError
+from router.errors import ApiError, BodyTooLargeError, BodyTooSlowError, ClientStalledError
 
 
-async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes | None:
+async def read_body(headers: Headers, receive: Receive, limit: int, seconds: float) -> bytes | None:
     """The whole request body of at most ``limit`` bytes; None when the client left before its end.
 
-    Raises `BodyTooLargeError`, as early as the headers say so.
+    Raises `BodyTooLargeError`, as early as the headers say so, and `BodyTooSlowError`.
     """
-    too_large = BodyTooLargeError(f"The request body is larger than {limit} bytes.")
     if (declared := headers.get("content-length", "")).isdigit() and int(declared) > limit:
-        raise too_large
+        raise _too_large(limit)
+    try:
+        async with asyncio.timeout(seconds):
+            return await _read(receive, limit)
+    except TimeoutError as error:
+        raise BodyTooSlowError(f"The request body did not arrive within {seconds:g} s.") from error
+
+
+async def _read(receive: Receive, limit: int) -> bytes | None:
     parts, size = [], 0
     while True:
         message = await receive()
@@ -25,10 +33,27 @@ async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes | N
         part = message.get("body", b"")
         size += len(part)
         if size > limit:
-            raise too_large
+            raise _too_large(limit)
         parts.append(part)
         if not message.get("more_body", False):
             return b"".join(parts)
+
+
+def _too_large(limit: int) -> BodyTooLargeError:
+    return BodyTooLargeError(f"The request body is larger than {limit} bytes.")
+
+
+def impatient(send: Send, seconds: float) -> Send:
+    """The same ``send``, which raises `ClientStalledError` when the client takes nothing for too long."""
+
+    async def send_in_time(message: Message) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await send(message)
+        except TimeoutError as error:
+            raise ClientStalledError(f"the client took nothing for {seconds:g} s") from error
+
+    return send_in_time
 
 
 async def start_reply(send: Send, status: int, headers: Mapping[str, str]) -> None:

@@ -16,7 +16,7 @@ async def system(tmp_path: Path, tiny_model: Path) -> AsyncIterator[System]:
     async with aiohttp.ClientSession(timeout=timeout) as session:
         system = System(tmp_path, tiny_model, session)
         try:
-            await system.start_redis()
+            system.redis.start()
             yield system
         finally:
             system.stop()

@@ -13,6 +13,8 @@ from typing import Any
 
 import aiohttp
 
+from tests.redis_process import RedisProcess
+
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
 ROOT = Path(__file__).parents[2]
@@ -43,7 +45,7 @@ class System:
         self.directory = directory
         self.model = model
         self.session = session
-        self.redis_url = ""
+        self.redis = RedisProcess(directory)
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, name: str, command: Sequence[str], **environment: str) -> subprocess.Popen[bytes]:
@@ -66,12 +68,6 @@ class System:
         """Everything that the processes of that name have written."""
         return "".join(path.read_text() for path in sorted(self.directory.glob(f"{name}-*.log")))
 
-    async def start_redis(self) -> None:
-        """A Redis without persistence."""
-        port = free_port()
-        self.start("redis", ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no"])
-        self.redis_url = f"redis://127.0.0.1:{port}/0"
-
     async def start_engine(self, port: int = 0, *options: str) -> tuple[str, subprocess.Popen[bytes]]:
         """A simulated engine; returns its URL once it answers."""
         port = port or free_port()
@@ -91,13 +87,13 @@ class System:
     def start_agent(self, *engine_urls: str) -> subprocess.Popen[bytes]:
         """One agent for all these engines."""
         urls = [option for url in engine_urls for option in ("--engine-url", url)]
-        return self.start("agent", [*WARMROUTE, "agent", "--redis-url", self.redis_url, *urls])
+        return self.start("agent", [*WARMROUTE, "agent", "--redis-url", self.redis.url, *urls])
 
     async def start_router(self, *options: str, ready: bool = True) -> str:
         """A router; returns its URL once it is ready."""
         port = free_port()
         self.start(
-            "router", [*WARMROUTE, "router", "--redis-url", self.redis_url, "--port", str(port), *options]
+            "router", [*WARMROUTE, "router", "--redis-url", self.redis.url, "--port", str(port), *options]
         )
         url = f"http://127.0.0.1:{port}"
         path = "readyz" if ready else "healthz"
@@ -126,7 +122,7 @@ class System:
         """The outcome of ``warmroute check``."""
         urls = [option for url in routers for option in ("--router-url", url)]
         return subprocess.run(
-            [*WARMROUTE, "check", "--redis-url", self.redis_url, *urls],
+            [*WARMROUTE, "check", "--redis-url", self.redis.url, *urls],
             capture_output=True,
             text=True,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -138,6 +134,7 @@ class System:
         """End everything that was started, newest first."""
         for process in reversed(self._processes):
             end(process)
+        self.redis.stop()
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

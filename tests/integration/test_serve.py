@@ -31,7 +31,7 @@ class Served:
         self.process = system.start(
             "serve",
             [sys.executable, "-m", "cluster.cli", "serve", "--port", str(port), *options],
-            REDIS_URL=system.redis_url,
+            REDIS_URL=system.redis.url,
             WARMROUTE_CACHE_DIR=str(ROOT / ".warmroute"),
             COLUMNS="200",
         )

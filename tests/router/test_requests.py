@@ -502,6 +502,43 @@ async def test_client_that_does_not_read_is_not_buffered_for(router, engines):
     await router.drained()
 
 
+async def test_stalled_client_is_given_up(start_router, engines):
+    """A client that takes nothing of its answer for too long holds neither engine nor booking."""
+    router = await start_router(stalled_client_seconds=0.3)
+    router.admit(engines[0].url)
+    piece = event("x" * 60_000)
+
+    async def pour(exchange):
+        await exchange.head()
+        for _ in range(4000):
+            await exchange.chunk(piece)
+
+    engines[0].script.append(pour)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        client.connect(("127.0.0.1", router.port))
+        data = json.dumps(STREAM).encode()
+        client.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(data)
+        )
+        client.sendall(data)
+        exchange = await arrived(engines[0])
+        await asyncio.wait_for(exchange.gone.wait(), 5)
+        await router.drained()
+
+
+async def test_body_that_trickles_in_is_given_up(start_router):
+    """A body that does not arrive in time is answered with 408 and holds no place."""
+    router = await start_router(body_seconds=0.2, max_open_requests=1)
+    reader, writer = await asyncio.open_connection("127.0.0.1", router.port)
+    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{")
+    reply = await asyncio.wait_for(reader.readuntil(b"}}"), 5)
+    assert reply.startswith(b"HTTP/1.1 408")
+    assert b"request_timeout" in reply
+    writer.close()
+    await writer.wait_closed()
+
+
 # ---- refusals ----
 
 

@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import shutil
-import socket
-import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -14,43 +12,9 @@ import pytest_asyncio
 import redis
 from redis.asyncio import Redis
 
+from tests.redis_process import RedisProcess
 from tests.workers.fake_engine import FakeEngine
 from workers.settings import WorkerSettings
-
-
-class RedisServer:
-    """A redis-server without persistence, on a free port."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.port = listener.getsockname()[1]
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start, and wait until it answers."""
-        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        self._process = subprocess.Popen(
-            ["redis-server", *options, "--dir", str(self._folder)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.STDOUT,
-        )
-        with redis.Redis(port=self.port) as client:
-            for _ in range(200):
-                try:
-                    client.ping()
-                    return
-                except redis.ConnectionError:
-                    time.sleep(0.01)
-        raise RuntimeError("redis-server does not start")
-
-    def stop(self) -> None:
-        """Kill it: everything it knew is gone."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
 
 
 @pytest.fixture(scope="session")
@@ -63,16 +27,16 @@ def redis_program() -> None:
 @pytest.fixture(scope="session")
 def shared_redis_server(
     redis_program: None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RedisServer]:
+) -> Iterator[RedisProcess]:
     """One server for all tests; take `redis_server`."""
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server = RedisProcess(tmp_path_factory.mktemp("redis"))
     server.start()
     yield server
     server.stop()
 
 
 @pytest.fixture
-def redis_server(shared_redis_server: RedisServer) -> Iterator[RedisServer]:
+def redis_server(shared_redis_server: RedisProcess) -> Iterator[RedisProcess]:
     """A running and empty Redis; a test may stop and start it."""
     yield shared_redis_server
     shared_redis_server.stop()
@@ -80,7 +44,7 @@ def redis_server(shared_redis_server: RedisServer) -> Iterator[RedisServer]:
 
 
 @pytest_asyncio.fixture
-async def store(redis_server: RedisServer):
+async def store(redis_server: RedisProcess):
     """A client of the real Redis, as `cluster.store.connect` makes it."""
     client = Redis.from_url(redis_server.url, socket_timeout=1.0, socket_connect_timeout=1.0)
     yield client
