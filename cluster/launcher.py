@@ -106,10 +106,16 @@ def _start_ray(settings: ServeSettings) -> None:
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # its progress would run into ours
     if settings.ray_address:
-        ray.init(address=settings.ray_address, log_to_driver=False, logging_level="error")
+        try:
+            ray.init(address=settings.ray_address, log_to_driver=False, logging_level="error")
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise StartUpError(
+                f"no Ray cluster at {settings.ray_address} (--ray-address): {error}"
+            ) from error
     else:
         # Ray runs its workers, and so router and engines, at niceness 15: they are the service here.
         os.environ.setdefault("RAY_worker_niceness", "0")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         ray.init(
             address="local",
             # One logical CPU per actor; engines use as many threads as they are told, whatever Ray counts.
