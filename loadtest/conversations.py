@@ -86,23 +86,28 @@ async def compare(
                 [Conversation([{"role": "system", "content": opening}]) for _ in range(num_conversations)],
             )
         )
+    slots = asyncio.Semaphore(concurrency)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("turns", total=len(contestants) * num_conversations * num_turns)
+
+        async def hold_turn(conversation: Conversation, client: AsyncOpenAI, question: str) -> None:
+            async with slots:
+                conversation.messages.append({"role": "user", "content": question})
+                turn = await chat_turn(client, model, conversation.messages, max_tokens)
+                conversation.turns.append(turn)
+                conversation.messages.append({"role": "assistant", "content": turn.text})
+                progress.advance(task)
+
         for _ in range(num_turns):
             for contestant in contestants:
-                slots = asyncio.Semaphore(concurrency)
-
-                async def one(conversation: Conversation, client: AsyncOpenAI) -> None:
-                    async with slots:  # noqa: B023 - gathered before the next iteration
-                        question = words(WORDS_PER_QUESTION, source)
-                        conversation.messages.append({"role": "user", "content": question})
-                        turn = await chat_turn(client, model, conversation.messages, max_tokens)
-                        conversation.turns.append(turn)
-                        conversation.messages.append({"role": "assistant", "content": turn.text})
-                        progress.advance(task)
-
                 order = source.sample(contestant.conversations, num_conversations)
-                await asyncio.gather(*(one(conversation, contestant.client) for conversation in order))
+                questions = [words(WORDS_PER_QUESTION, source) for _ in order]
+                await asyncio.gather(
+                    *(
+                        hold_turn(conversation, contestant.client, question)
+                        for conversation, question in zip(order, questions, strict=True)
+                    )
+                )
     for contestant in contestants:
         await contestant.client.close()
     return contestants

@@ -1,9 +1,12 @@
 """A real Redis for tests, which can be stopped and started again."""
 
+import shutil
 import socket
 import subprocess
 import time
+from contextlib import contextmanager
 
+import pytest
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -48,3 +51,16 @@ class RedisProcess:
             self.process.kill()
             self.process.wait()
             self.process = None
+
+
+@contextmanager
+def running_redis(directory):
+    """A Redis for as long as the context is open; the test is skipped where there is no `redis-server`."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("no redis-server on the PATH")
+    server = RedisProcess(directory)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()

@@ -1,35 +1,25 @@
 """A real Redis for tests, and helpers to wait for what another task does."""
 
-import shutil
-
 import pytest
 import waiting
 
 from cluster.store import connect
 from cluster.wire import Keys
-from tests.redis_process import RedisProcess
+from tests.redis_process import running_redis
 
 
 @pytest.fixture(scope="session")
 def shared_redis(tmp_path_factory):
     """One server for all tests that only read and write."""
-    if shutil.which("redis-server") is None:
-        pytest.skip("no redis-server on the PATH")
-    server = RedisProcess(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.stop()
+    with running_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
 
 
 @pytest.fixture
 def own_redis(tmp_path):
     """A server that a test may stop."""
-    if shutil.which("redis-server") is None:
-        pytest.skip("no redis-server on the PATH")
-    server = RedisProcess(tmp_path)
-    server.start()
-    yield server
-    server.stop()
+    with running_redis(tmp_path) as server:
+        yield server
 
 
 @pytest.fixture

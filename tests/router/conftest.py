@@ -1,7 +1,6 @@
 """The real router application under uvicorn, between a client and scripted engines."""
 
 import asyncio
-import shutil
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import aiohttp
@@ -14,7 +13,7 @@ from router import tokenizers
 from router.app import create_app
 from router.server import bind
 from router.settings import RouterSettings
-from tests.redis_process import RedisProcess
+from tests.redis_process import running_redis
 from tests.router.fake_engine import FakeEngine
 from tests.waiting import eventually
 
@@ -149,9 +148,5 @@ async def router(start_router, engines):
 @pytest.fixture
 def redis_server(tmp_path):
     """A Redis of this test's own."""
-    if shutil.which("redis-server") is None:
-        pytest.skip("no redis-server on the PATH")
-    server = RedisProcess(tmp_path)
-    server.start()
-    yield server
-    server.stop()
+    with running_redis(tmp_path) as server:
+        yield server

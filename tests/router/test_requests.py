@@ -473,24 +473,27 @@ async def test_clients_leaving_at_random_times_leave_nothing_behind(router, engi
         assert response.status == 200
 
 
+async def pour(exchange):
+    """A script: 240 MB of answer, as fast as it is taken."""
+    await exchange.head()
+    for _ in range(4000):
+        await exchange.chunk(event("x" * 60_000))
+
+
+def ask_without_reading(client, port):
+    """Send a request for a stream on a socket that takes in little."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    client.connect(("127.0.0.1", port))
+    data = json.dumps(STREAM).encode()
+    client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(data))
+    client.sendall(data)
+
+
 async def test_client_that_does_not_read_is_not_buffered_for(router, engines):
     """The engine is slowed down to the client's pace: the router holds little more than the kernel does."""
-    piece = event("x" * 60_000)
-
-    async def pour(exchange):
-        await exchange.head()
-        for _ in range(4000):
-            await exchange.chunk(piece)
-
     engines[0].script.append(pour)
     with socket.socket() as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
-        client.connect(("127.0.0.1", router.port))
-        data = json.dumps(STREAM).encode()
-        client.sendall(
-            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(data)
-        )
-        client.sendall(data)
+        ask_without_reading(client, router.port)
         exchange = await arrived(engines[0])
         before = -1
         while exchange.written != before:
@@ -506,22 +509,9 @@ async def test_stalled_client_is_given_up(start_router, engines):
     """A client that takes nothing of its answer for too long holds neither engine nor booking."""
     router = await start_router(stalled_client_seconds=0.3)
     router.admit(engines[0].url)
-    piece = event("x" * 60_000)
-
-    async def pour(exchange):
-        await exchange.head()
-        for _ in range(4000):
-            await exchange.chunk(piece)
-
     engines[0].script.append(pour)
     with socket.socket() as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
-        client.connect(("127.0.0.1", router.port))
-        data = json.dumps(STREAM).encode()
-        client.sendall(
-            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(data)
-        )
-        client.sendall(data)
+        ask_without_reading(client, router.port)
         exchange = await arrived(engines[0])
         await asyncio.wait_for(exchange.gone.wait(), 5)
         await router.drained()

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import shutil
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -12,27 +11,16 @@ import pytest_asyncio
 import redis
 from redis.asyncio import Redis
 
-from tests.redis_process import RedisProcess
+from tests.redis_process import RedisProcess, running_redis
 from tests.workers.fake_engine import FakeEngine
 from workers.settings import WorkerSettings
 
 
 @pytest.fixture(scope="session")
-def redis_program() -> None:
-    """Skip where there is no redis-server."""
-    if shutil.which("redis-server") is None:
-        pytest.skip("no redis-server on the PATH")
-
-
-@pytest.fixture(scope="session")
-def shared_redis_server(
-    redis_program: None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RedisProcess]:
+def shared_redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
     """One server for all tests; take `redis_server`."""
-    server = RedisProcess(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.stop()
+    with running_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
 
 
 @pytest.fixture
