@@ -234,7 +234,8 @@ def _welcome(settings: ServeSettings, redis: RedisChoice, model: str, console: C
         f"Redis      {redis.url}\n\n"
         "Try it:\n\n"
         f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '"
-        f'{{"model": "{model}", "messages": [{{"role": "user", "content": "What is a KV cache?"}}]}}\'\n\n'
+        f'{{"model": "{model}", "max_tokens": 60, '
+        '"messages": [{"role": "user", "content": "What is a KV cache?"}]}\'\n\n'
         "Ctrl-C stops everything.",
         highlight=False,
         markup=False,
