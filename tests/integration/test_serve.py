@@ -1,6 +1,7 @@
 """``warmroute serve`` for real: Ray Serve, vLLM on the CPU, the packaged model, Redis, and a real client."""
 
 import asyncio
+import shlex
 import signal
 import socket
 import subprocess
@@ -151,7 +152,7 @@ async def test_real_engines_keep_conversations_and_survive_a_kill(served: Served
     "served", [("--engine", "sim", "--replicas", "3", "--blocks", "500")], indirect=True, ids=["sim"]
 )
 async def test_simulated_engines_are_served_alike(served: Served) -> None:
-    """``--engine sim`` starts the same system without weights, with the options that were given."""
+    """``--engine sim`` starts the same system without weights, and the command it prints to copy works."""
     replicas = await served.replicas()
     assert len(replicas) == 3
     assert {replica["capacity_blocks"] for replica in replicas.values()} == {500}
@@ -159,6 +160,12 @@ async def test_simulated_engines_are_served_alike(served: Served) -> None:
     direct = f"{next(iter(replicas))}/v1/models"
     async with served.system.session.get(direct) as response:
         assert response.status == 401, "an engine can be reached without the secret"
+    printed = next(line for line in served.system.log("serve").splitlines() if line.startswith("  curl "))
+    _, url, _, header, _, body = shlex.split(printed)
+    headers = dict([header.split(": ")])
+    async with served.system.session.post(url, data=body, headers=headers) as response:
+        assert response.status == 200, await response.text()
+        assert (await response.json())["choices"][0]["message"]["content"]
 
 
 def test_a_taken_port_is_said_before_anything_starts() -> None:
