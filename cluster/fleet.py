@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from cluster.block_keys import Namespace
+from cluster.peers import Outbox, PeerBookings
 from cluster.prefix_index import DEFAULT_MAX_BLOCKS, Expectation, PrefixIndex
-from cluster.wire import Lease, Load, ReplicaState
+from cluster.wire import Booked, Bookings, Lease, Load, ReplicaState
 from policies.types import Snapshot
 
 EXPECTATION_GRACE_SECONDS = 1.0
@@ -83,11 +84,13 @@ class Booking:
         self._released = False
         replica.running += 1
         replica.queued_tokens += uncached_tokens
+        fleet.outbox.booked(replica.lease.replica)
 
     def prefill_done(self) -> None:
         """The first token is there: the prompt no longer queues."""
         self.replica.queued_tokens -= self._queued_tokens
         self._queued_tokens = 0
+        self._fleet.outbox.booked(self.replica.lease.replica)
 
     def release(self, now: float, succeeded: bool) -> None:
         """Give the load back; only the first call counts. ``now`` is a monotonic time in seconds."""
@@ -110,6 +113,8 @@ class Fleet:
         self.index = PrefixIndex(max_blocks)
         self.replicas: dict[str, Replica] = {}
         self.models: dict[str, Model] = {}
+        self.peers = PeerBookings()
+        self.outbox = Outbox()
         self.store_reachable = True
         """Whether Redis answers; without it the last known state goes on serving."""
         self.open_bookings = 0
@@ -165,6 +170,8 @@ class Fleet:
         that failed a moment ago are eligible all the same.
         """
         self._forget_until(now)
+        self.peers.forget_silent(now)
+        elsewhere = [self.peers[replica_id] for replica_id in model.ids]
         matched = self.index.matched_blocks(keys) if keys and model.namespace else {}
         block_size = model.namespace.block_size if model.namespace else 0
         # The engine always computes the last token of a prompt, and finds only full blocks in its cache.
@@ -182,11 +189,17 @@ class Fleet:
                 dtype=np.bool_,
             ),
             cached_tokens=np.array(cached, dtype=np.int64),
-            queued_tokens=np.array([replica.queued_tokens for replica in model.replicas], dtype=np.int64),
+            queued_tokens=np.array(
+                [
+                    replica.queued_tokens + others.queued_tokens
+                    for replica, others in zip(model.replicas, elsewhere, strict=True)
+                ],
+                dtype=np.int64,
+            ),
             running=np.array(
                 [
-                    max(replica.running, replica.load.running + replica.load.waiting)
-                    for replica in model.replicas
+                    max(replica.running + others.running, replica.load.running + replica.load.waiting)
+                    for replica, others in zip(model.replicas, elsewhere, strict=True)
                 ],
                 dtype=np.int64,
             ),
@@ -199,10 +212,8 @@ class Fleet:
     ) -> Booking:
         """Book a request's load on the chosen replica, which becomes its conversation's home."""
         if conversation_key:
-            self._homes[conversation_key] = replica
-            self._homes.move_to_end(conversation_key)
-        if len(self._homes) > MAX_HOMES:
-            self._homes.popitem(last=False)
+            self._settle(conversation_key, replica)
+            self.outbox.moved(conversation_key, replica.lease.replica)
         self.decisions[replica.lease.model] += 1
         self.open_bookings += 1
         return Booking(self, replica, keys, uncached_tokens)
@@ -210,6 +221,38 @@ class Fleet:
     def forget_later(self, expectation: Expectation, deadline: float) -> None:
         """Stop expecting these blocks at the given monotonic time, which never lies before an earlier one."""
         self._leaving.append((deadline, expectation))
+
+    def odd_replicas(self) -> list[tuple[str, str]]:
+        """Replicas whose blocks cannot be told from a prompt of their model, and why: their caches count as
+        unknown.
+        """
+        odd = []
+        for model in self.models.values():
+            usual = model.namespace
+            if usual is None or model.lora:
+                continue
+            for lease in (replica.lease for replica in model.replicas):
+                if lease.model != model.name or not lease.publishes_events or lease.namespace() == usual:
+                    continue
+                reason = (
+                    f"blocks of {lease.block_size} tokens, where most replicas have {usual.block_size}"
+                    if lease.block_size != usual.block_size
+                    else "another tokenizer than most replicas of its model"
+                )
+                odd.append((lease.replica, f"{reason}: its cache is not used"))
+        return odd
+
+    def booked(self, replica_id: str) -> Booked:
+        """What this router itself has booked on a replica."""
+        replica = self.replicas.get(replica_id)
+        return Booked(replica.running, replica.queued_tokens) if replica else Booked()
+
+    def hear(self, bookings: Bookings, now: float) -> None:
+        """Take in what another router has booked, at a monotonic time in seconds."""
+        self.peers.hear(bookings, now)
+        for conversation_key, replica_id in bookings.homes.items():
+            if replica := self.replicas.get(replica_id):
+                self._settle(conversation_key, replica)
 
     def check_integrity(self) -> None:
         """Bookings equal what is booked on replicas; the index equals the union of its replicas.
@@ -222,6 +265,13 @@ class Fleet:
         ):
             raise AssertionError(f"{booked} requests booked on replicas, {self.open_bookings} bookings open")
         self.index.check_integrity()
+        self.peers.check_integrity()
+
+    def _settle(self, conversation_key: int, replica: Replica) -> None:
+        self._homes[conversation_key] = replica
+        self._homes.move_to_end(conversation_key)
+        if len(self._homes) > MAX_HOMES:
+            self._homes.popitem(last=False)
 
     def _forget_until(self, now: float) -> None:
         while self._leaving and self._leaving[0][0] <= now:

@@ -9,7 +9,8 @@ the log from that number.
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, cast
 
 import msgspec
 import structlog
@@ -20,11 +21,11 @@ from cluster.block_keys import unpack_keys
 from cluster.errors import StoreUnavailableError
 from cluster.fleet import Fleet, Replica
 from cluster.store import translated_errors
-from cluster.wire import Batch, Keys, Lease, Load, Membership
+from cluster.wire import Batch, Bookings, Keys, Lease, Load, Membership
 
 SCAN_COUNT = 2_000
 SNAPSHOT_ATTEMPTS = 5
-RECONNECT_SECONDS = (0.1, 0.2, 0.5, 1.0)
+RECONNECT_SECONDS = (0.05, 0.1, 0.2, 0.4)
 MISSING_LEASE_SECONDS = 1.5
 """How long a lease may be missing before its replica is dismissed: Redis may have lost its data, and a living
 agent writes its lease again with the next heartbeat."""
@@ -33,13 +34,19 @@ log = structlog.get_logger()
 
 
 class Follower:
-    """Feeds one fleet from Redis until cancelled; survives Redis being away."""
+    """Feeds one fleet from Redis until cancelled; survives Redis being away.
 
-    def __init__(self, redis: Redis, keys: Keys, fleet: Fleet, poll_seconds: float) -> None:
+    ``router`` is the id under which this process itself publishes bookings, "" when it does not.
+    """
+
+    def __init__(self, redis: Redis, keys: Keys, fleet: Fleet, poll_seconds: float, router: str = "") -> None:
         self._redis = redis
+        self._router = router
         self._keys = keys
         self._fleet = fleet
         self._poll_seconds = poll_seconds
+        self._bookings_channel = keys.bookings.encode()
+        self._memberships_channel = keys.memberships.encode()
         self._sequences: dict[str, int] = {}
         self._missing_since: dict[str, float] = {}
         self._unreadable: set[str] = set()
@@ -60,8 +67,11 @@ class Follower:
             try:
                 with translated_errors():
                     async with self._redis.pubsub() as pubsub:
-                        await pubsub.subscribe(self._keys.batches, self._keys.memberships)
+                        await pubsub.subscribe(
+                            self._keys.batches, self._keys.memberships, self._keys.bookings
+                        )
                         self._missing_since.clear()
+                        await self._read_bookings()
                         await self._read_leases()
                         failures = 0
                         self._set_reachable(True)
@@ -87,7 +97,10 @@ class Follower:
                 next_poll = time.monotonic() + self._poll_seconds
 
     async def _handle(self, channel: bytes, data: bytes) -> None:
-        if channel.decode() == self._keys.memberships:
+        if channel == self._bookings_channel:
+            self._hear(data)
+            return
+        if channel == self._memberships_channel:
             replica_id = msgspec.msgpack.decode(data, type=Membership).replica
             await self._read_lease(replica_id)
             return
@@ -97,6 +110,26 @@ class Follower:
             await self._read_lease(batch.replica)
         elif replica.epoch == batch.epoch and not self._apply(replica, batch):
             await self._catch_up(replica)
+
+    def _hear(self, data: bytes) -> None:
+        bookings = msgspec.msgpack.decode(data, type=Bookings)
+        if bookings.router != self._router:
+            self._fleet.hear(bookings, time.monotonic())
+
+    async def _read_bookings(self) -> None:
+        """What the other routers have said last; those that say nothing any more are struck off."""
+        routers = sorted(
+            name.decode() for name in cast(set[bytes], await self._redis.smembers(self._keys.routers))
+        )
+        pipeline = self._redis.pipeline(transaction=False)
+        for router in routers:
+            pipeline.get(self._keys.inflight(router))
+        for router, data in zip(routers, await pipeline.execute() if routers else (), strict=True):
+            if data is None:
+                await self._redis.srem(self._keys.routers, router)
+            else:
+                with suppress(msgspec.DecodeError):  # a router of another version
+                    self._hear(data)
 
     async def _read_leases(self) -> None:
         members: Any = await self._redis.zrange(self._keys.members, 0, -1)
@@ -168,9 +201,12 @@ class Follower:
         replica_id = replica.lease.replica
         start = self._sequences[replica_id] + 1
         entries: Any = await self._redis.xrange(self._keys.log(replica_id, replica.epoch), min=f"{start}-0")
-        for _, fields in entries:
-            if not self._apply(replica, msgspec.msgpack.decode(fields[b"batch"], type=Batch)):
-                return False
+        try:
+            batches = [msgspec.msgpack.decode(fields[b"batch"], type=Batch) for _, fields in entries]
+        except msgspec.DecodeError:  # an agent of another version: its set can be read all the same
+            return False
+        if not all(self._apply(replica, batch) for batch in batches):
+            return False
         return bool(entries) or await self._sequence_in_redis(replica) < start
 
     async def _read_snapshot(self, replica: Replica) -> bool:

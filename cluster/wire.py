@@ -100,6 +100,28 @@ class Membership(msgspec.Struct, frozen=True, array_like=True):
     replica: str
 
 
+class Booked(msgspec.Struct, frozen=True, array_like=True):
+    """What one router has booked on one replica."""
+
+    running: int = 0
+    """Requests that have not ended."""
+    queued_tokens: int = 0
+    """Their uncached prompt tokens whose prefill has not finished."""
+
+
+class Bookings(msgspec.Struct, frozen=True, array_like=True):
+    """What one router has booked, for the others. Totals and not changes, so that a lost or repeated message
+    does no lasting harm.
+    """
+
+    router: str
+    replicas: dict[str, Booked]
+    """By replica id: all that are not zero when ``complete``, else those that changed."""
+    complete: bool = False
+    homes: dict[int, str] = {}
+    """Conversation keys, and the replica to which the router has just sent them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Keys:
     """Names of keys and channels of one deployment."""
@@ -121,6 +143,20 @@ class Keys:
     def log(self, replica: str, epoch: int) -> str:
         """Stream of batches; an entry's id is its sequence number."""
         return f"{self.prefix}:log:{{{replica}}}:{epoch}"
+
+    def inflight(self, router: str) -> str:
+        """String: the router's complete `Bookings`, encoded."""
+        return f"{self.prefix}:inflight:{{{router}}}"
+
+    @property
+    def routers(self) -> str:
+        """Set of the ids of routers, living ones and some that have died."""
+        return f"{self.prefix}:routers"
+
+    @property
+    def bookings(self) -> str:
+        """Channel on which routers publish their `Bookings`."""
+        return f"{self.prefix}:bookings"
 
     @property
     def members(self) -> str:

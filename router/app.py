@@ -1,6 +1,7 @@
 """Puts a router together: an ASGI application that runs under any server, inside Ray or outside."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -12,6 +13,7 @@ from starlette.routing import Route
 
 from cluster.fleet import Fleet
 from cluster.follower import Follower
+from cluster.gossip import Gossip
 from cluster.store import connect
 from cluster.tasks import cancel_and_wait
 from policies.catalog import POLICIES
@@ -24,7 +26,9 @@ from router.api.schema import parse_chat, parse_completion
 from router.auth import api_keys, open_access
 from router.dispatch import Dispatcher
 from router.errors import ApiError, UnknownPathError
+from router.health import Health
 from router.metrics import Metrics
+from router.probes import Probes
 from router.settings import RouterSettings
 from router.tokenizers import Tokenizers
 from router.upstream import Upstream
@@ -41,14 +45,19 @@ def create_app(settings: RouterSettings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         fleet = Fleet(settings.max_blocks)
         redis = connect(settings.redis_url)
-        follower = Follower(redis, settings.keys, fleet, settings.heartbeat_seconds)
+        router_id = uuid.uuid4().hex
+        follower = Follower(redis, settings.keys, fleet, settings.heartbeat_seconds, router_id)
+        gossip = Gossip(redis, settings.keys, fleet, router_id)
         upstream = Upstream(settings)
+        probes = Probes(fleet, upstream)
         tokenizers = Tokenizers(fleet, upstream, settings.tokenizers)
+        health = Health(fleet, tokenizers, probes)
         metrics = Metrics(fleet)
+        metrics.watch(health)
         accounts = Accounts(metrics)
         authenticate = api_keys(settings.api_keys) if settings.api_keys else open_access
         admission = Admission(settings.max_open_requests)
-        dispatcher = Dispatcher(fleet, upstream, POLICIES[settings.policy], settings)
+        dispatcher = Dispatcher(fleet, upstream, probes, POLICIES[settings.policy], settings)
         for path, parse in GENERATION_PATHS.items():
             endpoint = GenerationEndpoint(
                 parse,
@@ -62,15 +71,18 @@ def create_app(settings: RouterSettings) -> FastAPI:
             )
             app.router.routes.append(Route(path, endpoint, methods=["POST"]))
         app.include_router(model_routes(fleet, authenticate))
-        app.include_router(admin_routes(fleet, follower, tokenizers, accounts, metrics))
+        app.include_router(
+            admin_routes(router_id, fleet, follower, tokenizers, health, upstream, accounts, metrics)
+        )
         app.state.fleet = fleet
-        tasks = [asyncio.create_task(follower.run()), asyncio.create_task(tokenizers.run())]
+        tasks = [asyncio.create_task(part.run()) for part in (follower, gossip, tokenizers, probes)]
         for task in tasks:
             task.add_done_callback(_report_end)
         try:
             yield
         finally:
             await cancel_and_wait(*tasks)
+            await gossip.close()
             await upstream.close()
             await redis.aclose()
 

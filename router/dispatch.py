@@ -17,6 +17,7 @@ from router.errors import (
     UnknownModelError,
     UpstreamError,
 )
+from router.probes import Probes
 from router.prompts import PreparedPrompt
 from router.settings import RouterSettings
 from router.sse import error_status
@@ -39,9 +40,12 @@ class Exchange:
 class Dispatcher:
     """Sends requests to replicas."""
 
-    def __init__(self, fleet: Fleet, upstream: Upstream, policy: Policy, settings: RouterSettings) -> None:
+    def __init__(
+        self, fleet: Fleet, upstream: Upstream, probes: Probes, policy: Policy, settings: RouterSettings
+    ) -> None:
         self._fleet = fleet
         self._upstream = upstream
+        self._probes = probes
         self._policy = policy
         self._settings = settings
 
@@ -58,12 +62,14 @@ class Dispatcher:
             booking = self._decide(call, prompt, record, failures)
             replica = booking.replica
             try:
-                reply = await self._upstream.send(replica.lease.url, call.path, body, headers)
-                await _require_sound(reply, call)
+                async with self._probes.watched(replica):
+                    reply = await self._upstream.send(replica.lease.url, call.path, body, headers)
+                    await _require_sound(reply, call)
             except AttemptFailedError as failure:
                 booking.release(time.monotonic(), succeeded=False)
                 if failure.replica_down:
                     replica.failed_until = time.monotonic() + self._settings.failed_replica_seconds
+                    self._probes.suspect(replica)
                 failures[replica.lease.replica] = failure
                 if record.attempts >= self._settings.max_attempts:
                     raise _exhausted(record, failure) from failure

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from cluster.fleet import Fleet
 from cluster.wire import ReplicaState
+from router.health import KINDS, Health
 
 if TYPE_CHECKING:
     from router.accounting import RequestRecord
@@ -73,10 +75,21 @@ class Metrics:
         )
         self._gauge("warmroute_redis_reachable", "1 while Redis answers", lambda: fleet.store_reachable)
         self._gauge(
+            "warmroute_other_routers",
+            "Other routers whose bookings are known",
+            lambda: len(fleet.peers.by_router()),
+        )
+        self._gauge(
             "warmroute_ready_replicas",
             "Replicas that take requests",
             lambda: sum(r.lease.state is ReplicaState.READY for r in fleet.replicas.values()),
         )
+
+    def watch(self, health: Health) -> None:
+        """Show how many degradations of each kind hold."""
+        gauge = Gauge("warmroute_degraded", "Degradations that hold", ["kind"], registry=self._registry)
+        for kind in KINDS:
+            gauge.labels(kind).set_function(partial(health.count, kind))
 
     def observe(self, record: RequestRecord, ttft: float | None) -> None:
         """Count a finished request; ``ttft`` in seconds."""

@@ -1,8 +1,8 @@
 """HTTP to engines: one pool, limits on every wait, and foreign errors translated in this one place."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import aiohttp
@@ -19,6 +19,8 @@ READ_BUFFER_BYTES = 64 * 1024
 MAX_REPLY_BYTES = 64 * 1024 * 1024
 RETRIED_STATUSES = frozenset({429, 500, 502, 503, 504})
 SMALL_REQUEST_SECONDS = 10.0
+HEALTH_SECONDS = 2.0
+"""How long an engine may take to say that it lives."""
 ERROR_BYTES = 300
 """How much of an engine's error is passed on to the client."""
 
@@ -33,8 +35,15 @@ class UpstreamReply:
     ``first`` holds the bytes that have come already.
     """
 
-    def __init__(self, response: aiohttp.ClientResponse, first: bytes, idle_seconds: float) -> None:
+    def __init__(
+        self,
+        response: aiohttp.ClientResponse,
+        first: bytes,
+        idle_seconds: float,
+        on_close: Callable[[], None],
+    ) -> None:
         self._response = response
+        self._on_close: Callable[[], None] | None = on_close
         self.first = first
         self._idle_seconds = idle_seconds
         self.status = response.status
@@ -78,6 +87,9 @@ class UpstreamReply:
     def close(self) -> None:
         """Drop the connection unless the body was read to its end: the engine then stops generating."""
         self._response.close()
+        if self._on_close is not None:
+            self._on_close()
+            self._on_close = None
 
 
 class Upstream:
@@ -85,6 +97,8 @@ class Upstream:
 
     def __init__(self, settings: RouterSettings) -> None:
         self._settings = settings
+        self.open_requests = 0
+        """Generation requests sent to engines whose answers have not been closed."""
         self._headers = (
             {"Authorization": f"Bearer {settings.engine_api_key}"} if settings.engine_api_key else {}
         )
@@ -111,6 +125,7 @@ class Upstream:
         Raises `AttemptFailedError` when the engine cannot be reached, fails, or stays silent for too long.
         """
         response: aiohttp.ClientResponse | None = None
+        self.open_requests += 1
         try:
             with _translated(self._settings.first_byte_seconds):
                 async with asyncio.timeout(self._settings.first_byte_seconds):
@@ -128,8 +143,22 @@ class Upstream:
         except BaseException:
             if response is not None:
                 response.close()
+            self._closed()
             raise
-        return UpstreamReply(response, first, self._settings.idle_seconds)
+        return UpstreamReply(response, first, self._settings.idle_seconds, self._closed)
+
+    def _closed(self) -> None:
+        self.open_requests -= 1
+
+    async def is_healthy(self, url: str) -> bool:
+        """Whether the engine says in time that it can serve."""
+        with suppress(AttemptFailedError), _translated(HEALTH_SECONDS):
+            async with (
+                asyncio.timeout(HEALTH_SECONDS),
+                self._session.get(f"{url}/health", headers=self._headers) as response,
+            ):
+                return response.status == 200
+        return False
 
     async def tokenise(self, url: str, body: Mapping[str, Any]) -> list[int] | None:
         """The engine's own tokens for a prompt; None when it does not offer a ``/tokenize`` like vLLM's.

@@ -1,34 +1,38 @@
 """What operators ask: is it healthy, which replicas are there, how well do their caches serve."""
 
+import time
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, Response
 
 from cluster.fleet import Fleet, Replica
 from cluster.follower import Follower
-from cluster.wire import ReplicaState
+from cluster.wire import Booked, ReplicaState
 from router.accounting import Accounts
+from router.health import Health
 from router.metrics import Metrics
 from router.tokenizers import Tokenizers
+from router.upstream import Upstream
 
 
 def admin_routes(
-    fleet: Fleet, follower: Follower, tokenizers: Tokenizers, accounts: Accounts, metrics: Metrics
+    router_id: str,
+    fleet: Fleet,
+    follower: Follower,
+    tokenizers: Tokenizers,
+    health: Health,
+    upstream: Upstream,
+    accounts: Accounts,
+    metrics: Metrics,
 ) -> APIRouter:
     """The routes for operators and for whatever watches over the router's life."""
     routes = APIRouter()
 
     @routes.get("/healthz")
-    async def health() -> dict[str, Any]:
+    async def healthz() -> dict[str, Any]:
         """Whether the router itself lives, and in which ways it is degraded."""
-        degraded = [f"model {model}: {alarm}" for model, alarm in sorted(tokenizers.alarms().items())]
-        degraded += [
-            f"replica {replica.lease.replica}: {alarm}"
-            for replica in fleet.replicas.values()
-            for alarm in replica.lease.alarms
-        ]
-        if not fleet.store_reachable:
-            degraded.insert(0, "Redis does not answer: routing on the last known state")
+        degraded = [degradation.text for degradation in health.degradations()]
         return {"status": "degraded" if degraded else "ok", "degraded": degraded}
 
     @routes.get("/readyz")
@@ -60,10 +64,24 @@ def admin_routes(
             "replicas": [_describe(replica, fleet, accounts) for replica in ordered],
             "ready": sum(replica.lease.state is ReplicaState.READY for replica in ordered),
             "open_bookings": fleet.open_bookings,
+            "other_routers": len(fleet.peers.by_router()),
             "redis_reachable": fleet.store_reachable,
             "index_blocks": len(fleet.index),
             "resynchronisations": follower.resynchronisations,
             "tokenizer_alarms": tokenizers.alarms(),
+        }
+
+    @routes.get("/admin/bookings")
+    async def bookings() -> dict[str, Any]:
+        """What this router has booked, and what it has heard of others' bookings, for `warmroute check`."""
+        fleet.peers.forget_silent(time.monotonic())
+        own = {replica_id: fleet.booked(replica_id) for replica_id in fleet.replicas}
+        return {
+            "router": router_id,
+            "open_requests": upstream.open_requests,
+            "open_bookings": fleet.open_bookings,
+            "replicas": _describe_bookings(own),
+            "peers": {name: _describe_bookings(booked) for name, booked in fleet.peers.by_router().items()},
         }
 
     @routes.get("/admin/replicas/{replica_id}/blocks")
@@ -82,6 +100,14 @@ def admin_routes(
     return routes
 
 
+def _describe_bookings(booked: Mapping[str, Booked]) -> dict[str, dict[str, int]]:
+    return {
+        replica_id: {"running": booking.running, "queued_tokens": booking.queued_tokens}
+        for replica_id, booking in sorted(booked.items())
+        if booking != Booked()
+    }
+
+
 def _describe(replica: Replica, fleet: Fleet, accounts: Accounts) -> dict[str, Any]:
     lease, load = replica.lease, replica.load
     totals = accounts.totals(lease.replica)
@@ -96,6 +122,7 @@ def _describe(replica: Replica, fleet: Fleet, accounts: Accounts) -> dict[str, A
         "load": {
             "booked": replica.running,
             "queued_tokens": replica.queued_tokens,
+            "booked_by_others": fleet.peers[lease.replica].running,
             "running": load.running,
             "waiting": load.waiting,
             "kv_usage": load.kv_usage,
