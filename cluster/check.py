@@ -6,16 +6,17 @@ that has moved on is read again, for a few seconds at most.
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 import msgspec
-from redis.asyncio import Redis
 
 from cluster.block_keys import unpack_keys
+from cluster.check_bookings import compare_bookings
+from cluster.report import Report
 from cluster.settings import ClusterSettings
-from cluster.store import connect, translated_errors
+from cluster.store import RedisClient, connect, translated_errors
 from cluster.wire import Keys, Lease
 
 ATTEMPTS = 20
@@ -32,17 +33,11 @@ class View:
     keys: frozenset[int]
 
 
-@dataclass(slots=True)
-class Report:
-    """Lines for people, and the verdict."""
-
-    lines: list[str] = field(default_factory=list)
-    agree: bool = True
-
-
 async def find_differences(settings: ClusterSettings, router_urls: Sequence[str]) -> Report:
-    """Compare all sources for every replica that Redis knows. Raises `StoreUnavailableError` without
-    Redis."""
+    """Compare all sources for every replica that Redis knows, and routers' bookings with each other.
+
+    Raises `StoreUnavailableError` without Redis.
+    """
     report = Report()
     redis = connect(settings.redis_url)
     try:
@@ -51,26 +46,29 @@ async def find_differences(settings: ClusterSettings, router_urls: Sequence[str]
                 members: Any = await redis.zrange(settings.keys.members, 0, -1)
             for replica_id in sorted(member.decode() for member in members):
                 await _compare(replica_id, redis, settings.keys, session, router_urls, report)
+            if not report.lines:
+                report.lines.append("Redis knows no replicas.")
+            await compare_bookings(session, router_urls, report)
     finally:
         await redis.aclose()
-    if not report.lines:
-        report.lines.append("Redis knows no replicas.")
     return report
 
 
 async def _compare(
     replica_id: str,
-    redis: Redis,
+    redis: RedisClient,
     keys: Keys,
     session: aiohttp.ClientSession,
     router_urls: Sequence[str],
     report: Report,
 ) -> None:
     views: dict[str, View | None] = {}
+    capacity = 0
     for _ in range(ATTEMPTS):
         lease, stored = await _redis_view(redis, keys, replica_id)
         if lease is None:
             return
+        capacity = lease.capacity_blocks
         views = {"Redis": stored}
         views["agent"] = await _http_view(session, f"{lease.agent_url}/mirror") if lease.agent_url else None
         for url in router_urls:
@@ -80,35 +78,36 @@ async def _compare(
         if len({(view.epoch, view.sequence) for view in views.values() if view}) == 1:
             break
         await asyncio.sleep(PAUSE_SECONDS)
-    _judge(replica_id, views, report)
+    _judge(replica_id, views, capacity, report)
 
 
-def _judge(replica_id: str, views: dict[str, View | None], report: Report) -> None:
+def _judge(replica_id: str, views: dict[str, View | None], capacity: int, report: Report) -> None:
     truth = views["agent"] or views["Redis"]
     if truth is None:
         return
-    different = False
+    lines = []
     for name, view in views.items():
         if view is None:
-            report.lines.append(f"{replica_id}: {name} does not answer")
-            different = True
+            lines.append(f"{replica_id}: {name} does not answer")
             continue
         missing, surplus = truth.keys - view.keys, view.keys - truth.keys
         if missing or surplus or (view.epoch, view.sequence) != (truth.epoch, truth.sequence):
-            different = True
-            report.lines.append(
+            lines.append(
                 f"{replica_id}: {name} lacks {len(missing)} blocks and has {len(surplus)} too many "
                 f"(at {view.epoch}-{view.sequence}, the agent at {truth.epoch}-{truth.sequence})"
             )
-    report.agree = report.agree and not different
-    if not different:
+    if 0 < capacity < len(truth.keys):
+        lines.append(f"{replica_id}: owns {len(truth.keys)} blocks, with room for {capacity}")
+    for line in lines:
+        report.differ(line)
+    if not lines:
         sources = ", ".join(views)
         report.lines.append(
             f"{replica_id}: no difference in {len(truth.keys)} blocks at batch {truth.sequence} ({sources})"
         )
 
 
-async def _redis_view(redis: Redis, keys: Keys, replica_id: str) -> tuple[Lease | None, View | None]:
+async def _redis_view(redis: RedisClient, keys: Keys, replica_id: str) -> tuple[Lease | None, View | None]:
     with translated_errors():
         expected: Any = await redis.hget(keys.lease(replica_id), "epoch")
         if expected is None:

@@ -14,18 +14,20 @@ from typing import Any, cast
 
 import msgspec
 import structlog
-from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
 from cluster.block_keys import unpack_keys
 from cluster.errors import StoreUnavailableError
 from cluster.fleet import Fleet, Replica
-from cluster.store import translated_errors
+from cluster.store import RedisClient, open_pubsub, translated_errors
 from cluster.wire import Batch, Bookings, Keys, Lease, Load, Membership
 
 SCAN_COUNT = 2_000
 SNAPSHOT_ATTEMPTS = 5
 RECONNECT_SECONDS = (0.05, 0.1, 0.2, 0.4)
+SILENT_CHANNEL_SECONDS = 2.0
+"""A router hears its own bookings twice a second. When it does not, its subscription is dead, though the
+connection may look alive."""
 MISSING_LEASE_SECONDS = 1.5
 """How long a lease may be missing before its replica is dismissed: Redis may have lost its data, and a living
 agent writes its lease again with the next heartbeat."""
@@ -39,7 +41,9 @@ class Follower:
     ``router`` is the id under which this process itself publishes bookings, "" when it does not.
     """
 
-    def __init__(self, redis: Redis, keys: Keys, fleet: Fleet, poll_seconds: float, router: str = "") -> None:
+    def __init__(
+        self, redis: RedisClient, keys: Keys, fleet: Fleet, poll_seconds: float, router: str = ""
+    ) -> None:
         self._redis = redis
         self._router = router
         self._keys = keys
@@ -47,6 +51,7 @@ class Follower:
         self._poll_seconds = poll_seconds
         self._bookings_channel = keys.bookings.encode()
         self._memberships_channel = keys.memberships.encode()
+        self._last_heard = 0.0
         self._sequences: dict[str, int] = {}
         self._missing_since: dict[str, float] = {}
         self._unreadable: set[str] = set()
@@ -66,7 +71,7 @@ class Follower:
         while True:
             try:
                 with translated_errors():
-                    async with self._redis.pubsub() as pubsub:
+                    async with open_pubsub(self._redis) as pubsub:
                         await pubsub.subscribe(
                             self._keys.batches, self._keys.memberships, self._keys.bookings
                         )
@@ -83,6 +88,7 @@ class Follower:
                 failures += 1
 
     async def _follow(self, pubsub: PubSub) -> None:
+        self._last_heard = time.monotonic()
         next_poll = time.monotonic() + self._poll_seconds
         while True:
             wait = next_poll - time.monotonic()
@@ -95,6 +101,8 @@ class Follower:
             if time.monotonic() >= next_poll:
                 await self._read_leases()
                 next_poll = time.monotonic() + self._poll_seconds
+                if self._router and time.monotonic() > self._last_heard + SILENT_CHANNEL_SECONDS:
+                    raise StoreUnavailableError("Redis: no messages arrive any more")
 
     async def _handle(self, channel: bytes, data: bytes) -> None:
         if channel == self._bookings_channel:
@@ -112,6 +120,7 @@ class Follower:
             await self._catch_up(replica)
 
     def _hear(self, data: bytes) -> None:
+        self._last_heard = time.monotonic()
         bookings = msgspec.msgpack.decode(data, type=Bookings)
         if bookings.router != self._router:
             self._fleet.hear(bookings, time.monotonic())

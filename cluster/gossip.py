@@ -9,12 +9,11 @@ import time
 
 import msgspec
 import structlog
-from redis.asyncio import Redis
 
 from cluster.errors import StoreUnavailableError
 from cluster.fleet import Fleet
 from cluster.peers import SILENCE_SECONDS
-from cluster.store import translated_errors
+from cluster.store import RedisClient, translated_errors
 from cluster.wire import Bookings, Keys
 
 COMPLETE_SECONDS = 0.5
@@ -28,7 +27,7 @@ log = structlog.get_logger()
 class Gossip:
     """The messages of one router, named by an id that no other process ever has."""
 
-    def __init__(self, redis: Redis, keys: Keys, fleet: Fleet, router: str) -> None:
+    def __init__(self, redis: RedisClient, keys: Keys, fleet: Fleet, router: str) -> None:
         self._redis = redis
         self._keys = keys
         self._fleet = fleet

@@ -78,12 +78,13 @@ class Probes:
         healthy = await self._upstream.is_healthy(replica.lease.url)
         wanted = replica in self._waiting or self._fleet.replicas.get(replica.lease.replica) is replica
         if healthy or not wanted:
-            if self._suspects.pop(replica) >= FAILURES and healthy:
+            if self._suspects.pop(replica) and healthy:
+                replica.failed_until = 0.0
                 log.info("replica_answers_again", replica=replica.lease.replica)
             return
         self._suspects[replica] += 1
         replica.failed_until = time.monotonic() + 2 * PROBE_SECONDS + HEALTH_SECONDS
-        if self._suspects[replica] == FAILURES:
+        if self._suspects[replica] == 1:
             log.warning("replica_does_not_answer", replica=replica.lease.replica)
         if self._suspects[replica] >= FAILURES and self._others_can_serve(replica):
             for limit in self._waiting.get(replica, {}):

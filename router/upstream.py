@@ -151,13 +151,13 @@ class Upstream:
         self.open_requests -= 1
 
     async def is_healthy(self, url: str) -> bool:
-        """Whether the engine says in time that it can serve."""
+        """Whether the engine answers in time that it lives; one without ``/health`` lives, too."""
         with suppress(AttemptFailedError), _translated(HEALTH_SECONDS):
             async with (
                 asyncio.timeout(HEALTH_SECONDS),
                 self._session.get(f"{url}/health", headers=self._headers) as response,
             ):
-                return response.status == 200
+                return response.status < 500
         return False
 
     async def tokenise(self, url: str, body: Mapping[str, Any]) -> list[int] | None:

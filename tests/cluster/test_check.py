@@ -1,5 +1,6 @@
 """`warmroute check`: agents, Redis and routers compared block by block."""
 
+import msgspec
 import pytest
 from aiohttp import web
 
@@ -17,6 +18,21 @@ def _impatient(monkeypatch):
     """Differences show after a moment instead of seconds."""
     monkeypatch.setattr("cluster.check.ATTEMPTS", 3)
     monkeypatch.setattr("cluster.check.PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("cluster.check_bookings.PAUSE_SECONDS", 0.01)
+
+
+BOOKED = {"running": 1, "queued_tokens": 40}
+
+
+def said(router, open_bookings=0, open_requests=0, replicas=None, peers=None):
+    """A router's answer about bookings."""
+    return {
+        "router": router,
+        "open_bookings": open_bookings,
+        "open_requests": open_requests,
+        "replicas": replicas or {},
+        "peers": peers or {},
+    }
 
 
 @pytest.fixture
@@ -27,6 +43,8 @@ async def fleet(redis, keys, shared_redis):
         settings = ClusterSettings(redis_url=shared_redis.url, deployment=keys.prefix)
         agent: dict | None = None
         router: dict | None = None
+        bookings: dict | None = None
+        other_bookings: dict | None = None
 
     fleet = Fleet()
 
@@ -40,6 +58,9 @@ async def fleet(redis, keys, shared_redis):
     app = web.Application()
     app.router.add_get("/agent/mirror", answer("agent"))
     app.router.add_get("/router/admin/replicas/a/blocks", answer("router"))
+    app.router.add_get("/router/admin/bookings", answer("bookings"))
+    app.router.add_get("/other/admin/replicas/a/blocks", answer("router"))
+    app.router.add_get("/other/admin/bookings", answer("other_bookings"))
     runner = web.AppRunner(app)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -55,6 +76,8 @@ async def fleet(redis, keys, shared_redis):
         "sequence": writer.sequence,
         "keys": [f"{key:016x}" for key in (1, 2, 3)],
     }
+    fleet.bookings = said("r", open_bookings=1, open_requests=1, replicas={"a": BOOKED})
+    fleet.other_bookings = said("o", peers={"r": {"a": BOOKED}})
     yield fleet
     await runner.cleanup()
 
@@ -68,8 +91,65 @@ async def test_agreement(fleet):
     """All three equal: one line that says so, and the verdict."""
     report = await check(fleet)
     assert report.agree
-    assert len(report.lines) == 1
+    assert len(report.lines) == 2
     assert report.lines[0].startswith("a: no difference in 3 blocks at batch 1")
+    assert report.lines[1] == "1 routers: 1 bookings, each for a request that is open"
+
+
+async def check_both(fleet):
+    """Run the comparison with two routers."""
+    return await find_differences(fleet.settings, [f"{fleet.url}/router", f"{fleet.url}/other"])
+
+
+async def test_routers_that_know_each_others_bookings(fleet):
+    """What one has booked is what the other believes."""
+    assert (await check_both(fleet)).agree
+
+
+async def test_booking_without_a_request(fleet):
+    """A booking that leaked is named with its router."""
+    fleet.bookings["open_requests"] = 0
+    report = await check(fleet)
+    assert not report.agree
+    assert report.lines[-1] == f"router {fleet.url}/router/: 1 bookings for 0 open requests"
+
+
+async def test_bookings_that_do_not_add_up(fleet):
+    """More on replicas than there are bookings, or tokens queued by nobody, cannot be."""
+    fleet.bookings["replicas"] = {"a": {"running": 2, "queued_tokens": 0}}
+    assert not (await check(fleet)).agree
+    fleet.bookings["replicas"] = {"a": {"running": 0, "queued_tokens": 7}}
+    assert not (await check(fleet)).agree
+
+
+async def test_router_that_has_not_heard(fleet):
+    """A lasting difference between what one has booked and what another believes."""
+    fleet.other_bookings["peers"] = {}
+    report = await check_both(fleet)
+    assert not report.agree
+    assert "believes that" in report.lines[-1]
+
+
+async def test_dead_router_whose_bookings_are_gone(fleet):
+    """Only routers that were asked for are compared: others may have died."""
+    fleet.other_bookings["peers"]["dead"] = {"a": BOOKED}
+    assert (await check_both(fleet)).agree
+
+
+async def test_more_blocks_than_room(fleet, redis, keys):
+    """No engine holds more blocks than it has room for."""
+    lease = Lease(
+        replica="a",
+        url="",
+        agent_url=f"{fleet.url}/agent",
+        state=ReplicaState.READY,
+        model="m",
+        capacity_blocks=2,
+    )
+    await redis.hset(keys.lease("a"), "lease", msgspec.json.encode(lease))
+    report = await check(fleet)
+    assert not report.agree
+    assert report.lines[0] == "a: owns 3 blocks, with room for 2"
 
 
 async def test_router_that_lacks_a_block(fleet):

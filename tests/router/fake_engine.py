@@ -134,10 +134,15 @@ async def answer(exchange):
 
 
 class FakeEngine:
-    """Answers on a port of its own; takes behaviours from `script`, then answers as healthy engines do."""
+    """Answers on a port of its own; takes behaviours from `script`, then answers as healthy engines do.
+
+    `health` is how it answers ``/health``.
+    """
 
     def __init__(self):
         self.script = deque()
+        self.health = answer
+        self.health_checks = 0
         self.exchanges = []
         """Generation requests that came in."""
         self.url = ""
@@ -176,6 +181,9 @@ class FakeEngine:
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         exchange = Exchange(method, path, headers, body, writer)
         behave = answer
+        if path == "/health":
+            self.health_checks += 1
+            behave = self.health
         if path.startswith("/v1/"):
             self.exchanges.append(exchange)
             behave = self.script.popleft() if self.script else answer

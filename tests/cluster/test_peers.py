@@ -1,0 +1,123 @@
+"""What other routers have booked: sums that are right whatever is lost, repeated or late."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.peers import MAX_HOMES_WAITING, SILENCE_SECONDS, Outbox, PeerBookings
+from cluster.wire import Booked, Bookings
+
+BOOKED = st.builds(Booked, st.integers(0, 3), st.integers(0, 3))
+MESSAGES = st.lists(
+    st.tuples(
+        st.sampled_from("xyz"),
+        st.dictionaries(st.sampled_from("abc"), BOOKED),
+        st.booleans(),
+        st.floats(0, 1),
+    ),
+    max_size=30,
+)
+
+
+def told(router, complete=False, **replicas):
+    """A message of one router: running requests and queued tokens per replica."""
+    return Bookings(router, {name: Booked(*numbers) for name, numbers in replicas.items()}, complete)
+
+
+def test_routers_add_up_per_replica():
+    """A replica's load is what all other routers have booked there."""
+    peers = PeerBookings()
+    peers.hear(told("x", a=(1, 100), b=(2, 0)), 0.0)
+    peers.hear(told("y", a=(3, 50)), 0.0)
+    assert peers["a"] == Booked(4, 150)
+    assert peers["b"] == Booked(2, 0)
+    assert peers["unknown"] == Booked()
+
+
+def test_repeated_message_counts_once():
+    """Messages carry totals, so that a repetition changes nothing."""
+    peers = PeerBookings()
+    for _ in range(3):
+        peers.hear(told("x", a=(1, 100)), 0.0)
+    assert peers["a"] == Booked(1, 100)
+
+
+def test_complete_message_ends_what_it_does_not_name():
+    """The message that said that a booking ended was lost; the next complete one repairs that."""
+    peers = PeerBookings()
+    peers.hear(told("x", a=(1, 100), b=(1, 0)), 0.0)
+    peers.hear(told("x", b=(1, 0), complete=True), 0.0)
+    assert (peers["a"], peers["b"]) == (Booked(), Booked(1, 0))
+
+
+def test_silent_router_is_forgotten():
+    """What a dead router had booked counts until its silence has lasted long enough, and no longer."""
+    peers = PeerBookings()
+    peers.hear(told("x", a=(1, 100)), 0.0)
+    peers.hear(told("y", a=(1, 10)), 1.0)
+    peers.forget_silent(SILENCE_SECONDS - 0.01)
+    assert peers["a"] == Booked(2, 110)
+    peers.forget_silent(SILENCE_SECONDS)
+    assert peers["a"] == Booked(1, 10)
+    assert set(peers.by_router()) == {"y"}
+
+
+def test_router_that_speaks_again_is_heard():
+    """A router that was stopped for a while comes back with its next complete message."""
+    peers = PeerBookings()
+    peers.hear(told("x", a=(1, 100)), 0.0)
+    peers.forget_silent(10.0)
+    peers.hear(told("x", a=(2, 0), complete=True), 11.0)
+    assert peers["a"] == Booked(2, 0)
+
+
+@given(MESSAGES)
+def test_totals_equal_a_plain_model(messages):
+    """After any messages and silences the totals are the sums of what each living router said last."""
+    peers, model, heard, now = PeerBookings(), {}, {}, 0.0
+    for router, replicas, complete, pause in messages:
+        now += pause
+        peers.forget_silent(now)
+        for name in [name for name, since in heard.items() if since + SILENCE_SECONDS <= now]:
+            del model[name], heard[name]
+        peers.hear(Bookings(router, replicas, complete), now)
+        model[router] = {**({} if complete else model.get(router, {})), **replicas}
+        heard[router] = now
+        for replica in "abc":
+            said = [booked.get(replica, Booked()) for booked in model.values()]
+            expected = Booked(sum(b.running for b in said), sum(b.queued_tokens for b in said))
+            assert peers[replica] == expected
+        peers.check_integrity()
+
+
+def test_broken_sum_is_found():
+    """The conservation law can fail."""
+    peers = PeerBookings()
+    peers.hear(told("x", a=(1, 100)), 0.0)
+    peers._totals["a"] = Booked(2, 100)
+    with pytest.raises(AssertionError):
+        peers.check_integrity()
+
+
+def test_outbox_gathers_and_empties():
+    """Each replica and each conversation goes out once, with its newest home."""
+    box = Outbox()
+    box.booked("a")
+    box.booked("a")
+    box.moved(1, "a")
+    box.moved(1, "b")
+    assert box.wake.is_set()
+    assert box.take() == ({"a"}, {1: "b"})
+    assert not box.wake.is_set()
+    assert box.take() == (set(), {})
+
+
+def test_outbox_is_bounded_while_nobody_takes():
+    """While Redis is away, the oldest homes are dropped."""
+    box = Outbox()
+    for key in range(MAX_HOMES_WAITING + 5):
+        box.moved(key, "a")
+    _, homes = box.take()
+    assert len(homes) == MAX_HOMES_WAITING
+    assert 4 not in homes
+    assert 5 in homes

@@ -1,0 +1,176 @@
+"""Replicas that this router cannot reach, whatever their leases say: requests do not wait for them."""
+
+import asyncio
+
+import pytest
+
+from cluster.wire import ReplicaState
+from router import probes, upstream
+from tests.router.fake_engine import event, never_end, stay_silent, whole
+from tests.waiting import eventually
+
+MESSAGES = [{"role": "user", "content": "Hello!"}]
+CHAT = {"model": "m", "messages": MESSAGES}
+
+
+@pytest.fixture
+async def router(monkeypatch, start_router, engines):
+    """A router that probes quickly and whose own limits are far away; engine a is asked first."""
+    monkeypatch.setattr(probes, "PROBE_SECONDS", 0.03)
+    monkeypatch.setattr(upstream, "HEALTH_SECONDS", 0.05)
+    router = await start_router(failed_replica_seconds=0.01)
+    for name, engine in zip("ab", engines, strict=True):
+        router.admit(engine.url, name)
+    await router.settled()
+    return router
+
+
+async def refuse(exchange):
+    """Close the connection without an answer."""
+    exchange.abort()
+
+
+SILENT = "replica a: does not answer this router"
+
+
+async def degraded(router):
+    """What `/healthz` complains about."""
+    return (await router.get("/healthz"))[1]["degraded"]
+
+
+async def test_request_leaves_a_replica_that_does_not_answer(router, engines):
+    """Engine a hangs with a request; its health check hangs, too: the request is answered by b."""
+    first, second = engines
+    first.script.append(stay_silent)
+    first.health = stay_silent
+    async with router.post(CHAT) as response:
+        assert response.status == 200
+        assert response.headers["x-warmroute-replica"] == "b"
+    assert len(first.exchanges) == len(second.exchanges) == 1
+    await eventually(first.exchanges[0].gone.is_set)
+    await router.drained()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_request_waits_for_an_engine_that_only_works_long(router, engines, stream):
+    """A long prefill is no failure: the engine says that it lives, and keeps the request."""
+    first, second = engines
+    release = asyncio.Event()
+
+    async def slow(exchange):
+        await release.wait()
+        await exchange.whole(b"{}")
+
+    first.script.append(slow)
+    async with asyncio.TaskGroup() as tasks:
+        request = tasks.create_task(_status(router, {**CHAT, "stream": stream}))
+        await eventually(lambda: first.health_checks > 2 * probes.FAILURES)
+        assert not request.done()
+        release.set()
+    assert request.result() == 200
+    assert not second.exchanges
+
+
+async def _status(router, body):
+    async with router.post(body) as response:
+        await response.read()
+        return response.status
+
+
+async def test_request_stays_where_nobody_else_could_take_it(router, engines):
+    """With no other replica ready, waiting is better than failing."""
+    first, second = engines
+    router.admit(second.url, "b", state=ReplicaState.DRAINING)
+    release = asyncio.Event()
+
+    async def slow(exchange):
+        await release.wait()
+        await exchange.whole(b"{}")
+
+    first.script.append(slow)
+    first.health = refuse
+    async with asyncio.TaskGroup() as tasks:
+        request = tasks.create_task(_status(router, CHAT))
+        await eventually(lambda: first.health_checks > 2 * probes.FAILURES)
+        assert not request.done()
+        release.set()
+    assert request.result() == 200
+
+
+async def test_request_moves_as_soon_as_another_replica_is_ready(router, engines):
+    """It had to wait where it was; now there is a place to go."""
+    first, second = engines
+    router.admit(second.url, "b", state=ReplicaState.DRAINING)
+    first.script.append(stay_silent)
+    first.health = stay_silent
+    async with asyncio.TaskGroup() as tasks:
+        request = tasks.create_task(_status(router, CHAT))
+        await eventually(lambda: first.health_checks > probes.FAILURES)
+        router.admit(second.url, "b")
+    assert request.result() == 200
+    assert len(second.exchanges) == 1
+
+
+async def test_suspect_gets_no_new_requests_until_it_answers(router, engines):
+    """A replica that fails is left alone, shown as degraded, and used again once it says that it lives."""
+    first, _ = engines
+    first.script.append(refuse)
+    first.health = refuse
+    async with router.post(CHAT) as response:
+        assert response.headers["x-warmroute-replica"] == "b"
+    await eventually(lambda: first.health_checks > 1)
+    assert SILENT in await degraded(router)
+    for _ in range(4):
+        assert await _status(router, CHAT) == 200
+    assert len(first.exchanges) == 1
+    first.health = whole(b"")
+    replica = router.fleet.replicas["a"]
+    await eventually(lambda: replica.failed_until == 0.0)
+    assert SILENT not in await degraded(router)
+    for _ in range(2):
+        await _status(router, CHAT)
+    assert len(first.exchanges) == 2
+
+
+async def test_stream_that_has_begun_is_left_alone(router, engines):
+    """Its bytes cannot be sent again: only its own limits end it."""
+    first, _ = engines
+    first.script.append(never_end)
+    first.health = stay_silent
+    async with router.post({**CHAT, "stream": True}) as response:
+        long_enough = asyncio.get_running_loop().time() + 0.5
+        async for chunk in response.content.iter_any():
+            assert chunk.startswith(event("x")[:6])
+            if asyncio.get_running_loop().time() > long_enough:
+                break
+        assert response.headers["x-warmroute-replica"] == "a"
+    await router.drained()
+
+
+async def test_suspects_that_leave_are_forgotten(router, engines):
+    """A replica that is gone is not asked for ever."""
+    first, _ = engines
+    first.script.append(refuse)
+    first.health = refuse
+    await _status(router, CHAT)
+    await eventually(lambda: first.health_checks > 0)
+    router.fleet.dismiss("a")
+    await asyncio.sleep(3 * probes.PROBE_SECONDS)
+    asked = first.health_checks
+    await asyncio.sleep(3 * probes.PROBE_SECONDS)
+    assert first.health_checks == asked
+    assert SILENT not in await degraded(router)
+
+
+async def test_open_requests_are_counted(router, engines):
+    """`/admin/bookings` shows each open request once, as request and as booking, and none at the end."""
+    first, _ = engines
+    first.script.append(never_end)
+    async with router.post({**CHAT, "stream": True}):
+        _, answer = await router.get("/admin/bookings")
+        assert (answer["open_requests"], answer["open_bookings"]) == (1, 1)
+        assert answer["replicas"] == {"a": {"running": 1, "queued_tokens": 0}}
+        assert answer["peers"] == {}
+    await router.drained()
+    _, answer = await router.get("/admin/bookings")
+    assert (answer["open_requests"], answer["open_bookings"], answer["replicas"]) == (0, 0, {})
