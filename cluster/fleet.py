@@ -13,7 +13,7 @@ import numpy as np
 from cluster.block_keys import Namespace
 from cluster.peers import Outbox, PeerBookings
 from cluster.prefix_index import DEFAULT_MAX_BLOCKS, Expectation, PrefixIndex
-from cluster.wire import Booked, Bookings, Lease, Load, ReplicaState
+from cluster.wire import Booked, Lease, Load, ReplicaState
 from policies.types import Snapshot
 
 EXPECTATION_GRACE_SECONDS = 1.0
@@ -212,8 +212,10 @@ class Fleet:
     ) -> Booking:
         """Book a request's load on the chosen replica, which becomes its conversation's home."""
         if conversation_key:
-            self._settle(conversation_key, replica)
-            self.outbox.moved(conversation_key, replica.lease.replica)
+            self._homes[conversation_key] = replica
+            self._homes.move_to_end(conversation_key)
+        if len(self._homes) > MAX_HOMES:
+            self._homes.popitem(last=False)
         self.decisions[replica.lease.model] += 1
         self.open_bookings += 1
         return Booking(self, replica, keys, uncached_tokens)
@@ -247,13 +249,6 @@ class Fleet:
         replica = self.replicas.get(replica_id)
         return Booked(replica.running, replica.queued_tokens) if replica else Booked()
 
-    def hear(self, bookings: Bookings, now: float) -> None:
-        """Take in what another router has booked, at a monotonic time in seconds."""
-        self.peers.hear(bookings, now)
-        for conversation_key, replica_id in bookings.homes.items():
-            if replica := self.replicas.get(replica_id):
-                self._settle(conversation_key, replica)
-
     def check_integrity(self) -> None:
         """Bookings equal what is booked on replicas; the index equals the union of its replicas.
 
@@ -266,12 +261,6 @@ class Fleet:
             raise AssertionError(f"{booked} requests booked on replicas, {self.open_bookings} bookings open")
         self.index.check_integrity()
         self.peers.check_integrity()
-
-    def _settle(self, conversation_key: int, replica: Replica) -> None:
-        self._homes[conversation_key] = replica
-        self._homes.move_to_end(conversation_key)
-        if len(self._homes) > MAX_HOMES:
-            self._homes.popitem(last=False)
 
     def _forget_until(self, now: float) -> None:
         while self._leaving and self._leaving[0][0] <= now:

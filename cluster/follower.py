@@ -123,7 +123,7 @@ class Follower:
         self._last_heard = time.monotonic()
         bookings = msgspec.msgpack.decode(data, type=Bookings)
         if bookings.router != self._router:
-            self._fleet.hear(bookings, time.monotonic())
+            self._fleet.peers.hear(bookings, time.monotonic())
 
     async def _read_bookings(self) -> None:
         """What the other routers have said last; those that say nothing any more are struck off."""

@@ -65,17 +65,16 @@ class Gossip:
             return
 
     async def _tell_changes(self) -> None:
-        replicas, homes = self._fleet.outbox.take()
-        totals = {replica_id: self._fleet.booked(replica_id) for replica_id in replicas}
+        totals = {replica_id: self._fleet.booked(replica_id) for replica_id in self._fleet.outbox.take()}
         with translated_errors():
-            await self._publish(Bookings(self._router, totals, homes=homes))
+            await self._publish(Bookings(self._router, totals))
 
     async def _tell_all(self) -> None:
         self._next_complete = time.monotonic() + COMPLETE_SECONDS
-        _, homes = self._fleet.outbox.take()
+        self._fleet.outbox.take()
         totals = {replica_id: self._fleet.booked(replica_id) for replica_id in self._fleet.replicas}
         totals = {replica_id: booked for replica_id, booked in totals.items() if booked.running}
-        bookings = Bookings(self._router, totals, complete=True, homes=homes)
+        bookings = Bookings(self._router, totals, complete=True)
         with translated_errors():
             await self._publish(bookings)
             await self._redis.set(

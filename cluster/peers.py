@@ -6,7 +6,6 @@ totals with every heartbeat. Nothing of a router that has fallen silent counts f
 """
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Mapping
 
 from cluster.wire import Booked, Bookings
@@ -14,36 +13,25 @@ from cluster.wire import Booked, Bookings
 SILENCE_SECONDS = 1.5
 """Three heartbeats of the default length."""
 NOTHING = Booked()
-MAX_HOMES_WAITING = 1_000
-"""Conversations whose new home waits to be told; the oldest are dropped, which costs a tie at most."""
 
 
 class Outbox:
-    """What has changed since the last message."""
+    """The replicas on which this router's own bookings have changed since the last message."""
 
     def __init__(self) -> None:
         self.wake = asyncio.Event()
         self._replicas: set[str] = set()
-        self._homes: OrderedDict[int, str] = OrderedDict()
 
     def booked(self, replica_id: str) -> None:
         """The bookings on a replica have changed."""
         self._replicas.add(replica_id)
         self.wake.set()
 
-    def moved(self, conversation_key: int, replica_id: str) -> None:
-        """A conversation has been sent to a replica."""
-        self._homes[conversation_key] = replica_id
-        if len(self._homes) > MAX_HOMES_WAITING:
-            self._homes.popitem(last=False)
-
-    def take(self) -> tuple[set[str], dict[int, str]]:
+    def take(self) -> set[str]:
         """Empty the box."""
-        replicas, homes = self._replicas, dict(self._homes)
-        self._replicas = set()
-        self._homes.clear()
+        replicas, self._replicas = self._replicas, set()
         self.wake.clear()
-        return replicas, homes
+        return replicas
 
 
 class PeerBookings:

@@ -118,8 +118,6 @@ class Bookings(msgspec.Struct, frozen=True, array_like=True):
     replicas: dict[str, Booked]
     """By replica id: all that are not zero when ``complete``, else those that changed."""
     complete: bool = False
-    homes: dict[int, str] = {}
-    """Conversation keys, and the replica to which the router has just sent them."""
 
 
 @dataclass(frozen=True, slots=True)

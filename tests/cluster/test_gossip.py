@@ -83,16 +83,6 @@ async def test_snapshot_counts_the_load_of_all_routers(redis, keys, shared_redis
         assert snapshot.running.tolist() == [2]
 
 
-async def test_home_of_a_conversation_is_shared(redis, keys, shared_redis, eventually):
-    """The next turn may come to another router, which then knows where the last one went."""
-    async with routers(shared_redis.url, keys, "x", "y") as (x, y):
-        x.fleet.book(x.replica, [1], 300, conversation_key=77)
-        await eventually(lambda: y.seen() == Booked(1, 300))
-        model = y.fleet.models["m"]
-        assert y.fleet.snapshot(model, [], 10, time.monotonic(), conversation_key=77).home == 0
-        assert y.fleet.snapshot(model, [], 10, time.monotonic(), conversation_key=78).home == -1
-
-
 async def test_dead_router_is_forgotten_within_two_seconds(redis, keys, shared_redis, eventually):
     """Nobody takes its bookings back; they stop counting by themselves, but not before the silence."""
     async with routers(shared_redis.url, keys, "x", "y") as (x, y):
