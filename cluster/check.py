@@ -16,7 +16,7 @@ from cluster.block_keys import unpack_keys
 from cluster.check_bookings import compare_bookings
 from cluster.report import Report
 from cluster.settings import ClusterSettings
-from cluster.store import RedisClient, connect, translated_errors
+from cluster.store import RedisClient, Script, connect, translated_errors
 from cluster.wire import Keys, Lease
 
 ATTEMPTS = 20
@@ -109,18 +109,11 @@ def _judge(replica_id: str, views: dict[str, View | None], capacity: int, report
 
 async def _redis_view(redis: RedisClient, keys: Keys, replica_id: str) -> tuple[Lease | None, View | None]:
     with translated_errors():
-        expected: Any = await redis.hget(keys.lease(replica_id), "epoch")
-        if expected is None:
-            return None, None
-        # Blocks and their sequence number belong together: read them in one transaction.
-        transaction = redis.pipeline(transaction=True)
-        transaction.hmget(keys.lease(replica_id), ["epoch", "sequence", "lease"])
-        transaction.smembers(keys.owned(replica_id, int(expected)))
-        (epoch, sequence, lease), members = await transaction.execute()
-    if epoch is None:
+        found = await Script(redis, "view")([keys.lease(replica_id)], [keys.owned(replica_id, 0)[:-1]])
+    if found is None:
         return None, None
-    owned = frozenset(unpack_keys(b"".join(members)))
-    view = View(int(epoch), int(sequence), owned) if epoch == expected else None
+    epoch, sequence, lease, owned = found
+    view = View(int(epoch), int(sequence), frozenset(unpack_keys(owned)))
     return msgspec.json.decode(lease, type=Lease), view
 
 

@@ -33,7 +33,8 @@ class WorkerSettings(ClusterSettings):
     """How long an alarm about something that is over stays in the lease."""
     retry_seconds: float = Field(0.1, gt=0, le=10)
     """First pause after Redis or the engine did not answer; it doubles up to `retry_limit_seconds`."""
-    retry_limit_seconds: float = Field(2.0, gt=0, le=60)
+    retry_limit_seconds: float = Field(0.5, gt=0, le=60)
+    """Short, because a Redis that comes back empty is complete only once every agent has published again."""
 
     start_seconds: float = Field(600.0, gt=0)
     """How long an engine may take from its start until it is healthy."""

@@ -1,8 +1,10 @@
 -- Begin a new incarnation of a replica: what the old one owned is dead with this one write.
--- KEYS: lease.  ARGV: lease, ttl in ms, prefix of owned keys, prefix of log keys.  Returns the new epoch.
--- Epochs come from Redis' clock, so they grow even when Redis has lost everything it knew.
+-- KEYS: lease.  ARGV: lease, ttl in ms, prefix of owned keys, prefix of log keys, the agent's last epoch,
+-- channel, announcement.  Returns the new epoch.
+-- Epochs come from Redis' clock, so they grow even when Redis has lost everything it knew. After a failover
+-- that clock may be behind; then they grow from the agent's last one.
 local time = redis.call('TIME')
-local epoch = time[1] * 1000 + math.floor(time[2] / 1000)
+local epoch = math.max(time[1] * 1000 + math.floor(time[2] / 1000), tonumber(ARGV[5]) + 1)
 local old = redis.call('HGET', KEYS[1], 'epoch')
 if old then
   epoch = math.max(epoch, tonumber(old) + 1)
@@ -11,4 +13,5 @@ end
 epoch = string.format('%.0f', epoch)
 redis.call('HSET', KEYS[1], 'epoch', epoch, 'sequence', '0', 'lease', ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
+redis.call('PUBLISH', ARGV[6], ARGV[7])
 return epoch

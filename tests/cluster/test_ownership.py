@@ -5,12 +5,13 @@ import time
 
 import msgspec
 import pytest
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from cluster.block_keys import pack_keys, unpack_keys
 from cluster.errors import FencedError, LeaseLostError, SequenceGapError, StoreUnavailableError
 from cluster.ownership import OwnershipWriter
-from cluster.store import connect
-from cluster.wire import Batch, Lease, Load, ReplicaState
+from cluster.store import connect, open_pubsub
+from cluster.wire import Batch, Lease, Load, Membership, ReplicaState
 
 pytestmark = pytest.mark.integration
 
@@ -68,6 +69,16 @@ async def test_epochs_grow(redis, keys, writer_of):
     assert abs(epochs[-1] / 1000 - time.time()) < 60
 
 
+async def test_epochs_grow_although_the_clock_of_redis_goes_back(redis, keys, writer_of):
+    """A new primary whose clock is behind, and which never got the lease, still gives a later epoch."""
+    writer = writer_of()
+    await writer.open(LEASE, ())
+    writer.epoch = later = writer.epoch + 3_600_000  # as from a Redis whose clock was an hour ahead
+    await redis.flushall()
+    await writer.open(LEASE, ())
+    assert writer.epoch == later + 1
+
+
 async def test_publish_clears_then_removes_then_stores(redis, keys, writer):
     """One batch may do all three; what is in all parts is held afterwards."""
     await writer.publish(range(3500), ())
@@ -108,11 +119,11 @@ async def test_repeated_batch_changes_nothing(redis, keys, writer):
 async def test_gap_is_refused(redis, keys, writer):
     """A batch whose predecessor Redis does not have is an error and leaves no trace."""
     await writer.publish([1], ())
-    writer.sequence += 1
+    await redis.hset(keys.lease("r"), "sequence", 0)  # as a failover may leave it
     with pytest.raises(SequenceGapError):
         await writer.publish([2], ())
     assert await owned(redis, keys, writer.epoch) == {1}
-    assert await sequence(redis, keys) == 1
+    assert await sequence(redis, keys) == 0
     assert await redis.xlen(keys.log("r", writer.epoch)) == 1
 
 
@@ -174,6 +185,103 @@ async def test_heartbeat_renews_lease_blocks_and_log_together(redis, keys, write
     await writer.heartbeat(LEASE, Load(running=2))
     assert all([await redis.pttl(name) > 20_000 for name in await redis.keys("*{r}*")])
     assert msgspec.msgpack.decode(await redis.get(keys.load("r")), type=Load).running == 2
+
+
+async def test_heartbeat_notices_that_redis_lost_batches(redis, keys, writer):
+    """A failover can lose what was acknowledged: the lease lives, but is not renewed any more."""
+    await writer.publish([1], ())
+    await writer.publish([2], [1])
+    await redis.hset(keys.lease("r"), "sequence", 1)
+    await redis.pexpire(keys.lease("r"), 5000)
+    with pytest.raises(SequenceGapError):
+        await writer.heartbeat(LEASE, Load())
+    assert await redis.pttl(keys.lease("r")) <= 5000
+    assert await redis.exists(keys.load("r")) == 0
+
+
+@pytest.mark.parametrize("damage", ["deleted", "one removed", "one added"])
+async def test_heartbeat_notices_damaged_blocks(redis, keys, writer, damage):
+    """The set must have as many members as were published, at whatever number it stands."""
+    await writer.publish([1, 2, 3], ())
+    await writer.publish([4], [1, 2])
+    await writer.heartbeat(LEASE, Load())
+    name = keys.owned("r", writer.epoch)
+    if damage == "deleted":
+        await redis.delete(name)
+    elif damage == "one removed":
+        await redis.srem(name, pack_keys([4]))
+    else:
+        await redis.sadd(name, pack_keys([9]))
+    with pytest.raises(SequenceGapError):
+        await writer.heartbeat(LEASE, Load())
+
+
+async def test_heartbeats_count_what_was_published(writer):
+    """Stored, removed and cleared blocks, and those of a new epoch, add up to what Redis has."""
+    await writer.heartbeat(LEASE, Load())
+    await writer.publish(range(3000), ())
+    await writer.heartbeat(LEASE, Load())
+    await writer.publish([5000], range(10, 3000))
+    await writer.heartbeat(LEASE, Load())
+    await writer.publish([1, 2], (), cleared=True)
+    await writer.heartbeat(LEASE, Load())
+    await writer.publish((), [1, 2])
+    await writer.heartbeat(LEASE, Load())
+    await writer.open(LEASE, range(6000))
+    await writer.heartbeat(LEASE, Load())
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+async def test_heartbeat_between_a_batch_and_its_answer(redis, keys, writer, monkeypatch, arrived):
+    """While nobody knows whether the last batch arrived, Redis may be before or after it, not elsewhere."""
+    await writer.publish([1], ())
+    publish = writer._publish
+
+    async def lose_answer(**arguments):
+        if arrived:
+            await publish(**arguments)
+        raise RedisTimeoutError("no answer")
+
+    monkeypatch.setattr(writer, "_publish", lose_answer)
+    with pytest.raises(StoreUnavailableError):
+        await writer.publish([2, 3], [1])
+    monkeypatch.undo()
+    assert not writer.is_confirmed
+    await writer.heartbeat(LEASE, Load())
+    await redis.sadd(keys.owned("r", writer.epoch), b"surplus!")
+    with pytest.raises(SequenceGapError):
+        await writer.heartbeat(LEASE, Load())
+    await redis.srem(keys.owned("r", writer.epoch), b"surplus!")
+    await writer.repeat()
+    assert writer.is_confirmed
+    await writer.heartbeat(LEASE, Load())
+    assert await owned(redis, keys, writer.epoch) == {2, 3}
+
+
+async def test_heartbeat_joins_the_list_of_members_again(redis, keys, writer):
+    """In a cluster that list lies elsewhere, and can be lost while the lease lives."""
+    await redis.delete(keys.members)
+    await writer.heartbeat(LEASE, Load())
+    assert await redis.zrange(keys.members, 0, -1) == [b"r"]
+
+
+async def test_leases_are_announced_when_they_change(redis, keys, writer_of):
+    """Opening, a heartbeat that says something new and closing tell routers; other heartbeats do not."""
+    writer = writer_of()
+    async with open_pubsub(redis) as pubsub:
+        await pubsub.subscribe(keys.memberships)
+        assert (await pubsub.get_message(timeout=1.0))["type"] == "subscribe"
+        for write, announced in (
+            (writer.open(LEASE, ()), True),
+            (writer.heartbeat(LEASE, Load()), False),
+            (writer.heartbeat(LEASE, Load(), changed=True), True),
+            (writer.close(), True),
+        ):
+            await write
+            message = await pubsub.get_message(timeout=0.1)
+            assert (message is not None) == announced
+            if message:
+                assert msgspec.msgpack.decode(message["data"], type=Membership) == Membership("r")
 
 
 async def test_close_leaves_nothing(redis, writer):

@@ -14,9 +14,11 @@ from redis import Redis
 from redis.exceptions import NoScriptError, ResponseError
 
 from cluster import redis_server
-from cluster.errors import StartUpError
+from cluster.errors import SequenceGapError, StartUpError
+from cluster.ownership import OwnershipWriter
 from cluster.redis_server import masked, redis_for
-from cluster.store import connect, script
+from cluster.store import Script, connect, script
+from cluster.wire import Keys, Lease, Load, ReplicaState
 
 needs_redis = pytest.mark.skipif(
     not any(map(shutil.which, redis_server.SERVER_PROGRAMS)), reason="no Redis server on the PATH"
@@ -190,6 +192,10 @@ def test_the_server_ends_when_its_owner_is_killed(tmp_path, hide):
     pytest.fail("the server has outlived its owner")
 
 
+OPENING = ["lease", 5000, "{t}owned:", "{t}log:", 0, "memberships", "announcement"]
+"""Arguments of the script that opens an epoch."""
+
+
 @pytest.mark.integration
 class TestWhatWeNeedOfRedis:
     """Everything that Warmroute asks of a Redis, on both kinds of server."""
@@ -200,9 +206,9 @@ class TestWhatWeNeedOfRedis:
             with pytest.raises(NoScriptError):
                 await redis.evalsha("0" * 40, 0)
             opened = redis.register_script(script("open"))
-            epoch = int(await opened(keys=["{t}lease"], args=["lease", 5000, "{t}owned:", "{t}log:"]))
+            epoch = int(await opened(keys=["{t}lease"], args=OPENING))
             assert abs(epoch / 1000 - time.time()) < 60, "the epoch comes from the server's TIME"
-            again = int(await opened(keys=["{t}lease"], args=["lease", 5000, "{t}owned:", "{t}log:"]))
+            again = int(await opened(keys=["{t}lease"], args=OPENING))
             assert again > epoch
 
     async def test_a_batch_of_binary_keys_arrives(self, url):
@@ -213,7 +219,7 @@ class TestWhatWeNeedOfRedis:
             await subscriber.subscribe("batches")
             opened = redis.register_script(script("open"))
             publish = redis.register_script(script("publish"))
-            epoch = await opened(keys=["{t}lease"], args=["lease", 5000, "{t}owned:", "{t}log:"])
+            epoch = await opened(keys=["{t}lease"], args=OPENING)
             keys = ["{t}lease", "{t}owned", "{t}log"]
             args = [epoch, 1, 5000, 100, "batches", batch, 0, packed, b""]
             assert await publish(keys=keys, args=args) == b"ok"
@@ -231,6 +237,23 @@ class TestWhatWeNeedOfRedis:
                 packed[start : start + 8] for start in range(0, len(packed), 8)
             }
             assert 0 < await redis.pttl("{t}owned") <= 5000
+
+    async def test_an_incarnation_lives_as_it_should(self, url):
+        """All scripts run: open, publish, renew, notice damage, read, close."""
+        keys, lease = Keys("life"), Lease(replica="r", url="", state=ReplicaState.READY, model="m")
+        async with connect(url) as redis:
+            writer = OwnershipWriter(redis, keys, "r", 5.0, 100)
+            await writer.open(lease, range(6000))
+            await writer.publish([7000], range(6000))
+            await writer.heartbeat(lease, Load(), changed=True)
+            view = await Script(redis, "view")([keys.lease("r")], [keys.owned("r", 0)[:-1]])
+            assert view[:2] == [str(writer.epoch).encode(), b"3"]
+            assert view[3] == (7000).to_bytes(8, "big")
+            await redis.delete(keys.owned("r", writer.epoch))
+            with pytest.raises(SequenceGapError):
+                await writer.heartbeat(lease, Load())
+            await writer.close()
+            assert await Script(redis, "view")([keys.lease("r")], [keys.owned("r", 0)[:-1]]) is None
 
     async def test_streams_take_explicit_ids_once(self, url):
         """The sequence number is the id: one that is not newer is refused."""
