@@ -147,7 +147,7 @@ class Fleet:
         self.index.remove_replica(replica.slot)
         self._sort_models()
 
-    def apply(self, replica: Replica, stored: Iterable[int], removed: Iterable[int], cleared: bool) -> None:
+    def apply(self, replica: Replica, stored: Collection[int], removed: Iterable[int], cleared: bool) -> None:
         """Apply one batch of a replica's ownership changes."""
         if cleared:
             self.index.clear(replica.slot)
@@ -176,7 +176,10 @@ class Fleet:
         block_size = model.namespace.block_size if model.namespace else 0
         # The engine always computes the last token of a prompt, and finds only full blocks in its cache.
         most = max(prompt_tokens - 1, 0) // block_size if block_size else 0
-        cached = [block_size * min(matched.get(replica.slot, 0), most) for replica in model.replicas]
+        cached = [
+            block_size * min(matched.get(replica.slot, 0), most) if replica.lease.publishes_events else 0
+            for replica in model.replicas
+        ]
         return Snapshot(
             replicas=model.ids,
             eligible=np.array(

@@ -8,7 +8,7 @@ count as held there until they are forgotten. Confirmed entries are bounded by `
 blocks are not taken in (and counted), so predictions become too low, never too high.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 DEFAULT_MAX_BLOCKS = 20_000_000
@@ -60,31 +60,25 @@ class PrefixIndex:
 
     def clear(self, slot: int) -> None:
         """The replica no longer holds anything that was confirmed."""
-        bit = 1 << slot
-        for key in self._owned[slot]:
-            _drop_bit(self._holders, key, bit)
+        self._drop(1 << slot, self._owned[slot])
         self._owned[slot] = set()
 
-    def store(self, slot: int, keys: Iterable[int]) -> None:
+    def store(self, slot: int, keys: Collection[int]) -> None:
         """The replica holds these blocks now."""
-        bit, owned, holders = 1 << slot, self._owned[slot], self._holders
+        bit, holders = 1 << slot, self._holders
+        if len(holders) + len(keys) > self._max_blocks:
+            keys = self._admissible(keys)
+        held_by = holders.get
         for key in keys:
-            held_by = holders.get(key)
-            if held_by is None:
-                if len(holders) >= self._max_blocks:
-                    self.refused_blocks += 1
-                    continue
-                held_by = 0
-            holders[key] = held_by | bit
-            owned.add(key)
+            holders[key] = held_by(key, 0) | bit
+        self._owned[slot].update(keys)
 
     def remove(self, slot: int, keys: Iterable[int]) -> None:
         """The replica no longer holds these blocks. Unknown ones are ignored."""
-        bit, owned = 1 << slot, self._owned[slot]
-        for key in keys:
-            if key in owned:
-                owned.remove(key)
-                _drop_bit(self._holders, key, bit)
+        owned = self._owned[slot]
+        gone = owned.intersection(keys)
+        owned -= gone
+        self._drop(1 << slot, gone)
 
     def owned(self, slot: int) -> frozenset[int]:
         """A copy of what is confirmed for one replica."""
@@ -132,6 +126,30 @@ class PrefixIndex:
         if remaining > 0:
             _record(matched, remaining, len(keys))
         return matched
+
+    def _admissible(self, keys: Iterable[int]) -> list[int]:
+        """Those for which there is room; the others are counted."""
+        room, admitted = self._max_blocks - len(self._holders), []
+        new: set[int] = set()
+        for key in keys:
+            if key in self._holders or key in new:
+                admitted.append(key)
+            elif len(new) < room:
+                new.add(key)
+                admitted.append(key)
+            else:
+                self.refused_blocks += 1
+        return admitted
+
+    def _drop(self, bit: int, keys: Iterable[int]) -> None:
+        """Take one holder off its blocks."""
+        holders = self._holders
+        for key in keys:
+            held_by = holders[key] ^ bit
+            if held_by:
+                holders[key] = held_by
+            else:
+                del holders[key]
 
     def check_integrity(self) -> None:
         """Holders are exactly the union of what each replica owns, and likewise for expectations.

@@ -9,6 +9,7 @@ arguments become objects, tools get their missing fields. The router compares th
 import json
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,15 +51,15 @@ class Prompt:
 
 
 def tokenizer_fingerprint(directory: Path) -> str:
-    """Identify the tokenizer and template files of a model: 16 hexadecimal digits, "" when there are none."""
+    """Identify a model's tokenizer and template files: 16 hexadecimal digits, "" when none can be read."""
     digest = xxhash.xxh3_64()
     found = False
     for name in FINGERPRINTED_FILES:
-        path = directory / name
-        if path.is_file():
+        with suppress(OSError):
+            content = (directory / name).read_bytes()
             found = True
             digest.update(name.encode() + b"\0")
-            digest.update(path.read_bytes())
+            digest.update(content)
     return digest.hexdigest() if found else ""
 
 
@@ -75,7 +76,7 @@ class PromptTokenizer:
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
             self._backend = self._tokenizer.backend_tokenizer
-        except (OSError, ValueError, AttributeError, ImportError) as error:
+        except Exception as error:  # transformers raises whatever broken files make its parsers raise
             raise TokenizerUnavailableError(f"no usable tokenizer in {directory}: {error}") from error
         self.fingerprint = tokenizer_fingerprint(directory)
         self.has_chat_template = isinstance(self._tokenizer.chat_template, str | dict | list)

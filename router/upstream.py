@@ -17,6 +17,7 @@ KEEP_ALIVE_SECONDS = 4.0
 
 READ_BUFFER_BYTES = 64 * 1024
 MAX_REPLY_BYTES = 64 * 1024 * 1024
+MAX_TOKENS_BYTES = 4 * 1024 * 1024
 RETRIED_STATUSES = frozenset({429, 500, 502, 503, 504})
 SMALL_REQUEST_SECONDS = 10.0
 HEALTH_SECONDS = 2.0
@@ -170,10 +171,17 @@ class Upstream:
                 asyncio.timeout(SMALL_REQUEST_SECONDS),
                 self._session.post(f"{url}/tokenize", json=body, headers={**self._headers}) as response,
             ):
+                if response.status >= 500:
+                    raise AttemptFailedError(f"engine answered {response.status}", replica_down=False)
                 if response.status != 200:
                     return None
+                answer = bytearray()
+                async for chunk in response.content.iter_any():
+                    answer += chunk
+                    if len(answer) > MAX_TOKENS_BYTES:
+                        return None
                 try:
-                    return msgspec.json.decode(await response.read(), type=_Tokens).tokens
+                    return msgspec.json.decode(answer, type=_Tokens).tokens
                 except UNREADABLE:
                     return None
 

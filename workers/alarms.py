@@ -10,6 +10,7 @@ class Alarms:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._alarms: dict[str, tuple[str, float]] = {}
+        self._counts: dict[str, int] = {}
 
     def set(self, name: str, text: str, seconds: float = float("inf")) -> None:
         """Raise an alarm for ``seconds``, or until it is cleared."""
@@ -19,12 +20,13 @@ class Alarms:
         """End an alarm; nothing happens when it is not raised."""
         self._alarms.pop(name, None)
 
-    def set_if(self, condition: bool, name: str, text: str) -> None:
-        """Raise an alarm when the condition holds, else end it."""
-        if condition:
-            self.set(name, text)
-        else:
+    def set_for(self, count: int, name: str, text: str, seconds: float) -> None:
+        """Raise an alarm for ``seconds`` each time a count has changed; end it when the count is zero."""
+        if not count:
             self.clear(name)
+        elif count != self._counts.get(name):
+            self.set(name, text, seconds)
+        self._counts[name] = count
 
     def texts(self) -> tuple[str, ...]:
         """Texts of the alarms that are raised now, in the order of their names."""

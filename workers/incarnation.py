@@ -5,13 +5,14 @@ before a restart cannot be believed after it.
 """
 
 import asyncio
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from pathlib import Path
 from typing import Protocol
 
 import structlog
-import zmq.asyncio
 
 from cluster.block_keys import Namespace
+from cluster.tokenizer import tokenizer_fingerprint
 from cluster.wire import Load
 from workers.alarms import Alarms
 from workers.concurrency import run_together
@@ -148,7 +149,9 @@ class Incarnation:
         self._listener.lease_changed()
 
     async def _rediscover(self) -> None:
-        """Notice what may change while it runs: LoRA adapters, and KV events that it did not publish."""
+        """Notice what may change while it runs: LoRA adapters, KV events that it did not publish, tokenizer
+        files that could not be read.
+        """
         while True:
             await asyncio.sleep(self._settings.rediscover_seconds)
             try:
@@ -158,9 +161,16 @@ class Incarnation:
             known = self.description
             if (found.model, found.sources) != (known.model, known.sources):
                 raise IncarnationOverError("it serves another model or publishes its events elsewhere")
+            if not self.fingerprint and await self._read_fingerprint():
+                raise IncarnationOverError("its tokenizer files can be read now")  # all keys are others
             if (found.aliases, found.adapters) != (known.aliases, known.adapters):
                 self.description = found
                 self._listener.lease_changed()
+
+    async def _read_fingerprint(self) -> str:
+        with suppress(OSError):
+            return await asyncio.to_thread(tokenizer_fingerprint, Path(self.description.model_directory))
+        return ""
 
     # KV events
 
@@ -170,7 +180,7 @@ class Incarnation:
             replay_timeout=self._settings.replay_timeout_seconds,
             queue=self._settings.event_queue,
         )
-        stream = KVEventStream(zmq.asyncio.Context.instance(), source, limits)
+        stream = KVEventStream(source, limits)
         async with aclosing(stream.outcomes()) as outcomes:
             async for outcome in outcomes:
                 self._note_outcome(outcome, source.rank)
@@ -205,7 +215,8 @@ class Incarnation:
             self._listener.mirror_replaced()
             return
         if batch.unknown:
-            self.alarms.set("unknown", "the engine sends kinds of KV events that this version does not know")
+            text = "the engine sends kinds of KV events that this version does not know"
+            self.alarms.set("unknown", text, self._settings.alarm_seconds)
         self._note_mirror()
         self._listener.mirror_changed(change)
 
@@ -214,6 +225,9 @@ class Incarnation:
         size = self.mirror.seen_block_size
         if not size or size == self.block_size or self.mirror.counts.stored:
             return False
+        if self.block_size:
+            text = f"KV events are about blocks of {size} tokens, the engine's metrics say {self.block_size}"
+            self.alarms.set("block-size", f"{text}: the events count", self._settings.alarm_seconds)
         self.block_size = size
         self.mirror = self._empty_mirror()
         self._listener.mirror_replaced()
@@ -253,14 +267,17 @@ class Incarnation:
             alarms.set("tokenizer", f"no tokenizer files can be read at {self.description.model_directory}")
 
     def _note_mirror(self) -> None:
-        mirror, counts = self.mirror, self.mirror.counts
+        mirror, counts, seconds = self.mirror, self.mirror.counts, self._settings.alarm_seconds
         orphans = mirror.num_parked + counts.given_up
-        self.alarms.set_if(orphans > 0, "parked", f"{orphans} blocks follow blocks that were never announced")
-        self.alarms.set_if(
-            counts.malformed > 0, "malformed", f"{counts.malformed} blocks in contradictory KV events"
+        self.alarms.set_for(
+            orphans, "parked", f"{orphans} blocks follow blocks that were never announced", seconds
         )
-        self.alarms.set_if(
-            counts.other_size > 0,
-            "block-size",
+        self.alarms.set_for(
+            counts.malformed, "malformed", f"{counts.malformed} blocks in contradictory KV events", seconds
+        )
+        self.alarms.set_for(
+            counts.other_size,
+            "other-size",
             f"{counts.other_size} blocks of {mirror.seen_block_size} instead of {self.block_size} tokens",
+            seconds,
         )

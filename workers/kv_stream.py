@@ -3,24 +3,30 @@
 It subscribes first and replays then, so that nothing falls between. Every replay starts with the last batch
 already seen: when the engine answers with another one, or with none, it is another process than before.
 While nothing comes the engine is asked now and then, because the last batches before a silence can be lost
-too.
+too. When the connection was lost it is asked before anything else is taken: behind it may be another process
+that has come just as far.
 """
 
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass
 
 import xxhash
 import zmq
-import zmq.asyncio
 
 from workers.errors import EventFormatError
 from workers.kv_events import EventBatch, EventSource, decode_batch
+from workers.zmq_socket import EventSocket, connected
+
+Connect = Callable[[int, str, int, str | None], AbstractContextManager[EventSocket]]
+"""`workers.zmq_socket.connected`, or what plays it."""
 
 END_OF_REPLAY = -1
 REPLAY_QUEUE = 20_000
 """Batches of a replay that may wait to be read: vLLM buffers 10,000."""
-MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+LONG_REPLAY = 500
+"""Batches of a replay from which on its end may be missing: vLLM's socket drops what its queue of 1,000
+cannot hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +91,20 @@ class _Message:
 class KVEventStream:
     """Follows one `EventSource`. Iterate over `outcomes` once; closing the iterator closes the sockets."""
 
-    def __init__(self, context: zmq.asyncio.Context, source: EventSource, limits: StreamLimits) -> None:
-        self._context = context
+    def __init__(self, source: EventSource, limits: StreamLimits, connect: Connect = connected) -> None:
+        self._connect = connect
         self._source = source
         self._limits = limits
         self._expected = 0
         self._last_digest = 0
         self._last_timestamp = 0.0
         self._answering: bool | None = None
+        self._reconnected = False
+        """The connection is a new one, and not yet known to lead to the same process."""
 
     async def outcomes(self) -> AsyncGenerator[Outcome]:
         """Yield batches in order, and what else happened to the stream. Ends only after `EngineRestarted`."""
-        with self._socket(zmq.SUB, self._source.endpoint, self._limits.queue) as live:
-            live.subscribe(self._source.topic.encode())
+        with self._connect(zmq.SUB, self._source.endpoint, self._limits.queue, self._source.topic) as live:
             steps = self._catch_up()
             while True:
                 async with aclosing(steps):
@@ -106,14 +113,17 @@ class KVEventStream:
                         if isinstance(outcome, EngineRestarted):
                             return
                 message = await _receive(live, self._limits.check_seconds)
+                self._reconnected = live.has_reconnected() or self._reconnected
                 steps = self._catch_up() if message is None else self._advance(message)
 
     async def _advance(self, message: _Message) -> AsyncGenerator[Outcome]:
         """Take a live message, after replaying what is missing before it."""
-        if message.sequence > self._expected:
+        if message.sequence > self._expected or self._reconnected:
             async with aclosing(self._catch_up()) as steps:
                 async for outcome in steps:
                     yield outcome
+        if self._reconnected:
+            return  # nobody answers: the message is replayed when somebody does
         if message.sequence > self._expected:
             yield EventsLost(self._expected, message.sequence - 1)
         if message.sequence >= self._expected:
@@ -133,8 +143,11 @@ class KVEventStream:
                         verdict = outcome
                     else:
                         yield outcome
-            progress = not isinstance(verdict, CaughtUp) and self._expected > before
+            num_new = self._expected - before
+            progress = num_new >= LONG_REPLAY if isinstance(verdict, CaughtUp) else num_new > 0
         answering = isinstance(verdict, CaughtUp)
+        if answering:
+            self._reconnected = False
         if verdict is not None and answering is not self._answering:
             self._answering = answering
             yield verdict
@@ -148,8 +161,8 @@ class KVEventStream:
         """
         seen = self._expected > 0
         first = self._expected - 1 if seen else 0
-        with self._socket(zmq.DEALER, self._source.replay_endpoint or "", REPLAY_QUEUE) as dealer:
-            await dealer.send_multipart([b"", first.to_bytes(8, "big")])
+        with self._connect(zmq.DEALER, self._source.replay_endpoint or "", REPLAY_QUEUE, None) as dealer:
+            dealer.send([b"", first.to_bytes(8, "big")])
             opening = True
             while True:
                 message = await _receive(dealer, self._limits.replay_timeout)
@@ -162,10 +175,13 @@ class KVEventStream:
                 if message.sequence == END_OF_REPLAY:
                     yield CaughtUp()
                     return
-                if message.sequence > self._expected:
-                    if not opening:
-                        return
-                    yield EventsLost(self._expected, message.sequence - 1)
+                if message.sequence > self._expected and not opening:
+                    return
+                if message.sequence > self._expected or (
+                    opening and seen and message.sequence == self._expected
+                ):
+                    # Without the last batch seen it may be another process that has come just as far.
+                    yield EventsLost(min(self._expected, message.sequence - 1), message.sequence - 1)
                 if message.sequence >= self._expected:
                     yield self._take(message)
                 opening = False
@@ -186,24 +202,13 @@ class KVEventStream:
         self._last_timestamp = batch.timestamp
         return Received(message.sequence, batch)
 
-    @contextmanager
-    def _socket(self, kind: int, endpoint: str, queue: int) -> Iterator[zmq.asyncio.Socket]:
-        socket = self._context.socket(kind)
-        try:
-            socket.set(zmq.RCVHWM, queue)
-            socket.set(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
-            socket.set(zmq.RECONNECT_IVL_MAX, 1000)
-            socket.connect(endpoint)
-            yield socket
-        finally:
-            socket.close(linger=0)
 
-
-async def _receive(socket: zmq.asyncio.Socket, seconds: float) -> _Message | None:
+async def _receive(socket: EventSocket, seconds: float) -> _Message | None:
     """The next message, whose last two frames are sequence and payload; None when none comes in time."""
-    if not await socket.poll(round(seconds * 1000)):
+    frames = await socket.receive(seconds)
+    if frames is None:
         return None
-    *_, sequence, payload = await socket.recv_multipart()
+    *_, sequence, payload = frames
     return _Message(int.from_bytes(sequence, "big", signed=True), payload)
 
 

@@ -294,3 +294,14 @@ def test_decisions_are_numbered_per_model():
         fleet.book(fleet.replicas["a"], (), 1)
         fleet.book(fleet.replicas["b"], (), 1)
     assert all(after == before + 1 for before, after in pairwise(numbers))
+
+
+def test_replica_that_stopped_publishing_has_an_unknown_cache():
+    """What its events said once cannot be believed any more; with events again it counts again."""
+    fleet = fleet_of(lease("a"), lease("b"))
+    fleet.apply(fleet.replicas["a"], [1, 2, 3], (), cleared=False)
+    assert cached(fleet, [1, 2, 3], 100) == {"a": 48, "b": 0}
+    fleet.admit(lease("a", publishes_events=False), 1, Load())
+    assert cached(fleet, [1, 2, 3], 100) == {"a": 0, "b": 0}
+    fleet.admit(lease("a"), 1, Load())
+    assert cached(fleet, [1, 2, 3], 100) == {"a": 48, "b": 0}

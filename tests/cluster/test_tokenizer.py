@@ -264,3 +264,13 @@ def test_directory_without_a_tokenizer_is_an_error(tmp_path):
         PromptTokenizer(tmp_path)
     with pytest.raises(TokenizerUnavailableError):
         PromptTokenizer(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"model": {"type": "unknown"}}'])
+def test_broken_tokenizer_files_are_one_kind_of_error(tiny_model, tmp_path, content):
+    """Whatever the files make their parsers raise, the caller has one error to expect."""
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_model, broken)
+    (broken / "tokenizer.json").write_text(content)
+    with pytest.raises(TokenizerUnavailableError, match="no usable tokenizer in"):
+        PromptTokenizer(broken)

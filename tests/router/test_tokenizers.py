@@ -1,34 +1,52 @@
 """A tokenizer is believed when it agrees with the engine's, and only as long as it does."""
 
 import asyncio
+import json
+import shutil
+from pathlib import Path
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from cluster.fleet import Fleet
 from cluster.tokenizer import PromptTokenizer
 from cluster.wire import Lease, Load, ReplicaState
 from router import tokenizers as module
 from router.errors import AttemptFailedError
+from router.settings import RouterSettings
 from router.tokenizers import Tokenizers
+from router.upstream import Upstream
 from tests.waiting import eventually
 
 
 class Engine:
-    """Plays `Upstream` for `/tokenize`."""
+    """Plays `Upstream` for `/tokenize`. ``answers`` holds replicas, by URL, that answer otherwise."""
 
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
         self.answer = self.right
+        self.answers = {}
         self.asked = asyncio.Event()
+        self.urls = []
 
     def right(self, body):
         """The tokens that the model's own tokenizer gives."""
         return list(self.tokenizer.chat(body).token_ids)
 
-    async def tokenise(self, _url, body):
+    def wrong(self, body):
+        """Tokens that no tokenizer of these tests gives."""
+        return [1, 2, 3]
+
+    def away(self, body):
+        """No answer."""
+        raise AttemptFailedError("away", replica_down=True)
+
+    async def tokenise(self, url, body):
         self.asked.set()
+        self.urls.append(url)
         await asyncio.sleep(0)
-        return self.answer(body)
+        return self.answers.get(url, self.answer)(body)
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +63,10 @@ def fleet(tiny_model):
     return fleet
 
 
-def admit(fleet, replica="a", model="m", **changes):
+def admit(fleet, replica="a", model="m", epoch=1, **changes):
     """A ready replica's lease."""
-    values = {"url": "http://a", "state": ReplicaState.READY, **changes}
-    fleet.admit(Lease(replica=replica, model=model, **values), 1, Load())
+    values = {"url": f"http://{replica}", "state": ReplicaState.READY, **changes}
+    fleet.admit(Lease(replica=replica, model=model, **values), epoch, Load())
 
 
 @pytest.fixture
@@ -61,6 +79,7 @@ async def engine(tokenizer):
 async def tokenizers(fleet, engine, monkeypatch):
     """Tokenizers that look at the fleet all the time."""
     monkeypatch.setattr(module, "CHECK_SECONDS", 0.005)
+    monkeypatch.setattr(module, "CHANGE_SECONDS", 0.0)
     tokenizers = Tokenizers(fleet, engine, {})
     task = asyncio.create_task(tokenizers.run())
     yield tokenizers
@@ -83,10 +102,12 @@ async def test_tokenizer_that_agrees_is_used(tokenizers):
 
 async def test_tokenizer_that_differs_is_an_alarm(tokenizers, engine):
     """A difference on a probe switches the model to the ring."""
-    engine.answer = lambda body: [1, 2, 3]
+    engine.answer = engine.wrong
     await settled(tokenizers)
     assert tokenizers.get("m") is None
-    assert "differ on probe 0" in tokenizers.alarms()["m"]
+    assert tokenizers.alarms() == {
+        "m": "the router's tokenizer and that of replica a differ on probe 0",
+    }
 
 
 async def test_engine_without_tokenize_is_believed(tokenizers, engine):
@@ -98,11 +119,7 @@ async def test_engine_without_tokenize_is_believed(tokenizers, engine):
 
 async def test_unchecked_tokenizer_is_not_used(tokenizers, engine):
     """While the engine does not answer, nothing is keyed; as soon as it does, the model is settled."""
-
-    def fail(_body):
-        raise AttemptFailedError("away", replica_down=True)
-
-    engine.answer = fail
+    engine.answer = engine.away
     await asyncio.wait_for(engine.asked.wait(), 5)
     await asyncio.sleep(0.02)
     assert tokenizers.get("m") is None
@@ -162,3 +179,229 @@ async def test_counts_that_differ_again_and_again_are_an_alarm(tokenizers):
     assert tokenizers.get("m") is None
     assert "counted 11" in tokenizers.alarms()["m"]
     tokenizers.compare("unknown", 1, 2)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Alarmed models are checked again after 10 ms, then 20, and at last every 40."""
+    monkeypatch.setattr(module, "RECHECK_SECONDS", 0.01)
+    monkeypatch.setattr(module, "RECHECK_LIMIT_SECONDS", 0.04)
+
+
+@pytest.fixture
+def sampled(monkeypatch):
+    """Tokenizers that agree are compared again all the time."""
+    monkeypatch.setattr(module, "SAMPLE_SECONDS", 0.0)
+
+
+def miscount(tokenizers):
+    """As many replies with another prompt length as it takes to raise the alarm."""
+    for _ in range(module.MISMATCHES_ALLOWED + 1):
+        tokenizers.compare("m", 10, 11)
+
+
+async def test_alarm_ends_when_the_engine_agrees_again(quick, tokenizers, engine):
+    """A model switched to the ring is checked again by itself, and comes back."""
+    engine.answer = engine.wrong
+    await settled(tokenizers)
+    assert tokenizers.get("m") is None
+    engine.answer = engine.right
+    await eventually(lambda: tokenizers.get("m") is not None)
+    assert tokenizers.alarms() == {}
+
+
+async def test_corrected_files_are_read_again(quick, tokenizers, fleet, tiny_model, tmp_path):
+    """A tokenizer that could not be loaded, or was half written, is loaded once its files are right."""
+    admit(fleet, "b", "late", model_directory=str(tmp_path / "late"))
+    await settled(tokenizers, "late")
+    assert "no usable tokenizer" in tokenizers.alarms()["late"]
+    shutil.copytree(tiny_model, tmp_path / "late")
+    await eventually(lambda: tokenizers.get("late") is not None)
+
+
+@pytest.mark.parametrize("garbage", ["", "[]", '{"version": "1.0", "model": {"type": "Nope"}}'])
+async def test_broken_files_are_an_alarm_and_no_end(quick, tokenizers, fleet, tiny_model, tmp_path, garbage):
+    """Whatever the library raises for a file, the model is an alarm, and others are looked after."""
+    directory = tmp_path / "broken"
+    shutil.copytree(tiny_model, directory)
+    (directory / "tokenizer.json").write_text(garbage)
+    admit(fleet, "b", "broken", model_directory=str(directory))
+    admit(fleet, "c", "z", model_directory=str(tiny_model))
+    await settled(tokenizers, "broken")
+    await settled(tokenizers, "z")
+    assert tokenizers.get("broken") is None
+    assert "tokenizer" in tokenizers.alarms()["broken"]
+    shutil.copy(tiny_model / "tokenizer.json", directory)
+    await eventually(lambda: tokenizers.get("broken") is not None)
+
+
+async def test_new_files_replace_a_tokenizer_that_no_longer_agrees(
+    sampled, tokenizers, engine, fleet, tiny_model, tmp_path
+):
+    """Before it raises an alarm the router reads the files again: the engine may have newer ones."""
+    directory = tmp_path / "model"
+    shutil.copytree(tiny_model, directory)
+    fleet.dismiss("a")
+    admit(fleet, model_directory=str(directory))
+    await eventually(lambda: tokenizers.get("m") is not None)
+    before = tokenizers.get("m")
+    config = directory / "tokenizer_config.json"
+    settings = json.loads(config.read_text())
+    config.write_text(json.dumps({**settings, "chat_template": "new:" + settings["chat_template"]}))
+    engine.tokenizer = PromptTokenizer(directory)
+    await eventually(lambda: tokenizers.get("m") not in (None, before))
+    assert tokenizers.alarms() == {}
+
+
+@pytest.mark.parametrize(
+    "change", [{"epoch": 2}, {"tokenizer_fingerprint": "new"}, {"model_directory": "/elsewhere"}]
+)
+async def test_alarmed_model_is_checked_at_once_when_a_replica_changes(tokenizers, engine, fleet, change):
+    """An engine that starts again with other files need not wait for the next periodic check."""
+    tokenizers._directories = {"m": Path(fleet.replicas["a"].lease.model_directory)}
+    engine.answer = engine.wrong
+    await settled(tokenizers)
+    engine.answer = engine.right
+    await asyncio.sleep(0.03)
+    assert tokenizers.get("m") is None, "the pause is seconds"
+    admit(fleet, **{"model_directory": fleet.replicas["a"].lease.model_directory, **change})
+    await eventually(lambda: tokenizers.get("m") is not None)
+
+
+async def test_changes_do_not_lead_to_checks_without_end(tokenizers, engine, fleet, tiny_model, monkeypatch):
+    """Replicas that restart all the time have the files read no more often than the bound says."""
+    monkeypatch.setattr(module, "CHANGE_SECONDS", 60.0)
+    engine.answer = engine.wrong
+    await settled(tokenizers)
+    asked = len(engine.urls)
+    for epoch in range(2, 10):
+        admit(fleet, epoch=epoch, model_directory=str(tiny_model))
+        await asyncio.sleep(0.01)
+    assert len(engine.urls) == asked
+
+
+async def test_replica_with_another_tokenizer_is_noticed_and_named(tokenizers, engine, fleet, tiny_model):
+    """Each distinct tokenizer among the ready replicas is compared; when the odd one leaves, all is well."""
+    await settled(tokenizers)
+    engine.answers["http://b"] = engine.wrong
+    admit(fleet, "b", tokenizer_fingerprint="other", model_directory=str(tiny_model))
+    await eventually(lambda: "replica b" in tokenizers.alarms().get("m", ""))
+    assert tokenizers.get("m") is None
+    fleet.dismiss("b")
+    await eventually(lambda: tokenizers.get("m") is not None)
+
+
+async def test_one_replica_of_each_kind_is_asked(tokenizers, engine, fleet, tiny_model):
+    """A hundred replicas with one tokenizer are no reason for a hundred questions."""
+    fleet.dismiss("a")
+    for number in range(20):
+        admit(fleet, f"r{number}", tokenizer_fingerprint="same", model_directory=str(tiny_model))
+    admit(fleet, "x", tokenizer_fingerprint="other", model_directory=str(tiny_model))
+    await eventually(lambda: "http://x" in engine.urls and tokenizers.get("m") is not None)
+    assert len(set(engine.urls)) <= 3, engine.urls
+
+
+async def test_many_kinds_take_turns(sampled, tokenizers, engine, fleet, tiny_model):
+    """However many tokenizers there are, one check asks a few replicas, and all are asked in time."""
+    for number in range(2 * module.MAX_PROBED):
+        admit(fleet, f"r{number}", tokenizer_fingerprint=f"{number}", model_directory=str(tiny_model))
+    await eventually(lambda: len(set(engine.urls)) == 2 * module.MAX_PROBED + 1)
+
+
+async def test_tokenizer_that_agrees_is_sampled(sampled, quick, tokenizers, engine, fleet, tiny_model):
+    """Replicas are compared again in turn, so that one that differs without saying so is found."""
+    admit(fleet, "b", model_directory=str(tiny_model))
+    await eventually(lambda: {"http://a", "http://b"} <= set(engine.urls))
+    assert tokenizers.get("m") is not None
+    engine.answers["http://b"] = engine.wrong
+    await eventually(lambda: "replica b" in tokenizers.alarms().get("m", ""))
+    engine.urls.clear()
+    await eventually(lambda: len(engine.urls) >= 3)
+    assert set(engine.urls) == {"http://b"}, "a replica that agrees does not end the alarm of another"
+    del engine.answers["http://b"]
+    await eventually(lambda: tokenizers.get("m") is not None)
+
+
+async def test_replica_that_does_not_answer_is_left_out(tokenizers, engine, fleet, tiny_model):
+    """Whoever answers decides, and the next in turn is asked where one is away."""
+    engine.answers["http://b"] = engine.away
+    admit(fleet, "b", tokenizer_fingerprint="other", model_directory=str(tiny_model))
+    await settled(tokenizers)
+    assert tokenizers.get("m") is not None
+
+
+async def test_alarm_stays_while_nobody_answers(quick, tokenizers, engine):
+    """Silence is no agreement."""
+    engine.answer = engine.wrong
+    await settled(tokenizers)
+    engine.answer, engine.urls = engine.away, []
+    await eventually(lambda: len(engine.urls) >= 3)
+    assert "replica a" in tokenizers.alarms()["m"]
+    engine.answer = engine.right
+    await eventually(lambda: tokenizers.get("m") is not None)
+
+
+async def test_miscounted_model_comes_back_when_the_probes_agree(quick, tokenizers):
+    """An alarm raised by replies ends with the next check, too."""
+    await settled(tokenizers)
+    miscount(tokenizers)
+    assert tokenizers.get("m") is None
+    await eventually(lambda: tokenizers.get("m") is not None)
+
+
+@pytest.mark.parametrize("steady", [False, True])
+def test_pauses_grow_until_it_has_agreed_for_long(monkeypatch, steady):
+    """A tokenizer that passes the probes and miscounts replies comes and goes ever more slowly."""
+    entry = module._Entry()
+    now, pauses = 1000.0, []
+    for _ in range(9):
+        assert entry.differs(now, "differs")
+        pauses.append(entry.due - now)
+        now = entry.due
+        assert entry.agrees(now, everybody=True)
+        now += module.RECHECK_LIMIT_SECONDS if steady else 1.0
+    assert pauses == [5.0] * 9 if steady else [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0, 300.0]
+
+
+async def test_alarm_that_replies_raise_during_a_check_stays(tokenizers, engine, fleet, tiny_model):
+    """A check that began before the alarm does not end it."""
+    await settled(tokenizers)
+    engine.answers["http://a"] = lambda body: miscount(tokenizers) or engine.right(body)
+    admit(fleet, epoch=2, model_directory=str(tiny_model))
+    await eventually(lambda: "m" in tokenizers.alarms())
+    await asyncio.sleep(0.02)
+    assert "counted 11" in tokenizers.alarms()["m"]
+
+
+@pytest.mark.parametrize("garbage", [RuntimeError("garbage"), RecursionError()])
+async def test_nothing_ends_the_checks(quick, tokenizers, engine, garbage):
+    """An engine, or a client of it, that fails in an unexpected way is an alarm that goes away, too."""
+
+    def fail(_body):
+        raise garbage
+
+    engine.answer = fail
+    await settled(tokenizers)
+    assert type(garbage).__name__ in tokenizers.alarms()["m"]
+    engine.answer = engine.right
+    await eventually(lambda: tokenizers.get("m") is not None)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [b"", b"\xff\xfe", b"[]", b'{"tokens": "x"}', b'{"tokens": [1.5]}', b'{"tokens": {}}', b"[" * 10_000],
+)
+async def test_garbage_from_tokenize_is_as_good_as_no_answer(reply):
+    """The real client takes an unreadable answer for an engine without ``/tokenize``."""
+
+    async def answer(_request):
+        return web.Response(body=reply, content_type="application/json")
+
+    app = web.Application()
+    app.router.add_post("/tokenize", answer)
+    upstream = Upstream(RouterSettings())
+    try:
+        async with TestServer(app) as server:
+            assert await upstream.tokenise(str(server.make_url("")).rstrip("/"), {}) is None
+    finally:
+        await upstream.close()

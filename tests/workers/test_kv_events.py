@@ -8,7 +8,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import zmq.asyncio
 
 from tests.workers.fake_engine import FakePublisher
 from workers.errors import EventFormatError
@@ -89,10 +88,10 @@ def test_what_is_no_batch_is_refused(payload):
 class Listener:
     """Collects the outcomes of a stream."""
 
-    def __init__(self, publisher: FakePublisher) -> None:
+    def __init__(self, publisher: FakePublisher, check_seconds: float = 0.15) -> None:
         source = EventSource(0, publisher.endpoint, publisher.replay_endpoint, "kv")
-        limits = StreamLimits(check_seconds=0.15, replay_timeout=0.2, queue=1000)
-        self.stream = KVEventStream(zmq.asyncio.Context.instance(), source, limits)
+        limits = StreamLimits(check_seconds, replay_timeout=0.2, queue=1000)
+        self.stream = KVEventStream(source, limits)
         self.outcomes = []
         self._task = asyncio.create_task(self._listen())
 
@@ -123,8 +122,8 @@ async def make():
         opened.append(FakePublisher(folder, **options))
         return opened[-1]
 
-    async def listener(publisher: FakePublisher) -> Listener:
-        opened.append(Listener(publisher))
+    async def listener(publisher: FakePublisher, **options) -> Listener:
+        opened.append(Listener(publisher, **options))
         return opened[-1]
 
     publisher.listener = listener
@@ -237,6 +236,22 @@ async def test_an_idle_restart_is_noticed(make, eventually):
     await publisher.close()
     await make()
     await eventually(lambda: listener.outcomes[-1] == EngineRestarted())
+
+
+async def test_a_restart_that_has_come_just_as_far_is_noticed(make, eventually):
+    """After a lost connection the engine is asked, before a batch with the expected number is believed."""
+    publisher = await make()
+    listener = await make.listener(publisher, check_seconds=60)
+    await eventually(lambda: CaughtUp() in listener.outcomes)
+    await publisher.publish(CLEARED)
+    await eventually(lambda: listener.sequences == [0])
+    await publisher.close()
+    restarted = await make()
+    await restarted.publish(CLEARED, drop=True)
+    await asyncio.sleep(0.5)  # until the subscription is there again
+    await restarted.publish(CLEARED)
+    await eventually(lambda: listener.outcomes[-1] == EngineRestarted())
+    assert listener.sequences == [0]
 
 
 async def test_silent_replays_are_reported_once(make, eventually):
