@@ -1,8 +1,13 @@
-"""What every measurement here shares: one streamed chat turn, timed, and percentiles."""
+"""What every measurement here shares: one streamed chat turn, timed, percentiles, and a slope."""
 
+import math
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import aiohttp
+import msgspec
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionMessageParam
 
@@ -50,6 +55,75 @@ async def chat_turn(
                 cached_tokens = (details.cached_tokens if details else None) or 0
         replica = response.headers.get("x-warmroute-replica", "")
     return Turn(replica, "".join(parts), ttft, prompt_tokens, cached_tokens, completion_tokens)
+
+
+class TurnFailedError(Exception):
+    """A turn was not answered to its end."""
+
+
+async def stream_turn(session: aiohttp.ClientSession, router: str, body: Mapping[str, Any]) -> Turn:
+    """As `chat_turn`, for many at a time: without a client library, which would need more CPU than routers.
+
+    Raises `TurnFailedError`.
+    """
+    started = time.perf_counter()
+    request = {**body, "stream": True, "stream_options": {"include_usage": True}}
+    try:
+        async with session.post(f"{router}/v1/chat/completions", json=request) as response:
+            first = await response.content.readany()
+            ttft = time.perf_counter() - started
+            answer = first + await response.content.read()
+            status, replica = response.status, response.headers.get("x-warmroute-replica", "")
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise TurnFailedError(type(error).__name__) from error
+    chunks = answer.split(b"\n\n")
+    if status != 200 or b"data: [DONE]" not in chunks or b'data: {"error"' in answer:
+        raise TurnFailedError(f"{status} {answer[-200:].decode(errors='replace')}")
+    return _turn(replica, ttft, [chunk.removeprefix(b"data: ") for chunk in chunks])
+
+
+def _turn(replica: str, ttft: float, chunks: Sequence[bytes]) -> Turn:
+    text, usage = "", _Usage()
+    for data in chunks:
+        if data.startswith(b"{"):
+            chunk = msgspec.json.decode(data, type=_Chunk)
+            text += "".join(choice.delta.content or "" for choice in chunk.choices)
+            usage = chunk.usage or usage
+    cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else 0
+    return Turn(replica, text, ttft, usage.prompt_tokens, cached or 0, usage.completion_tokens)
+
+
+class _Delta(msgspec.Struct, frozen=True):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct, frozen=True):
+    delta: _Delta = _Delta()
+
+
+class _Details(msgspec.Struct, frozen=True):
+    cached_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct, frozen=True):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_tokens_details: _Details | None = None
+
+
+class _Chunk(msgspec.Struct, frozen=True):
+    choices: tuple[_Choice, ...] = ()
+    usage: _Usage | None = None
+
+
+def slope(places: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
+    """Least-squares slope of values over places, and its standard error. There must be three values."""
+    count = len(places)
+    middle, mean = sum(places) / count, sum(values) / count
+    spread = sum((place - middle) ** 2 for place in places)
+    rise = sum((p - middle) * (v - mean) for p, v in zip(places, values, strict=True)) / spread
+    rest = sum((v - mean - rise * (p - middle)) ** 2 for p, v in zip(places, values, strict=True))
+    return rise, math.sqrt(rest / (count - 2) / spread)
 
 
 def percentile(values: list[float], percent: float) -> float:

@@ -60,9 +60,10 @@ async def run(
     prompt_tokens: int,
     conversations: int,
     max_tokens: int,
+    seed: int = 1,
 ) -> Outcome:
     """Send ``rate`` requests a second, each continuing one of the conversations' prompts."""
-    source = random.Random(1)
+    source = random.Random(seed)
     count = round(prompt_tokens / TOKENS_PER_WORD)
     prompts = [words(count, source) for _ in range(conversations)]
     outcome = Outcome()
