@@ -117,15 +117,25 @@ def router(
 @app.command()
 def agent(
     engine_url: Annotated[list[str], typer.Option(help="Base URL of an engine; repeatable.")],
+    advertise_url: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Base URL at which routers reach that engine; repeatable, in the order of --engine-url. "
+            "Default: the engine URL."
+        ),
+    ] = None,
     redis_url: RedisUrl = None,
     engine_api_key: EngineApiKey = None,
     deployment: Deployment = None,
     log_level: LogLevel = None,
 ) -> None:
     """Watch over engines that somebody else started, and publish what their caches hold."""
-    from workers.agent_main import run_agents
+    import uvloop
+
+    from workers.agent_main import engine_addresses, run_agents
     from workers.settings import WorkerSettings
 
+    engines = engine_addresses(engine_url, advertise_url or [])
     settings = load_settings(
         WorkerSettings,
         redis_url=redis_url,
@@ -134,7 +144,7 @@ def agent(
         log_level=log_level,
     )
     configure_logging(settings.log_level)
-    asyncio.run(run_agents(engine_url, settings))
+    uvloop.run(run_agents(engines, settings))
 
 
 @app.command()

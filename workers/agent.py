@@ -9,8 +9,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import structlog
-from redis.asyncio import Redis
 
+from cluster.store import RedisClient
 from cluster.tokenizer import tokenizer_fingerprint
 from cluster.wire import Lease, Load, ReplicaState
 from workers.alarms import Alarms
@@ -25,9 +25,9 @@ from workers.settings import WorkerSettings
 log = structlog.get_logger(__name__)
 
 
-def default_replica_id(engine_url: str) -> str:
-    """A stable and readable id for the engine at this address."""
-    parts = urlsplit(engine_url)
+def default_replica_id(url: str) -> str:
+    """A stable and readable id for the engine that routers reach at this address."""
+    parts = urlsplit(url)
     host = (parts.hostname or "engine").replace(":", "-")
     return f"{host}-{parts.port or (443 if parts.scheme == 'https' else 80)}"
 
@@ -36,15 +36,22 @@ class Agent:
     """Follows one engine: `run` it until cancelled, then `close` it.
 
     ``agent_url`` is where `workers.mirror_server` answers for this agent; the lease tells it to operators'
-    tools.
+    tools. ``advertise_url`` is where routers reach the engine, if not where this agent does.
     """
 
     def __init__(
-        self, engine_url: str, redis: Redis, settings: WorkerSettings, replica: str = "", agent_url: str = ""
+        self,
+        engine_url: str,
+        redis: RedisClient,
+        settings: WorkerSettings,
+        replica: str = "",
+        agent_url: str = "",
+        advertise_url: str = "",
     ) -> None:
-        self.replica = replica or default_replica_id(engine_url)
+        self._engine_url = engine_url.rstrip("/")
+        self._advertised = advertise_url.rstrip("/") or self._engine_url
+        self.replica = replica or default_replica_id(self._advertised)
         self._alarms = Alarms()
-        self._url = engine_url.rstrip("/")
         self._settings = settings
         self._agent_url = agent_url
         self._incarnation: Incarnation | None = None
@@ -87,7 +94,7 @@ class Agent:
         if engine is None:
             return Lease(
                 replica=self.replica,
-                url=self._url,
+                url=self._advertised,
                 state=self.state,
                 model="",
                 alarms=self._alarms.texts(),
@@ -96,7 +103,7 @@ class Agent:
         found = engine.description
         return Lease(
             replica=self.replica,
-            url=self._url,
+            url=self._advertised,
             state=self.state,
             model=found.model,
             aliases=found.aliases,
@@ -128,7 +135,7 @@ class Agent:
         """
         self._publication.begin(self.lease)
         settings = self._settings
-        client = EngineClient(self._url, settings.engine_api_key, settings.engine_timeout_seconds)
+        client = EngineClient(self._engine_url, settings.engine_api_key, settings.engine_timeout_seconds)
         async with client:
             await run_together(self._publication.run(), self._follow_engine(client))
 

@@ -15,7 +15,7 @@ from cluster.tokenizer import tokenizer_fingerprint
 from cluster.wire import Batch, Lease, Load, ReplicaState
 from tests.workers.fake_engine import FakeEngine
 from workers.agent import Agent, default_replica_id
-from workers.agent_main import serve_agents
+from workers.agent_main import engine_addresses, serve_agents
 
 pytestmark = pytest.mark.integration
 
@@ -123,6 +123,17 @@ async def test_salt_and_adapter_separate(engine, agent, seen, eventually):
     fields = {"lora_name": "lora-a", "extra_keys": [["lora-a", "tenant"], ["lora-a"], ["lora-a"]]}
     await engine.publisher.publish(engine.stored([1, 2, 3], None, TOKENS, **fields))
     await eventually(lambda: _same(seen.owned(), set(_keys_of(engine, TOKENS, "lora-a", "tenant"))))
+
+
+async def test_routers_may_reach_the_engine_elsewhere(engine, store, settings, seen, eventually):
+    """The lease and the default id say the advertised address; events come from the engine's own."""
+    agent = Agent(engine.url, store, settings, advertise_url="http://gateway.example:81/")
+    async with _running(agent):
+        assert agent.replica == "gateway.example-81"
+        await eventually(lambda: _ready(seen, agent.replica))
+        assert (await seen.lease(agent.replica)).url == "http://gateway.example:81"
+        await engine.publisher.publish(engine.stored([1], None, TOKENS[:4]))
+        await eventually(lambda: agent.owned_keys() == set(_keys_of(engine, TOKENS[:4])))
 
 
 async def test_a_running_engine_is_replayed(engine, store, settings, seen, eventually):
@@ -387,7 +398,7 @@ async def test_one_process_serves_many_engines(engine, store, settings, tiny_mod
     ids = [default_replica_id(fake.url) for fake in (engine, second)]
     stop = asyncio.Event()
     task = asyncio.create_task(
-        serve_agents([engine.url, second.url, engine.url + "/"], settings, store, stop)
+        serve_agents(engine_addresses([engine.url, second.url, engine.url + "/"], []), settings, store, stop)
     )
     try:
         for replica in ids:
