@@ -5,6 +5,7 @@ loopback port and without persistence; an embedded server (fakeredis, with Lua).
 process of its own that ends with this one, also after ``kill -9``.
 """
 
+import asyncio
 import os
 import re
 import select
@@ -27,7 +28,8 @@ from redis.exceptions import AuthenticationError, AuthorizationError, RedisError
 from redis.retry import Retry
 
 from cluster.bound_child import bound_command
-from cluster.errors import StartUpError
+from cluster.errors import StartUpError, StoreUnavailableError
+from cluster.store import connect, translated_errors
 
 SERVER_PROGRAMS = ("redis-server", "valkey-server")
 OLDEST_MAJOR_VERSION = 7
@@ -188,19 +190,12 @@ def _check(url: str) -> str:
     """Make sure that a Redis that is new enough answers at ``url``. Returns its version."""
     shown = masked(url)
     try:
-        with _client(url) as client:
-            client.ping()
-            try:
-                version = str(client.info("server").get("redis_version", "unknown"))
-            except ResponseError:  # some hosted and embedded servers have no INFO
-                version = "unknown"
-    except ValueError as error:
-        raise StartUpError(f"bad Redis URL {shown}: {error}") from error
-    except (AuthenticationError, AuthorizationError) as error:
-        raise StartUpError(f"Redis at {shown} refuses the user or password: {error}") from error
-    except (RedisError, OSError) as error:
+        version = asyncio.run(_version(url))
+    except StoreUnavailableError as error:
+        if isinstance(error.__cause__, AuthenticationError | AuthorizationError):
+            raise StartUpError(f"Redis at {shown} refuses the user or password: {error.__cause__}") from error
         raise StartUpError(
-            f"Redis at {shown} does not answer: {error}. "
+            f"Redis at {shown} does not answer: {error.__cause__}. "
             "Start it, correct REDIS_URL, or leave REDIS_URL unset to have one started for you."
         ) from error
     major = version.split(".")[0]
@@ -209,6 +204,22 @@ def _check(url: str) -> str:
             f"Redis at {shown} is version {version}; {OLDEST_MAJOR_VERSION} or newer is needed"
         )
     return version
+
+
+async def _version(url: str) -> str:
+    client: Any = connect(url, ANSWER_SECONDS)
+    try:
+        with translated_errors():
+            await client.ping()
+            try:
+                information = await client.info("server")
+            except ResponseError:  # some hosted and embedded servers have no INFO
+                return "unknown"
+    finally:
+        await client.aclose()
+    if "redis_version" not in information:  # a cluster: one answer per node
+        information = next(iter(information.values()))
+    return str(information.get("redis_version", "unknown"))
 
 
 def _client(url: str) -> Any:

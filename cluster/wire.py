@@ -158,7 +158,7 @@ class Keys:
 
     @property
     def members(self) -> str:
-        """Sorted set: replica id, scored by the Redis time (milliseconds) of its last heartbeat."""
+        """Sorted set of replica ids, all with score 0: living replicas and some that have died."""
         return f"{self.prefix}:members"
 
     @property

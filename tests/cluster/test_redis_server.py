@@ -77,8 +77,8 @@ def test_a_silent_server_does_not_hang_the_start(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("url", ["localhost:6379", "http://localhost:6379", "redis://host:port/0"])
 def test_a_malformed_url_is_named(tmp_path, url):
-    """The message holds what was given."""
-    with pytest.raises(StartUpError, match=f"bad Redis URL {url}"), redis_for(url, tmp_path):
+    """The message says what a URL must look like."""
+    with pytest.raises(StartUpError, match="bad Redis URL: "), redis_for(url, tmp_path):
         pass
 
 

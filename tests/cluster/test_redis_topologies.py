@@ -14,6 +14,7 @@ from cluster.errors import StoreUnavailableError
 from cluster.fleet import Fleet
 from cluster.follower import Follower
 from cluster.ownership import OwnershipWriter
+from cluster.redis_server import redis_for
 from cluster.settings import ClusterSettings
 from cluster.store import connect, open_pubsub, translated_errors
 from cluster.tasks import cancel_and_wait
@@ -219,6 +220,12 @@ async def test_many_agents_may_share_a_client_that_has_not_connected_yet(redis, 
     await asyncio.gather(*(writer.open(lease("a"), range(100)) for writer in writers))
     await asyncio.gather(*(writer.heartbeat(lease("a"), Load()) for writer in writers))
     assert time.monotonic() - started < 5.0
+
+
+def test_serve_accepts_every_kind(url, tmp_path):
+    """What routers and agents can use, ``warmroute serve`` can be given."""
+    with redis_for(url, tmp_path / "unused") as choice:
+        assert (choice.url, choice.origin.split(".")[0]) == (url, "given, version 7")
 
 
 @pytest.mark.parametrize("topology", ["sentinel", "cluster"])
