@@ -23,7 +23,7 @@ test: setup ## all tests, with real Redis, real Ray Serve and real vLLM (minutes
 	@exec $(BIN)/python -m pytest $(ARGS)
 
 test-fast: setup ## the tests that need no other process (seconds)
-	@exec $(BIN)/python -m pytest -m "not vllm and not integration" $(ARGS)
+	@exec $(BIN)/python -m pytest -m "not vllm and not integration and not chaos" $(ARGS)
 
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check .

@@ -25,9 +25,10 @@ from cluster.wire import Batch, Bookings, Keys, Lease, Load, Membership
 SCAN_COUNT = 2_000
 SNAPSHOT_ATTEMPTS = 5
 RECONNECT_SECONDS = (0.05, 0.1, 0.2, 0.4)
-SILENT_CHANNEL_SECONDS = 2.0
-"""A router hears its own bookings twice a second. When it does not, its subscription is dead, though the
-connection may look alive."""
+SILENT_SECONDS, SILENT_POLLS = 2.0, 4
+"""A router hears its own bookings twice a second. When it has not for so long, and over so many polls of
+leases that were answered, its subscription is dead, though the connection may look alive. A router that
+did not run for a while finds its messages waiting instead."""
 MISSING_LEASE_SECONDS = 1.5
 """How long a lease may be missing before its replica is dismissed: Redis may have lost its data, and a living
 agent writes its lease again with the next heartbeat."""
@@ -52,6 +53,7 @@ class Follower:
         self._bookings_channel = keys.bookings.encode()
         self._memberships_channel = keys.memberships.encode()
         self._last_heard = 0.0
+        self._polls_unheard = 0
         self._sequences: dict[str, int] = {}
         self._missing_since: dict[str, float] = {}
         self._unreadable: set[str] = set()
@@ -88,7 +90,7 @@ class Follower:
                 failures += 1
 
     async def _follow(self, pubsub: PubSub) -> None:
-        self._last_heard = time.monotonic()
+        self._last_heard, self._polls_unheard = time.monotonic(), 0
         next_poll = time.monotonic() + self._poll_seconds
         while True:
             wait = next_poll - time.monotonic()
@@ -101,16 +103,16 @@ class Follower:
             if time.monotonic() >= next_poll:
                 await self._read_leases()
                 next_poll = time.monotonic() + self._poll_seconds
-                if self._router and time.monotonic() > self._last_heard + SILENT_CHANNEL_SECONDS:
-                    raise StoreUnavailableError("Redis: no messages arrive any more")
+                self._polls_unheard += 1
+                self._check_subscription()
 
     async def _handle(self, channel: bytes, data: bytes) -> None:
         if channel == self._bookings_channel:
             self._hear(data)
             return
         if channel == self._memberships_channel:
-            replica_id = msgspec.msgpack.decode(data, type=Membership).replica
-            await self._read_lease(replica_id)
+            membership = msgspec.msgpack.decode(data, type=Membership)
+            await self._read_lease(membership.replica, membership.left)
             return
         batch = msgspec.msgpack.decode(data, type=Batch)
         replica = self._fleet.replicas.get(batch.replica)
@@ -119,8 +121,13 @@ class Follower:
         elif replica.epoch == batch.epoch and not self._apply(replica, batch):
             await self._catch_up(replica)
 
+    def _check_subscription(self) -> None:
+        silence = time.monotonic() - self._last_heard
+        if self._router and silence > SILENT_SECONDS and self._polls_unheard > SILENT_POLLS:
+            raise StoreUnavailableError("Redis: no messages arrive any more")
+
     def _hear(self, data: bytes) -> None:
-        self._last_heard = time.monotonic()
+        self._last_heard, self._polls_unheard = time.monotonic(), 0
         bookings = msgspec.msgpack.decode(data, type=Bookings)
         if bookings.router != self._router:
             self._fleet.peers.hear(bookings, time.monotonic())
@@ -145,21 +152,22 @@ class Follower:
         replica_ids = sorted({member.decode() for member in members} | set(self._fleet.replicas))
         for replica_id, (fields, load) in zip(replica_ids, await self._fetch(replica_ids), strict=True):
             if fields[0] is not None:
-                self._missing_since.pop(replica_id, None)
                 await self._take_in(replica_id, fields, load)
-            elif time.monotonic() - self._missing_since.setdefault(replica_id, time.monotonic()) >= (
-                MISSING_LEASE_SECONDS
-            ):
+            elif self._has_been_missing(replica_id):
                 self._dismiss(replica_id)
                 await self._redis.zrem(self._keys.members, replica_id)
 
-    async def _read_lease(self, replica_id: str) -> None:
-        """Read one lease that has just changed; here a missing one was given up on purpose."""
+    async def _read_lease(self, replica_id: str, left: bool = False) -> None:
+        """Read one lease that has just changed."""
         [(fields, load)] = await self._fetch([replica_id])
         if fields[0] is not None:
             await self._take_in(replica_id, fields, load)
-        else:
+        elif left:
             self._dismiss(replica_id)
+
+    def _has_been_missing(self, replica_id: str) -> bool:
+        now = time.monotonic()
+        return now - self._missing_since.setdefault(replica_id, now) >= MISSING_LEASE_SECONDS
 
     def _dismiss(self, replica_id: str) -> None:
         self._missing_since.pop(replica_id, None)
@@ -177,6 +185,7 @@ class Follower:
         return list(zip(answers[::2], answers[1::2], strict=True))
 
     async def _take_in(self, replica_id: str, fields: list[bytes], load: bytes | None) -> None:
+        self._missing_since.pop(replica_id, None)
         epoch, sequence, encoded = fields
         known = self._fleet.replicas.get(replica_id)
         new_epoch = known is None or known.epoch != int(epoch)

@@ -141,8 +141,9 @@ class OwnershipWriter:
     async def close(self) -> None:
         """End this incarnation: nothing of it stays in Redis."""
         with translated_errors():
+            farewell = msgspec.msgpack.encode(Membership(self._replica, left=True))
             answer = await self._close(
-                keys=self._names(), args=[self.epoch, self._keys.memberships, self._announcement]
+                keys=self._names(), args=[self.epoch, self._keys.memberships, farewell]
             )
             if answer == b"ok":
                 await self._redis.zrem(self._keys.members, self._replica)

@@ -36,6 +36,9 @@ MAX_CONNECTIONS = 10_000
 NODE_CHECK_SECONDS = 2.0
 """How often the node of a cluster that pub/sub listens to is asked whether it lives."""
 
+CLOSED_TRANSPORT = "handler is closed"
+"""What uvloop says, in a RuntimeError, when the client writes to a connection that has just been reset."""
+
 RedisClient: TypeAlias = Redis | RedisCluster
 """What `connect` returns."""
 
@@ -227,3 +230,7 @@ def translated_errors() -> Iterator[None]:
         yield
     except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
         raise StoreUnavailableError(f"Redis: {str(error) or type(error).__name__}") from error
+    except RuntimeError as error:
+        if CLOSED_TRANSPORT not in str(error):
+            raise
+        raise StoreUnavailableError(f"Redis: {error}") from error

@@ -98,6 +98,8 @@ class Membership(msgspec.Struct, frozen=True, array_like=True):
     """Announces that a replica's lease changed; readers fetch it."""
 
     replica: str
+    left: bool = False
+    """Whether it was given up on purpose."""
 
 
 class Booked(msgspec.Struct, frozen=True, array_like=True):

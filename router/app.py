@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import structlog
@@ -32,6 +32,8 @@ from router.probes import Probes
 from router.settings import RouterSettings
 from router.tokenizers import Tokenizers
 from router.upstream import Upstream
+
+RESTART_SECONDS = 0.5
 
 log = structlog.get_logger()
 
@@ -75,9 +77,9 @@ def create_app(settings: RouterSettings) -> FastAPI:
             admin_routes(router_id, fleet, follower, tokenizers, health, upstream, accounts, metrics)
         )
         app.state.fleet = fleet
-        tasks = [asyncio.create_task(part.run()) for part in (follower, gossip, tokenizers, probes)]
-        for task in tasks:
-            task.add_done_callback(_report_end)
+        tasks = [
+            asyncio.create_task(_keep_running(part.run)) for part in (follower, gossip, tokenizers, probes)
+        ]
         try:
             yield
         finally:
@@ -94,9 +96,16 @@ def create_app(settings: RouterSettings) -> FastAPI:
     )
 
 
-def _report_end(task: asyncio.Task[None]) -> None:
-    if not task.cancelled():
-        log.critical("background_task_ended", task=repr(task.get_coro()), exc_info=task.exception())
+async def _keep_running(run: Callable[[], Awaitable[None]]) -> None:
+    """Run a part of the router until cancelled. None of them ends by itself: an error there is a mistake of
+    ours, and a router that went on without one of them would be wrong for ever.
+    """
+    while True:
+        try:
+            await run()
+        except Exception:
+            log.critical("background_task_failed", task=repr(run), exc_info=True)
+        await asyncio.sleep(RESTART_SECONDS)
 
 
 async def _api_error(_request: Request, error: Exception) -> JSONResponse:

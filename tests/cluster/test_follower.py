@@ -6,6 +6,7 @@ import signal
 import time
 from contextlib import asynccontextmanager
 
+import msgspec
 import pytest
 
 from cluster import follower as follower_module
@@ -16,7 +17,7 @@ from cluster.follower import Follower
 from cluster.ownership import OwnershipWriter
 from cluster.store import connect
 from cluster.tasks import cancel_and_wait
-from cluster.wire import Keys, Lease, Load, ReplicaState
+from cluster.wire import Keys, Lease, Load, Membership, ReplicaState
 
 pytestmark = pytest.mark.integration
 
@@ -265,6 +266,25 @@ async def test_silent_replica_is_dismissed_when_its_lease_is_over(
         assert len(fleet.index) == 0
         await eventually(lambda: not fleet.models)
     assert await redis.zcard(keys.members) == 0
+
+
+async def test_announcement_without_a_lease_is_no_farewell(redis, keys, shared_redis, eventually):
+    """Redis lost its data just after an agent announced something: its replica serves on."""
+    writer = writer_of(redis, keys)
+    await writer.open(lease("a"), [1])
+    async with following(shared_redis.url, keys, poll_seconds=NEVER) as (fleet, follower):
+        await redis.flushall()
+        heard = asyncio.Event()
+        read_lease = follower._read_lease
+
+        async def noted(*arguments):
+            await read_lease(*arguments)
+            heard.set()
+
+        follower._read_lease = noted
+        await redis.publish(keys.memberships, msgspec.msgpack.encode(Membership("a")))
+        await heard.wait()
+        assert held(fleet) == {1}
 
 
 async def test_redis_that_lost_everything(keys, own_redis, eventually, monkeypatch):

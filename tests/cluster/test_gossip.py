@@ -163,7 +163,7 @@ async def test_dead_subscription_is_noticed(redis, keys, shared_redis, eventuall
             subscriptions.append(pubsub)
             yield pubsub
 
-    monkeypatch.setattr("cluster.follower.SILENT_CHANNEL_SECONDS", 0.7)
+    monkeypatch.setattr("cluster.follower.SILENT_SECONDS", 0.7)
     monkeypatch.setattr("cluster.follower.open_pubsub", recorded)
     async with routers(shared_redis.url, keys, "x", "y") as (x, y):
         await subscriptions[-1].unsubscribe(keys.bookings)

@@ -120,3 +120,11 @@ def test_errors_of_every_kind_become_ours(error):
     """Also those of a cluster, which are no `RedisError`."""
     with pytest.raises(StoreUnavailableError, match=r"Redis: \w+"), translated_errors():
         raise error
+
+
+def test_write_to_a_closed_transport_is_an_error_of_the_connection():
+    """uvloop has no class of its own for it; any other RuntimeError is a mistake, and stays one."""
+    with pytest.raises(StoreUnavailableError), translated_errors():
+        raise RuntimeError("unable to perform operation on <TCPTransport>; the handler is closed")
+    with pytest.raises(RuntimeError, match="changed size"), translated_errors():
+        raise RuntimeError("dictionary changed size during iteration")
