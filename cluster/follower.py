@@ -1,9 +1,8 @@
-"""Keeps a router's fleet equal to what agents have written to Redis.
+"""Keeps a router's fleet equal to what agents have written to Redis, and to what other routers have booked.
 
 One task does it all, in order: it subscribes first, reads every lease, catches up with each replica's
-blocks, then applies batches as they are published. A batch that does not follow the last one makes it read
-the log from there; a log that was trimmed makes it start over for that replica: sequence number, set, then
-the log from that number.
+blocks, then takes what is published. Besides, every lease is read twice a second, a few at a time so that
+messages need not wait: it brings the gauges, and its sequence number shows a message that was lost.
 """
 
 import asyncio
@@ -16,18 +15,18 @@ import msgspec
 import structlog
 from redis.asyncio.client import PubSub
 
-from cluster.block_keys import unpack_keys
 from cluster.errors import StoreUnavailableError
 from cluster.fleet import Fleet, Replica
+from cluster.ownership_reader import OwnershipReader
 from cluster.store import RedisClient, open_pubsub, translated_errors
 from cluster.wire import Batch, Bookings, Keys, Lease, Load, Membership
 
-SCAN_COUNT = 2_000
-SNAPSHOT_ATTEMPTS = 5
+LEASES_PER_POLL = 16
+"""Leases read at once: about 3 ms in which messages wait."""
 RECONNECT_SECONDS = (0.05, 0.1, 0.2, 0.4)
-SILENT_SECONDS, SILENT_POLLS = 2.0, 4
-"""A router hears its own bookings twice a second. When it has not for so long, and over so many polls of
-leases that were answered, its subscription is dead, though the connection may look alive. A router that
+SILENT_SECONDS, SILENT_ROUNDS = 2.0, 4
+"""A router hears its own bookings twice a second. When it has not for so long, and over so many rounds of
+reading leases, its subscription is dead, though the connection may look alive. A router that
 did not run for a while finds its messages waiting instead."""
 MISSING_LEASE_SECONDS = 1.5
 """How long a lease may be missing before its replica is dismissed: Redis may have lost its data, and a living
@@ -53,18 +52,26 @@ class Follower:
         self._bookings_channel = keys.bookings.encode()
         self._memberships_channel = keys.memberships.encode()
         self._last_heard = 0.0
-        self._polls_unheard = 0
-        self._sequences: dict[str, int] = {}
+        self._rounds_unheard = 0
+        self._blocks = OwnershipReader(redis, keys, fleet)
+        self._sequences_read: dict[str, tuple[int, int]] = {}
+        """Epoch and sequence number of each replica when its lease was last read."""
+        self._unread: list[str] = []
+        """Replicas whose leases are still to be read in this round."""
+        self._pause = poll_seconds
         self._missing_since: dict[str, float] = {}
         self._unreadable: set[str] = set()
         self.synchronised = asyncio.Event()
         """Set once everything that was in Redis at the start has been read."""
-        self.resynchronisations = 0
+
+    @property
+    def resynchronisations(self) -> int:
         """How often a replica's blocks were read anew."""
+        return self._blocks.resynchronisations
 
     def sequence(self, replica_id: str) -> int:
         """Number of the last batch applied for a replica; -1 for an unknown one."""
-        return self._sequences.get(replica_id, -1)
+        return self._blocks.sequence(replica_id)
 
     async def run(self) -> None:
         """Follow until cancelled. Errors of Redis make it reconnect; the fleet keeps its last state
@@ -79,7 +86,7 @@ class Follower:
                         )
                         self._missing_since.clear()
                         await self._read_bookings()
-                        await self._read_leases()
+                        await self._read_leases(await self._known_replicas(), first=True)
                         failures = 0
                         self._set_reachable(True)
                         self.synchronised.set()
@@ -90,8 +97,8 @@ class Follower:
                 failures += 1
 
     async def _follow(self, pubsub: PubSub) -> None:
-        self._last_heard, self._polls_unheard = time.monotonic(), 0
-        next_poll = time.monotonic() + self._poll_seconds
+        self._last_heard, self._rounds_unheard = time.monotonic(), 0
+        next_poll = time.monotonic()
         while True:
             wait = next_poll - time.monotonic()
             message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=max(wait, 0.001))
@@ -101,33 +108,43 @@ class Follower:
                 except msgspec.DecodeError as error:
                     log.warning("message_unreadable", reason=str(error))
             if time.monotonic() >= next_poll:
-                await self._read_leases()
-                next_poll = time.monotonic() + self._poll_seconds
-                self._polls_unheard += 1
-                self._check_subscription()
+                next_poll = time.monotonic() + await self._poll()
+
+    async def _poll(self) -> float:
+        """Read the next few leases. Returns the seconds until it is time for more."""
+        if not self._unread:
+            self._check_subscription()
+            self._unread = await self._known_replicas()
+            self._pause = self._poll_seconds / max(len(self._unread) / LEASES_PER_POLL, 1.0)
+        part, self._unread = self._unread[:LEASES_PER_POLL], self._unread[LEASES_PER_POLL:]
+        await self._read_leases(part)
+        return self._pause
 
     async def _handle(self, channel: bytes, data: bytes) -> None:
         if channel == self._bookings_channel:
             self._hear(data)
-            return
-        if channel == self._memberships_channel:
+        elif channel == self._memberships_channel:
             membership = msgspec.msgpack.decode(data, type=Membership)
             await self._read_lease(membership.replica, membership.left)
-            return
-        batch = msgspec.msgpack.decode(data, type=Batch)
+        else:
+            await self._take_batch(msgspec.msgpack.decode(data, type=Batch))
+
+    async def _take_batch(self, batch: Batch) -> None:
         replica = self._fleet.replicas.get(batch.replica)
         if replica is None or replica.epoch < batch.epoch:
             await self._read_lease(batch.replica)
-        elif replica.epoch == batch.epoch and not self._apply(replica, batch):
-            await self._catch_up(replica)
+            replica = self._fleet.replicas.get(batch.replica)
+        if replica and replica.epoch == batch.epoch and not self._blocks.apply(replica, batch):
+            await self._blocks.catch_up(replica)
 
     def _check_subscription(self) -> None:
+        self._rounds_unheard += 1
         silence = time.monotonic() - self._last_heard
-        if self._router and silence > SILENT_SECONDS and self._polls_unheard > SILENT_POLLS:
+        if self._router and silence > SILENT_SECONDS and self._rounds_unheard > SILENT_ROUNDS:
             raise StoreUnavailableError("Redis: no messages arrive any more")
 
     def _hear(self, data: bytes) -> None:
-        self._last_heard, self._polls_unheard = time.monotonic(), 0
+        self._last_heard, self._rounds_unheard = time.monotonic(), 0
         bookings = msgspec.msgpack.decode(data, type=Bookings)
         if bookings.router != self._router:
             self._fleet.peers.hear(bookings, time.monotonic())
@@ -147,12 +164,22 @@ class Follower:
                 with suppress(msgspec.DecodeError):  # a router of another version
                     self._hear(data)
 
-    async def _read_leases(self) -> None:
+    async def _known_replicas(self) -> list[str]:
         members: Any = await self._redis.zrange(self._keys.members, 0, -1)
-        replica_ids = sorted({member.decode() for member in members} | set(self._fleet.replicas))
+        return sorted({member.decode() for member in members} | set(self._fleet.replicas))
+
+    async def _read_leases(self, replica_ids: Sequence[str], first: bool = False) -> None:
+        """Take in some leases. Blocks are caught up with ``first`` at once, else where messages are late."""
         for replica_id, (fields, load) in zip(replica_ids, await self._fetch(replica_ids), strict=True):
             if fields[0] is not None:
-                await self._take_in(replica_id, fields, load)
+                before = self._sequences_read.get(replica_id, (0, 0))
+                replica = self._take_in(replica_id, fields, load)
+                if replica is None:
+                    continue
+                now = self._sequences_read[replica_id] = (replica.epoch, int(fields[1]))
+                due = before if not first and before[0] == replica.epoch else now
+                if self._blocks.sequence(replica_id) < due[1]:
+                    await self._blocks.catch_up(replica)
             elif self._has_been_missing(replica_id):
                 self._dismiss(replica_id)
                 await self._redis.zrem(self._keys.members, replica_id)
@@ -161,7 +188,7 @@ class Follower:
         """Read one lease that has just changed."""
         [(fields, load)] = await self._fetch([replica_id])
         if fields[0] is not None:
-            await self._take_in(replica_id, fields, load)
+            self._take_in(replica_id, fields, load)
         elif left:
             self._dismiss(replica_id)
 
@@ -173,7 +200,8 @@ class Follower:
         self._missing_since.pop(replica_id, None)
         if replica_id in self._fleet.replicas:
             self._fleet.dismiss(replica_id)
-            del self._sequences[replica_id]
+            self._blocks.forget(replica_id)
+            self._sequences_read.pop(replica_id, None)
             log.info("replica_gone", replica=replica_id)
 
     async def _fetch(self, replica_ids: Sequence[str]) -> list[tuple[list[bytes], bytes | None]]:
@@ -184,9 +212,10 @@ class Follower:
         answers: list[Any] = await pipeline.execute()
         return list(zip(answers[::2], answers[1::2], strict=True))
 
-    async def _take_in(self, replica_id: str, fields: list[bytes], load: bytes | None) -> None:
+    def _take_in(self, replica_id: str, fields: list[bytes], load: bytes | None) -> Replica | None:
+        """Take in one lease; None when it cannot be read."""
         self._missing_since.pop(replica_id, None)
-        epoch, sequence, encoded = fields
+        epoch, _, encoded = fields
         known = self._fleet.replicas.get(replica_id)
         new_epoch = known is None or known.epoch != int(epoch)
         try:
@@ -196,65 +225,13 @@ class Follower:
             if replica_id not in self._unreadable:
                 self._unreadable.add(replica_id)
                 log.error("lease_unreadable", replica=replica_id, reason=str(error))
-            return
+            return None
         self._unreadable.discard(replica_id)
         replica = self._fleet.admit(lease, int(epoch), gauges)
         if new_epoch:
-            self._sequences[replica_id] = 0
+            self._blocks.begin(replica_id)
             log.info("replica_epoch", replica=replica_id, epoch=replica.epoch, state=replica.lease.state)
-        if self._sequences[replica_id] < int(sequence):
-            await self._catch_up(replica)
-
-    async def _catch_up(self, replica: Replica) -> None:
-        """Apply everything in the replica's log that is not applied yet, or read its blocks anew."""
-        if not await self._replay_log(replica):
-            self.resynchronisations += 1
-            for _ in range(SNAPSHOT_ATTEMPTS):
-                if await self._read_snapshot(replica) and await self._replay_log(replica):
-                    return
-            log.warning("replica_not_caught_up", replica=replica.lease.replica)
-
-    async def _replay_log(self, replica: Replica) -> bool:
-        """False when the log no longer reaches back to what was applied last."""
-        replica_id = replica.lease.replica
-        start = self._sequences[replica_id] + 1
-        entries: Any = await self._redis.xrange(self._keys.log(replica_id, replica.epoch), min=f"{start}-0")
-        try:
-            batches = [msgspec.msgpack.decode(fields[b"batch"], type=Batch) for _, fields in entries]
-        except msgspec.DecodeError:  # an agent of another version: its set can be read all the same
-            return False
-        if not all(self._apply(replica, batch) for batch in batches):
-            return False
-        return bool(entries) or await self._sequence_in_redis(replica) < start
-
-    async def _read_snapshot(self, replica: Replica) -> bool:
-        """Read the set of owned blocks; it is as new as the sequence read before it, or newer."""
-        replica_id = replica.lease.replica
-        sequence = await self._sequence_in_redis(replica)
-        owned = [
-            member
-            async for member in self._redis.sscan_iter(
-                self._keys.owned(replica_id, replica.epoch), count=SCAN_COUNT
-            )
-        ]
-        self._fleet.apply(replica, unpack_keys(b"".join(owned)), (), cleared=True)
-        self._sequences[replica_id] = sequence
-        return sequence >= 0
-
-    async def _sequence_in_redis(self, replica: Replica) -> int:
-        """Number of the last batch of this epoch; -1 when the epoch is over."""
-        fields: Any = await self._redis.hmget(self._keys.lease(replica.lease.replica), ["epoch", "sequence"])
-        return int(fields[1]) if fields[0] == str(replica.epoch).encode() else -1
-
-    def _apply(self, replica: Replica, batch: Batch) -> bool:
-        """Apply a batch if it is the next one. False when one before it is missing."""
-        last = self._sequences[batch.replica]
-        if batch.sequence > last + 1:
-            return False
-        if batch.sequence == last + 1:
-            self._fleet.apply(replica, unpack_keys(batch.stored), unpack_keys(batch.removed), batch.cleared)
-            self._sequences[batch.replica] = batch.sequence
-        return True
+        return replica
 
     def _set_reachable(self, reachable: bool, reason: str = "") -> None:
         if reachable != self._fleet.store_reachable:

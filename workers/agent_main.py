@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from cluster.collector import calm_collector
 from cluster.errors import StartUpError
 from cluster.store import RedisClient, connect
 from workers.agent import Agent, default_replica_id
@@ -73,6 +74,7 @@ async def serve_agents(
                 Agent(engine.url, redis, settings, replica, server.url_of(replica), engine.advertised)
             )
             server.add(agents[-1])
+        calm_collector()
         log.info("agents run", replicas=[agent.replica for agent in agents])
         try:
             await run_together(_wait(stop), *(agent.run() for agent in agents))

@@ -1,6 +1,7 @@
 """Tasks that live and die together, and pauses that grow."""
 
 import asyncio
+import random
 from collections.abc import Coroutine, Iterator
 from typing import Any
 
@@ -19,6 +20,11 @@ async def run_together(*coroutines: Coroutine[Any, Any, None]) -> None:
         await cancel_and_wait(*tasks)
     for task in done:
         task.result()
+
+
+def spread(seconds: float) -> float:
+    """80 to 100% of a pause: dozens of engines in one process must not be asked all at once."""
+    return seconds * random.uniform(0.8, 1.0)
 
 
 def growing_pauses(first: float, limit: float) -> Iterator[float]:

@@ -15,7 +15,7 @@ from cluster.block_keys import Namespace
 from cluster.tokenizer import tokenizer_fingerprint
 from cluster.wire import Load
 from workers.alarms import Alarms
-from workers.concurrency import run_together
+from workers.concurrency import run_together, spread
 from workers.engine import EngineClient, EngineDescription
 from workers.errors import (
     EngineProtocolError,
@@ -119,7 +119,7 @@ class Incarnation:
         """Read the gauges again and again; that is the health check, too."""
         failures = 0
         while True:
-            await asyncio.sleep(self._settings.engine_poll_seconds)
+            await asyncio.sleep(spread(self._settings.engine_poll_seconds))
             try:
                 gauges = await self._client.gauges()
             except (EngineUnavailableError, EngineProtocolError) as error:
@@ -153,7 +153,7 @@ class Incarnation:
         files that could not be read.
         """
         while True:
-            await asyncio.sleep(self._settings.rediscover_seconds)
+            await asyncio.sleep(spread(self._settings.rediscover_seconds))
             try:
                 found = await self._client.discover()
             except (EngineUnavailableError, EngineProtocolError):

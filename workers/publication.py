@@ -18,7 +18,7 @@ from cluster.errors import FencedError, LeaseLostError, SequenceGapError, StoreU
 from cluster.ownership import OwnershipWriter
 from cluster.store import RedisClient, translated_errors
 from cluster.wire import Lease, Load
-from workers.concurrency import growing_pauses
+from workers.concurrency import growing_pauses, spread
 from workers.errors import UnsettledError
 from workers.mirror import Change
 from workers.settings import WorkerSettings
@@ -200,7 +200,7 @@ class Publication:
     async def _heartbeat(self, lease: Lease) -> None:
         await self._writer.heartbeat(lease, self._load(), changed=lease != self._announced)
         self._announced = lease
-        self._next_heartbeat = asyncio.get_running_loop().time() + self._settings.heartbeat_seconds
+        self._next_heartbeat = asyncio.get_running_loop().time() + spread(self._settings.heartbeat_seconds)
 
     async def _wait_for_work(self) -> None:
         self._busy = False

@@ -1,0 +1,96 @@
+"""The read side of block ownership: brings one fleet's index up to a replica's batches.
+
+Batches arrive in order or not at all. One that does not follow the last applied makes the reader fetch the
+log from there; a log that was trimmed makes it start over: sequence number, set, then the log from that
+number.
+"""
+
+from typing import Any
+
+import msgspec
+import structlog
+
+from cluster.block_keys import unpack_keys
+from cluster.fleet import Fleet, Replica
+from cluster.store import RedisClient
+from cluster.wire import Batch, Keys
+
+SCAN_COUNT = 2_000
+SNAPSHOT_ATTEMPTS = 5
+
+log = structlog.get_logger()
+
+
+class OwnershipReader:
+    """Knows for every replica of a fleet which batch was applied last."""
+
+    def __init__(self, redis: RedisClient, keys: Keys, fleet: Fleet) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._fleet = fleet
+        self._sequences: dict[str, int] = {}
+        self.resynchronisations = 0
+        """How often a replica's blocks were read anew."""
+
+    def sequence(self, replica_id: str) -> int:
+        """Number of the last batch applied for a replica; -1 for an unknown one."""
+        return self._sequences.get(replica_id, -1)
+
+    def begin(self, replica_id: str) -> None:
+        """A new epoch: nothing of it has been applied."""
+        self._sequences[replica_id] = 0
+
+    def forget(self, replica_id: str) -> None:
+        """The replica is gone."""
+        self._sequences.pop(replica_id, None)
+
+    def apply(self, replica: Replica, batch: Batch) -> bool:
+        """Apply a batch if it is the next one. False when one before it is missing."""
+        last = self._sequences[batch.replica]
+        if batch.sequence > last + 1:
+            return False
+        if batch.sequence == last + 1:
+            self._fleet.apply(replica, unpack_keys(batch.stored), unpack_keys(batch.removed), batch.cleared)
+            self._sequences[batch.replica] = batch.sequence
+        return True
+
+    async def catch_up(self, replica: Replica) -> None:
+        """Apply everything in the replica's log that is not applied yet, or read its blocks anew."""
+        if not await self._replay_log(replica):
+            self.resynchronisations += 1
+            for _ in range(SNAPSHOT_ATTEMPTS):
+                if await self._read_snapshot(replica) and await self._replay_log(replica):
+                    return
+            log.warning("replica_not_caught_up", replica=replica.lease.replica)
+
+    async def _replay_log(self, replica: Replica) -> bool:
+        """False when the log no longer reaches back to what was applied last."""
+        replica_id = replica.lease.replica
+        start = self._sequences[replica_id] + 1
+        entries: Any = await self._redis.xrange(self._keys.log(replica_id, replica.epoch), min=f"{start}-0")
+        try:
+            batches = [msgspec.msgpack.decode(fields[b"batch"], type=Batch) for _, fields in entries]
+        except msgspec.DecodeError:  # an agent of another version: its set can be read all the same
+            return False
+        if not all(self.apply(replica, batch) for batch in batches):
+            return False
+        return bool(entries) or await self._sequence_in_redis(replica) < start
+
+    async def _read_snapshot(self, replica: Replica) -> bool:
+        """Read the set of owned blocks; it is as new as the sequence read before it, or newer."""
+        replica_id = replica.lease.replica
+        sequence = await self._sequence_in_redis(replica)
+        owned = [
+            member
+            async for member in self._redis.sscan_iter(
+                self._keys.owned(replica_id, replica.epoch), count=SCAN_COUNT
+            )
+        ]
+        self._fleet.apply(replica, unpack_keys(b"".join(owned)), (), cleared=True)
+        self._sequences[replica_id] = sequence
+        return sequence >= 0
+
+    async def _sequence_in_redis(self, replica: Replica) -> int:
+        """Number of the last batch of this epoch; -1 when the epoch is over."""
+        fields: Any = await self._redis.hmget(self._keys.lease(replica.lease.replica), ["epoch", "sequence"])
+        return int(fields[1]) if fields[0] == str(replica.epoch).encode() else -1
