@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import xxhash
 
+TOKEN_BYTES = 4
 KEY_BYTES = 8
 
 
@@ -43,15 +44,25 @@ class Namespace:
         return digest.digest()
 
 
-def block_key(parent: bytes, token_ids: Sequence[int]) -> bytes:
-    """Key of one full block whose predecessor has the key ``parent`` (the root for the first block)."""
-    return xxhash.xxh3_64_digest(parent + _token_bytes(token_ids))
+def pack_tokens(token_ids: Sequence[int]) -> bytes:
+    """Token ids as keys are made from them, `TOKEN_BYTES` each."""
+    tokens = array("I", token_ids)
+    if sys.byteorder == "big":
+        tokens.byteswap()
+    return tokens.tobytes()
+
+
+def block_key(parent: bytes, tokens: bytes) -> bytes:
+    """Key of one full block of packed tokens whose predecessor has the key ``parent`` (the root for the first
+    block).
+    """
+    return xxhash.xxh3_64_digest(parent + tokens)
 
 
 def block_keys(root: bytes, token_ids: Sequence[int], block_size: int) -> list[int]:
     """Keys of all full blocks of ``block_size`` tokens in a prompt; its tail has none."""
-    data = _token_bytes(token_ids)
-    step = 4 * block_size
+    data = pack_tokens(token_ids)
+    step = TOKEN_BYTES * block_size
     keys = []
     parent = root
     for start in range(0, len(data) - step + 1, step):
@@ -75,10 +86,3 @@ def unpack_keys(data: bytes) -> list[int]:
     if sys.byteorder == "little":
         keys.byteswap()
     return keys.tolist()
-
-
-def _token_bytes(token_ids: Sequence[int]) -> bytes:
-    tokens = array("I", token_ids)
-    if sys.byteorder == "big":
-        tokens.byteswap()
-    return tokens.tobytes()

@@ -10,7 +10,7 @@ import random
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from redis.asyncio import ConnectionPool, Redis, RedisCluster
@@ -22,6 +22,8 @@ from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
+from cluster.commands import Commands
+from cluster.commands import RedisClient as RedisClient
 from cluster.errors import StartUpError, StoreUnavailableError
 from cluster.tasks import cancel_and_wait
 
@@ -38,9 +40,6 @@ NODE_CHECK_SECONDS = 2.0
 
 CLOSED_TRANSPORT = "handler is closed"
 """What uvloop says, in a RuntimeError, when the client writes to a connection that has just been reset."""
-
-RedisClient: TypeAlias = Redis | RedisCluster
-"""What `connect` returns."""
 
 
 def connect(url: str, timeout: float = 2.0) -> RedisClient:
@@ -202,7 +201,7 @@ class Script:
     """One of the Lua scripts of this package. All its keys must have the same hash tag."""
 
     def __init__(self, redis: RedisClient, name: str) -> None:
-        self._redis = redis
+        self._commands = Commands.of(redis)
         self._source = script(name)
         self._sha = hashlib.sha1(self._source.encode(), usedforsecurity=False).hexdigest()
 
@@ -213,9 +212,9 @@ class Script:
         every primary of a cluster instead, which fails for all when one of them is away.
         """
         try:
-            return await self._redis.execute_command("EVALSHA", self._sha, len(keys), *keys, *args)
+            return await self._commands.execute("EVALSHA", self._sha, len(keys), *keys, *args)
         except NoScriptError:
-            return await self._redis.execute_command("EVAL", self._source, len(keys), *keys, *args)
+            return await self._commands.execute("EVAL", self._source, len(keys), *keys, *args)
 
 
 def script(name: str) -> str:

@@ -1,8 +1,7 @@
 """What an engine's events say of a block, and the key that this makes."""
 
-from array import array
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import xxhash
 
@@ -13,8 +12,6 @@ PREFIX_ATTENTION = frozenset({None, "full_attention", "mla_attention", "sink_ful
 """Kinds of cache groups that hold whole prefixes; others (sliding windows, states) hold a part."""
 DEVICE_MEDIUM = frozenset({None, "GPU"})
 """Where the engine computes. vLLM says GPU on CPUs too; the rest are tiers that blocks are moved to."""
-
-Tokens: TypeAlias = "array[int]"
 
 
 def is_on_device(event: BlockStored | BlockRemoved) -> bool:
@@ -33,8 +30,8 @@ def read_extra_keys(extra: Sequence[Any] | None, lora: str, is_first: bool) -> t
     return salt, repr(rest).encode() if rest else b""
 
 
-def chained_key(parent: bytes, foreign: bytes, tokens: Tokens) -> int:
-    """Key of a block. One with foreign content hangs on a parent that no text has."""
+def chained_key(parent: bytes, foreign: bytes, tokens: bytes) -> int:
+    """Key of a block of packed tokens. One with foreign content hangs on a parent that no text has."""
     if foreign:
         parent = xxhash.xxh3_64_digest(b"extra keys" + parent + foreign)
     return int.from_bytes(block_key(parent, tokens), "big")

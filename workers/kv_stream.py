@@ -112,9 +112,17 @@ class KVEventStream:
                         yield outcome
                         if isinstance(outcome, EngineRestarted):
                             return
-                message = await _receive(live, self._limits.check_seconds)
-                self._reconnected = live.has_reconnected() or self._reconnected
+                message = await self._next(live)
+                while message and message.sequence == self._expected and not self._reconnected:
+                    yield self._take(message)
+                    message = await self._next(live)
                 steps = self._catch_up() if message is None else self._advance(message)
+
+    async def _next(self, live: EventSocket) -> _Message | None:
+        """The next live message; None when it is time to ask whether one was lost."""
+        message = await _receive(live, self._limits.check_seconds)
+        self._reconnected = live.has_reconnected() or self._reconnected
+        return message
 
     async def _advance(self, message: _Message) -> AsyncGenerator[Outcome]:
         """Take a live message, after replaying what is missing before it."""

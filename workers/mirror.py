@@ -5,14 +5,13 @@ it, so copies are counted per (source, group, engine hash); and different engine
 key, so holders are counted per key. Only the first store of a key and the last removal are changes.
 """
 
-from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.block_keys import KEY_BYTES
-from workers.engine_blocks import PREFIX_ATTENTION, Tokens, chained_key, is_on_device, read_extra_keys
+from cluster.block_keys import KEY_BYTES, TOKEN_BYTES, pack_tokens
+from workers.engine_blocks import PREFIX_ATTENTION, chained_key, is_on_device, read_extra_keys
 from workers.errors import MirrorOverflowError
 from workers.kv_events import AllBlocksCleared, BlockHash, BlockRemoved, BlockStored, Event
 
@@ -55,7 +54,7 @@ class MirrorCounts:
 @dataclass(slots=True)
 class _Parked:
     parent: BlockId
-    tokens: Tokens
+    tokens: bytes
     extra: bytes
     copies: int = 1
 
@@ -140,26 +139,27 @@ class Mirror:
         if len(event.token_ids) != len(hashes) * size or len(extras) != len(hashes):
             self.counts.malformed += len(hashes)
             return
-        tokens = array("I", event.token_ids)
+        tokens, stride = pack_tokens(event.token_ids), TOKEN_BYTES * size
         parent = (
             None if event.parent_block_hash is None else (source, event.group_idx, event.parent_block_hash)
         )
         for index, (block_hash, extra) in enumerate(zip(hashes, extras, strict=True)):
             block: BlockId = (source, event.group_idx, block_hash)
-            self._add(block, parent, tokens[index * size : (index + 1) * size], extra, event.lora_name or "")
+            own = tokens[index * stride : (index + 1) * stride]
+            self._add(block, parent, own, extra, event.lora_name or "")
             parent = block
 
     def _add(
         self,
         block: BlockId,
         parent: BlockId | None,
-        tokens: Tokens,
+        tokens: bytes,
         extra: Sequence[Any] | None,
         lora: str,
     ) -> None:
         if block in self._keys:
             self._extra_copies[block] = self._extra_copies.get(block, 0) + 1
-            self._count_copy()
+            self._count_copies(1)
         elif block in self._parked:
             self._parked[block].copies += 1
         elif parent is None:
@@ -177,23 +177,26 @@ class Mirror:
 
     def _hold(self, block: BlockId, key: int, copies: int) -> None:
         """Take in a block whose key is known, and every parked block that hangs on it."""
-        waiting = [(block, key, copies)]
+        self._take_in(block, key, copies)
+        waiting = [(block, key)] if block in self._children else []
         while waiting:
-            block, key, copies = waiting.pop()
-            self._keys[block] = key
-            if copies > 1:
-                self._extra_copies[block] = copies - 1
-            self._touch(key)
-            self._holders[key] = self._holders.get(key, 0) + 1
-            for _ in range(copies):
-                self._count_copy()
+            block, key = waiting.pop()
             for child in self._children.pop(block, ()):
                 parked = self._parked.pop(child)
                 child_key = chained_key(key.to_bytes(KEY_BYTES, "big"), parked.extra, parked.tokens)
-                waiting.append((child, child_key, parked.copies))
+                self._take_in(child, child_key, parked.copies)
+                waiting.append((child, child_key))
 
-    def _count_copy(self) -> None:
-        self._num_copies += 1
+    def _take_in(self, block: BlockId, key: int, copies: int) -> None:
+        self._keys[block] = key
+        if copies > 1:
+            self._extra_copies[block] = copies - 1
+        self._touch(key)
+        self._holders[key] = self._holders.get(key, 0) + 1
+        self._count_copies(copies)
+
+    def _count_copies(self, copies: int) -> None:
+        self._num_copies += copies
         if self._num_copies > self._max_blocks:
             raise MirrorOverflowError(f"the engine announced more than {self._max_blocks} blocks at a time")
 

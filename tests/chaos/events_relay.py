@@ -13,7 +13,7 @@ import msgspec
 import zmq
 import zmq.asyncio
 
-from cluster.block_keys import block_key
+from cluster.block_keys import block_key, pack_tokens
 from tests.chaos.proxy import HOST, reserve_port
 
 RECONNECT_MS = 20
@@ -83,7 +83,7 @@ class Shadow:
             key = self._root if parent is None else self._keys[parent]
             size = event["block_size"]
             for number, block in enumerate(event["block_hashes"]):
-                key = block_key(key, event["token_ids"][number * size : (number + 1) * size])
+                key = block_key(key, pack_tokens(event["token_ids"][number * size : (number + 1) * size]))
                 self._keys[block] = key
                 self._copies[block] = self._copies.get(block, 0) + 1
 

@@ -7,7 +7,7 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.block_keys import Namespace, block_key, block_keys, pack_keys, unpack_keys
+from cluster.block_keys import Namespace, block_key, block_keys, pack_keys, pack_tokens, unpack_keys
 
 tokens = st.lists(st.integers(0, 3), max_size=24)
 any_tokens = st.lists(st.integers(0, 2**32 - 1), max_size=60)
@@ -41,7 +41,7 @@ def test_agent_and_router_compute_the_same_keys(token_ids, block_size):
     root = Namespace("m", "t", block_size).root()
     parent, keys = root, []
     for start in range(0, len(token_ids) - block_size + 1, block_size):
-        parent = block_key(parent, token_ids[start : start + block_size])
+        parent = block_key(parent, pack_tokens(token_ids[start : start + block_size]))
         keys.append(int.from_bytes(parent, "big"))
     assert keys == block_keys(root, token_ids, block_size)
 
