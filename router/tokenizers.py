@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from cluster.collector import calm_collector
 from cluster.errors import PromptError, TokenizerUnavailableError
 from cluster.fleet import Fleet, Model
 from cluster.tokenizer import PromptTokenizer
@@ -102,6 +103,7 @@ class Tokenizers:
         self._upstream = upstream
         self._directories = directories
         self._entries: dict[str, _Entry] = {}
+        self._has_loaded = False
 
     def get(self, model: str) -> PromptTokenizer | None:
         """The tokenizer of a model, if there is one that agrees with the engine's."""
@@ -178,6 +180,9 @@ class Tokenizers:
             directory = self._directories.get(model.name) or self._directories.get(lease.model)
             path = directory or Path(lease.model_directory or "/nonexistent")
             tokenizer = await asyncio.to_thread(PromptTokenizer, path)
+            if not self._has_loaded:
+                self._has_loaded = True
+                calm_collector()
             answered, difference = await self._compare_all(tokenizer, model, probed)
         if difference:
             self._alarm(entry, model.name, difference)
