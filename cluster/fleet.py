@@ -6,71 +6,20 @@ Redis.
 
 from collections import Counter, OrderedDict, deque
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from cluster.block_keys import Namespace
+from cluster.peer_expectations import PeerExpectations
 from cluster.peers import Outbox, PeerBookings
 from cluster.prefix_index import DEFAULT_MAX_BLOCKS, Expectation, PrefixIndex
-from cluster.wire import Booked, Lease, Load, ReplicaState
+from cluster.replicas import Model, Replica, models_of
+from cluster.wire import Booked, Bookings, Lease, Load, ReplicaState
 from policies.types import Snapshot
 
 EXPECTATION_GRACE_SECONDS = 1.0
 """How long a finished request's blocks stay expected while the engine's events are on their way."""
 MAX_HOMES = 100_000
 """Conversations whose last replica is remembered; those not continued for longest are forgotten."""
-
-
-@dataclass(slots=True, eq=False)
-class Replica:
-    """One replica as this router sees it."""
-
-    lease: Lease
-    epoch: int
-    slot: int
-    load: Load = field(default_factory=Load)
-    running: int = 0
-    """Requests this router has booked here that have not ended."""
-    queued_tokens: int = 0
-    """Their uncached prompt tokens whose prefill has not finished."""
-    failed_until: float = 0.0
-    """Monotonic time in seconds before which this replica is left alone after a failed attempt."""
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A model that clients can name, and the replicas that serve it, ordered by id."""
-
-    name: str
-    lora: str
-    """Name of the adapter, "" for the base model."""
-    replicas: tuple[Replica, ...]
-    ids: tuple[str, ...]
-    namespace: Namespace | None
-    """That of most replicas; None when no replica's cache can be seen."""
-    max_model_len: int
-    """Tokens; the smallest of its replicas that say so, 0 when none does."""
-
-    def salted_namespace(self, cache_salt: str) -> Namespace:
-        """The namespace of one tenant's blocks. Raises `ValueError` when the model has none."""
-        if self.namespace is None:
-            raise ValueError(f"no replica of {self.name} publishes its blocks")
-        return replace(self.namespace, cache_salt=cache_salt)
-
-    def row_of(self, replica: Replica | None) -> int:
-        """Where a replica stands in `replicas`; -1 when it does not."""
-        return next((row for row, other in enumerate(self.replicas) if other is replica), -1)
-
-    @property
-    def num_ready(self) -> int:
-        """Replicas that take requests."""
-        return sum(replica.lease.state is ReplicaState.READY for replica in self.replicas)
-
-    @property
-    def ready(self) -> bool:
-        """Whether at least one replica takes requests."""
-        return self.num_ready > 0
 
 
 class Booking:
@@ -80,17 +29,23 @@ class Booking:
         self.replica = replica
         self._fleet = fleet
         self._queued_tokens = uncached_tokens
+        self._number = fleet.num_bookings
+        unheld = keys[fleet.index.num_held(replica.slot, keys) :]
         self._expectation = fleet.index.expect(replica.slot, keys)
-        self._released = False
+        self._computed = self._released = False
         replica.running += 1
         replica.queued_tokens += uncached_tokens
-        fleet.outbox.booked(replica.lease.replica)
+        fleet.outbox.expected(self._number, replica.lease.replica, unheld)
+        fleet.outbox.changed(replica.lease.replica)
 
     def prefill_done(self) -> None:
         """The first token is there: the prompt no longer queues."""
+        if self._computed:
+            return
+        self._computed = True
         self.replica.queued_tokens -= self._queued_tokens
-        self._queued_tokens = 0
-        self._fleet.outbox.booked(self.replica.lease.replica)
+        self._fleet.outbox.computed(self._number)
+        self._fleet.outbox.changed(self.replica.lease.replica)
 
     def release(self, now: float, succeeded: bool) -> None:
         """Give the load back; only the first call counts. ``now`` is a monotonic time in seconds."""
@@ -99,6 +54,7 @@ class Booking:
         self._released = True
         self.prefill_done()
         self.replica.running -= 1
+        self._fleet.outbox.changed(self.replica.lease.replica)
         if succeeded:
             self._fleet.forget_later(self._expectation, now + EXPECTATION_GRACE_SECONDS)
         else:
@@ -114,10 +70,13 @@ class Fleet:
         self.replicas: dict[str, Replica] = {}
         self.models: dict[str, Model] = {}
         self.peers = PeerBookings()
+        self._peer_expectations = PeerExpectations(self.index)
         self.outbox = Outbox()
         self.store_reachable = True
         """Whether Redis answers; without it the last known state goes on serving."""
         self.open_bookings = 0
+        self.num_bookings = 0
+        """How many there have ever been."""
         self.decisions: Counter[str] = Counter()
         """How many requests have been booked for each base model."""
         self._homes: OrderedDict[int, Replica] = OrderedDict()
@@ -169,8 +128,7 @@ class Fleet:
         A ``conversation_key`` of 0 stands for an unknown conversation. Without ``heed_failures``, replicas
         that failed a moment ago are eligible all the same.
         """
-        self._forget_until(now)
-        self.peers.forget_silent(now)
+        self.forget_until(now)
         elsewhere = [self.peers[replica_id] for replica_id in model.ids]
         matched = self.index.matched_blocks(keys) if keys and model.namespace else {}
         block_size = model.namespace.block_size if model.namespace else 0
@@ -221,36 +179,23 @@ class Fleet:
             self._homes.popitem(last=False)
         self.decisions[replica.lease.model] += 1
         self.open_bookings += 1
+        self.num_bookings += 1
         return Booking(self, replica, keys, uncached_tokens)
 
     def forget_later(self, expectation: Expectation, deadline: float) -> None:
         """Stop expecting these blocks at the given monotonic time, which never lies before an earlier one."""
         self._leaving.append((deadline, expectation))
 
-    def odd_replicas(self) -> list[tuple[str, str]]:
-        """Replicas whose blocks cannot be told from a prompt of their model, and why: their caches count as
-        unknown.
-        """
-        odd = []
-        for model in self.models.values():
-            usual = model.namespace
-            if usual is None or model.lora:
-                continue
-            for lease in (replica.lease for replica in model.replicas):
-                if lease.model != model.name or not lease.publishes_events or lease.namespace() == usual:
-                    continue
-                reason = (
-                    f"blocks of {lease.block_size} tokens, where most replicas have {usual.block_size}"
-                    if lease.block_size != usual.block_size
-                    else "another tokenizer than most replicas of its model"
-                )
-                odd.append((lease.replica, f"{reason}: its cache is not used"))
-        return odd
-
     def booked(self, replica_id: str) -> Booked:
         """What this router itself has booked on a replica."""
         replica = self.replicas.get(replica_id)
         return Booked(replica.running, replica.queued_tokens) if replica else Booked()
+
+    def hear(self, bookings: Bookings, now: float) -> None:
+        """Take in what another router has booked, at a monotonic time in seconds."""
+        self.peers.hear(bookings, now)
+        slots = {name: replica.slot for name, replica in self.replicas.items()} if bookings.expected else {}
+        self._peer_expectations.hear(bookings, slots, now)
 
     def check_integrity(self) -> None:
         """Bookings equal what is booked on replicas; the index equals the union of its replicas.
@@ -265,32 +210,13 @@ class Fleet:
         self.index.check_integrity()
         self.peers.check_integrity()
 
-    def _forget_until(self, now: float) -> None:
+    def forget_until(self, now: float) -> None:
+        """Drop what is over at a monotonic time in seconds: expectations, and routers that fell silent."""
+        for router in self.peers.forget_silent(now):
+            self._peer_expectations.forget(router)
+        self._peer_expectations.expire(now)
         while self._leaving and self._leaving[0][0] <= now:
             self.index.forget(self._leaving.popleft()[1])
 
     def _sort_models(self) -> None:
-        names: dict[tuple[str, str], list[Replica]] = {}
-        for replica in sorted(self.replicas.values(), key=lambda replica: replica.lease.replica):
-            lease = replica.lease
-            for name in {lease.model, *lease.aliases} - {""}:  # no name yet: its engine has not answered
-                names.setdefault((name, ""), []).append(replica)
-            for adapter in set(lease.adapters):
-                names.setdefault((adapter, adapter), []).append(replica)
-        self.models = {name: _model(name, lora, replicas) for (name, lora), replicas in names.items()}
-
-
-def _model(name: str, lora: str, replicas: list[Replica]) -> Model:
-    namespaces = Counter(
-        replica.lease.namespace(lora)
-        for replica in replicas
-        if replica.lease.publishes_events and replica.lease.block_size
-    )
-    return Model(
-        name=name,
-        lora=lora,
-        replicas=tuple(replicas),
-        ids=tuple(replica.lease.replica for replica in replicas),
-        namespace=namespaces.most_common(1)[0][0] if namespaces else None,
-        max_model_len=min((r.lease.max_model_len for r in replicas if r.lease.max_model_len), default=0),
-    )
+        self.models = models_of(self.replicas.values())

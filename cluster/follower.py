@@ -16,8 +16,9 @@ import structlog
 from redis.asyncio.client import PubSub
 
 from cluster.errors import StoreUnavailableError
-from cluster.fleet import Fleet, Replica
+from cluster.fleet import Fleet
 from cluster.ownership_reader import OwnershipReader
+from cluster.replicas import Replica
 from cluster.store import RedisClient, open_pubsub, translated_errors
 from cluster.wire import Batch, Bookings, Keys, Lease, Load, Membership
 
@@ -147,7 +148,7 @@ class Follower:
         self._last_heard, self._rounds_unheard = time.monotonic(), 0
         bookings = msgspec.msgpack.decode(data, type=Bookings)
         if bookings.router != self._router:
-            self._fleet.peers.hear(bookings, time.monotonic())
+            self._fleet.hear(bookings, time.monotonic())
 
     async def _read_bookings(self) -> None:
         """What the other routers have said last; those that say nothing any more are struck off."""

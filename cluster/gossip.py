@@ -9,6 +9,7 @@ import time
 
 import msgspec
 import structlog
+from msgspec.structs import replace
 
 from cluster.errors import StoreUnavailableError
 from cluster.fleet import Fleet
@@ -65,18 +66,19 @@ class Gossip:
             return
 
     async def _tell_changes(self) -> None:
-        totals = {replica_id: self._fleet.booked(replica_id) for replica_id in self._fleet.outbox.take()}
+        replicas, expected, computed = self._fleet.outbox.take()
+        totals = {replica_id: self._fleet.booked(replica_id) for replica_id in replicas}
         with translated_errors():
-            await self._publish(Bookings(self._router, totals))
+            await self._publish(Bookings(self._router, totals, expected=expected, computed=computed))
 
     async def _tell_all(self) -> None:
         self._next_complete = time.monotonic() + COMPLETE_SECONDS
-        self._fleet.outbox.take()
+        _, expected, computed = self._fleet.outbox.take()
         totals = {replica_id: self._fleet.booked(replica_id) for replica_id in self._fleet.replicas}
         totals = {replica_id: booked for replica_id, booked in totals.items() if booked.running}
         bookings = Bookings(self._router, totals, complete=True)
         with translated_errors():
-            await self._publish(bookings)
+            await self._publish(replace(bookings, expected=expected, computed=computed))
             await self._redis.set(
                 self._keys.inflight(self._router),
                 msgspec.msgpack.encode(bookings),

@@ -11,7 +11,8 @@ import msgspec
 import structlog
 
 from cluster.block_keys import unpack_keys
-from cluster.fleet import Fleet, Replica
+from cluster.fleet import Fleet
+from cluster.replicas import Replica
 from cluster.store import RedisClient
 from cluster.wire import Batch, Keys
 

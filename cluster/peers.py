@@ -6,32 +6,55 @@ totals with every heartbeat. Nothing of a router that has fallen silent counts f
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections import OrderedDict, deque
+from collections.abc import Mapping, Sequence
 
-from cluster.wire import Booked, Bookings
+from cluster.block_keys import pack_keys
+from cluster.wire import Booked, Bookings, Expected
 
 SILENCE_SECONDS = 1.5
 """Three heartbeats of the default length."""
 NOTHING = Booked()
+MAX_EXPECTED_KEYS = 1_024
+"""Blocks told of one prompt; of a longer one the others expect the beginning."""
+MAX_WAITING = 1_000
+"""Prompts that wait to be told while Redis is away; the oldest are dropped."""
 
 
 class Outbox:
-    """The replicas on which this router's own bookings have changed since the last message."""
+    """What this router has to tell since its last message."""
 
     def __init__(self) -> None:
         self.wake = asyncio.Event()
         self._replicas: set[str] = set()
+        self._expected: OrderedDict[int, Expected] = OrderedDict()
+        self._computed: deque[int] = deque(maxlen=MAX_WAITING)
 
-    def booked(self, replica_id: str) -> None:
+    def changed(self, replica_id: str) -> None:
         """The bookings on a replica have changed."""
         self._replicas.add(replica_id)
         self.wake.set()
 
-    def take(self) -> set[str]:
-        """Empty the box."""
-        replicas, self._replicas = self._replicas, set()
+    def expected(self, number: int, replica_id: str, keys: Sequence[int]) -> None:
+        """A prompt has been sent to a replica; these are its blocks that the replica does not hold yet."""
+        if keys:
+            self._expected[number] = Expected(number, replica_id, pack_keys(keys[:MAX_EXPECTED_KEYS]))
+            if len(self._expected) > MAX_WAITING:
+                self._expected.popitem(last=False)
+
+    def computed(self, number: int) -> None:
+        """A prompt has been computed, or given up."""
+        if self._expected.pop(number, None) is None:
+            self._computed.append(number)
+
+    def take(self) -> tuple[set[str], tuple[Expected, ...], tuple[int, ...]]:
+        """Empty the box: replicas, expected blocks, computed prompts."""
+        contents = self._replicas, tuple(self._expected.values()), tuple(self._computed)
+        self._replicas = set()
+        self._expected.clear()
+        self._computed.clear()
         self.wake.clear()
-        return replicas
+        return contents
 
 
 class PeerBookings:
@@ -60,10 +83,12 @@ class PeerBookings:
         for replica_id, booked in bookings.replicas.items():
             self._set(known, replica_id, booked)
 
-    def forget_silent(self, now: float) -> None:
-        """Drop routers that have said nothing for `SILENCE_SECONDS`."""
-        for router in [name for name, heard in self._heard.items() if heard + SILENCE_SECONDS <= now]:
+    def forget_silent(self, now: float) -> list[str]:
+        """Drop routers that have said nothing for `SILENCE_SECONDS`; returns their ids."""
+        silent = [name for name, heard in self._heard.items() if heard + SILENCE_SECONDS <= now]
+        for router in silent:
             self.forget(router)
+        return silent
 
     def forget(self, router: str) -> None:
         """Drop one router; nothing happens when it is unknown."""

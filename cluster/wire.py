@@ -111,15 +111,29 @@ class Booked(msgspec.Struct, frozen=True, array_like=True):
     """Their uncached prompt tokens whose prefill has not finished."""
 
 
+class Expected(msgspec.Struct, frozen=True, array_like=True):
+    """Blocks that a replica is about to hold, because a prompt has just been sent to it."""
+
+    number: int
+    """Of the booking, counted by its router."""
+    replica: str
+    keys: bytes
+    """Packed as `cluster.block_keys.pack_keys` does, without those that the replica holds already."""
+
+
 class Bookings(msgspec.Struct, frozen=True, array_like=True):
-    """What one router has booked, for the others. Totals and not changes, so that a lost or repeated message
-    does no lasting harm.
+    """What one router has booked, for the others. Loads are totals and not changes, so that a lost or
+    repeated message does no lasting harm.
     """
 
     router: str
     replicas: dict[str, Booked]
     """By replica id: all that are not zero when ``complete``, else those that changed."""
     complete: bool = False
+    expected: tuple[Expected, ...] = ()
+    """Of bookings made since the last message."""
+    computed: tuple[int, ...] = ()
+    """Numbers of bookings whose prompts have been computed, or given up, since the last message."""
 
 
 @dataclass(frozen=True, slots=True)

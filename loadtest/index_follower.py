@@ -22,9 +22,10 @@ import numpy.typing as npt
 import typer
 import uvloop
 
-from cluster.fleet import Fleet, Replica
+from cluster.fleet import Fleet
 from cluster.follower import Follower
 from cluster.log import configure_logging
+from cluster.replicas import Replica
 from cluster.settings import ClusterSettings, load_settings
 from cluster.store import connect
 from cluster.tasks import cancel_and_wait

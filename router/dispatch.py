@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from cluster.fleet import Booking, Fleet, Model
+from cluster.fleet import Booking, Fleet
+from cluster.replicas import Model
 from policies.types import Decision, NoReplicaError, Policy, Request, Snapshot
 from router.accounting import RequestRecord
 from router.api.schema import Call

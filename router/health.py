@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cluster.fleet import Fleet
+from cluster.replicas import odd_replicas
 from router.probes import Probes
 from router.tokenizers import Tokenizers
 
@@ -40,7 +41,7 @@ class Health:
             yield Degradation("index", f"the index is full: {fleet.index.refused_blocks} blocks not taken in")
         for model, alarm in sorted(self._tokenizers.alarms().items()):
             yield Degradation("tokenizer", f"model {model}: {alarm}")
-        for replica_id, reason in fleet.odd_replicas():
+        for replica_id, reason in odd_replicas(fleet.models.values()):
             yield Degradation("namespace", f"replica {replica_id}: {reason}")
         for replica_id in self._probes.suspects:
             yield Degradation("unreachable", f"replica {replica_id}: does not answer this router")

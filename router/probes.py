@@ -13,7 +13,8 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from cluster.fleet import Fleet, Replica
+from cluster.fleet import Fleet
+from cluster.replicas import Replica
 from cluster.wire import ReplicaState
 from router.errors import AttemptFailedError
 from router.upstream import HEALTH_SECONDS, Upstream

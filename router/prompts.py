@@ -7,7 +7,7 @@ from typing import Any
 
 from cluster.block_keys import block_keys
 from cluster.errors import PromptError
-from cluster.fleet import Model
+from cluster.replicas import Model
 from cluster.tokenizer import Prompt, PromptTokenizer
 from router.api.schema import Call
 from router.errors import ContextTooLongError

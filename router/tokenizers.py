@@ -17,7 +17,8 @@ import structlog
 
 from cluster.collector import calm_collector
 from cluster.errors import PromptError, TokenizerUnavailableError
-from cluster.fleet import Fleet, Model
+from cluster.fleet import Fleet
+from cluster.replicas import Model
 from cluster.tokenizer import PromptTokenizer
 from cluster.wire import Lease, ReplicaState
 from router.errors import AttemptFailedError

@@ -6,8 +6,9 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from cluster.fleet import Fleet, Replica
+from cluster.fleet import Fleet
 from cluster.follower import Follower
+from cluster.replicas import Replica
 from cluster.wire import Booked, ReplicaState
 from router.accounting import Accounts
 from router.health import Health
@@ -74,7 +75,7 @@ def admin_routes(
     @routes.get("/admin/bookings")
     async def bookings() -> dict[str, Any]:
         """What this router has booked, and what it has heard of others' bookings, for `warmroute check`."""
-        fleet.peers.forget_silent(time.monotonic())
+        fleet.forget_until(time.monotonic())
         own = {replica_id: fleet.booked(replica_id) for replica_id in fleet.replicas}
         return {
             "router": router_id,

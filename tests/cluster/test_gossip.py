@@ -16,7 +16,9 @@ from cluster.wire import Booked, Lease, Load, ReplicaState
 
 pytestmark = pytest.mark.integration
 
-LEASE = Lease(replica="a", url="http://a", state=ReplicaState.READY, model="m", block_size=16)
+LEASE = Lease(
+    replica="a", url="http://a", state=ReplicaState.READY, model="m", block_size=16, publishes_events=True
+)
 
 
 class Router:
@@ -42,7 +44,7 @@ class Router:
 
     def seen(self):
         """What the others have booked on the replica."""
-        self.fleet.peers.forget_silent(time.monotonic())
+        self.fleet.forget_until(time.monotonic())
         return self.fleet.peers["a"]
 
 
@@ -81,6 +83,17 @@ async def test_snapshot_counts_the_load_of_all_routers(redis, keys, shared_redis
         snapshot = y.fleet.snapshot(y.fleet.models["m"], [], 10, time.monotonic())
         assert snapshot.queued_tokens.tolist() == [350]
         assert snapshot.running.tolist() == [2]
+
+
+async def test_blocks_being_computed_are_known_to_the_others(redis, keys, shared_redis, eventually):
+    """A prompt that another router has just sent counts like one's own, until it has been computed."""
+    async with routers(shared_redis.url, keys, "x", "y") as (x, y):
+        booking = x.fleet.book(x.replica, [1, 2, 3], 300)
+        await eventually(lambda: y.seen() == Booked(1, 300))
+        cached = y.fleet.snapshot(y.fleet.models["m"], [1, 2, 9], 100, time.monotonic()).cached_tokens
+        assert cached.tolist() == [32]
+        booking.prefill_done()
+        await eventually(lambda: not y.fleet.index.matched_blocks([1]) and y.seen() == Booked(1, 0))
 
 
 async def test_dead_router_is_forgotten_within_two_seconds(redis, keys, shared_redis, eventually):

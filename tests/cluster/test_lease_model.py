@@ -7,7 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cluster.fleet import EXPECTATION_GRACE_SECONDS, Booking, Fleet, Replica
+from cluster.fleet import EXPECTATION_GRACE_SECONDS, Booking, Fleet
+from cluster.replicas import Replica
 from cluster.wire import Lease, Load, ReplicaState
 
 pytestmark = pytest.mark.timeout(400)  # a failure is made small before it is shown

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.peers import SILENCE_SECONDS, Outbox, PeerBookings
-from cluster.wire import Booked, Bookings
+from cluster.block_keys import KEY_BYTES, pack_keys
+from cluster.peers import MAX_EXPECTED_KEYS, MAX_WAITING, SILENCE_SECONDS, Outbox, PeerBookings
+from cluster.wire import Booked, Bookings, Expected
 
 BOOKED = st.builds(Booked, st.integers(0, 3), st.integers(0, 3))
 MESSAGES = st.lists(
@@ -102,9 +103,32 @@ def test_broken_sum_is_found():
 def test_outbox_gathers_and_empties():
     """Each replica goes out once, and wakes the sender."""
     box = Outbox()
-    box.booked("a")
-    box.booked("a")
+    box.changed("a")
+    box.changed("a")
+    box.expected(7, "a", [1, 2])
+    box.computed(5)
     assert box.wake.is_set()
-    assert box.take() == {"a"}
+    assert box.take() == ({"a"}, (Expected(7, "a", pack_keys([1, 2])),), (5,))
     assert not box.wake.is_set()
-    assert box.take() == set()
+    assert box.take() == (set(), (), ())
+
+
+def test_prompt_that_is_computed_before_it_was_told_is_not_told():
+    """Nobody needs to expect what is over; nor what nothing new comes of."""
+    box = Outbox()
+    box.expected(7, "a", [1, 2])
+    box.computed(7)
+    box.expected(8, "a", [])
+    assert box.take() == (set(), (), ())
+
+
+def test_outbox_is_bounded_while_nobody_takes():
+    """While Redis is away the oldest prompts are dropped, and of a long one only the beginning is told."""
+    box = Outbox()
+    for number in range(MAX_WAITING + 5):
+        box.expected(number, "a", range(2 * MAX_EXPECTED_KEYS))
+        box.computed(-number - 1)
+    _, expected, computed = box.take()
+    assert [one.number for one in (expected[0], expected[-1])] == [5, MAX_WAITING + 4]
+    assert len(expected[0].keys) == KEY_BYTES * MAX_EXPECTED_KEYS
+    assert len(computed) == MAX_WAITING

@@ -1,0 +1,108 @@
+"""Replicas as one router sees them, and the models they serve."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from cluster.block_keys import Namespace
+from cluster.wire import Lease, Load, ReplicaState
+
+
+@dataclass(slots=True, eq=False)
+class Replica:
+    """One replica as this router sees it."""
+
+    lease: Lease
+    epoch: int
+    slot: int
+    load: Load = field(default_factory=Load)
+    running: int = 0
+    """Requests this router has booked here that have not ended."""
+    queued_tokens: int = 0
+    """Their uncached prompt tokens whose prefill has not finished."""
+    failed_until: float = 0.0
+    """Monotonic time in seconds before which this replica is left alone after a failed attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model that clients can name, and the replicas that serve it, ordered by id."""
+
+    name: str
+    lora: str
+    """Name of the adapter, "" for the base model."""
+    replicas: tuple[Replica, ...]
+    ids: tuple[str, ...]
+    namespace: Namespace | None
+    """That of most replicas; None when no replica's cache can be seen."""
+    max_model_len: int
+    """Tokens; the smallest of its replicas that say so, 0 when none does."""
+
+    def salted_namespace(self, cache_salt: str) -> Namespace:
+        """The namespace of one tenant's blocks. Raises `ValueError` when the model has none."""
+        if self.namespace is None:
+            raise ValueError(f"no replica of {self.name} publishes its blocks")
+        return replace(self.namespace, cache_salt=cache_salt)
+
+    def row_of(self, replica: Replica | None) -> int:
+        """Where a replica stands in `replicas`; -1 when it does not."""
+        return next((row for row, other in enumerate(self.replicas) if other is replica), -1)
+
+    @property
+    def num_ready(self) -> int:
+        """Replicas that take requests."""
+        return sum(replica.lease.state is ReplicaState.READY for replica in self.replicas)
+
+    @property
+    def ready(self) -> bool:
+        """Whether at least one replica takes requests."""
+        return self.num_ready > 0
+
+
+def models_of(replicas: Iterable[Replica]) -> dict[str, Model]:
+    """The models of these replicas, by every name a client may use."""
+    names: dict[tuple[str, str], list[Replica]] = {}
+    for replica in sorted(replicas, key=lambda replica: replica.lease.replica):
+        lease = replica.lease
+        for name in {lease.model, *lease.aliases} - {""}:  # no name yet: its engine has not answered
+            names.setdefault((name, ""), []).append(replica)
+        for adapter in set(lease.adapters):
+            names.setdefault((adapter, adapter), []).append(replica)
+    return {name: _model(name, lora, replicas) for (name, lora), replicas in names.items()}
+
+
+def odd_replicas(models: Iterable[Model]) -> list[tuple[str, str]]:
+    """Replicas whose blocks cannot be told from a prompt of their model, and why: their caches count as
+    unknown.
+    """
+    odd = []
+    for model in models:
+        usual = model.namespace
+        if usual is None or model.lora:
+            continue
+        for lease in (replica.lease for replica in model.replicas):
+            if lease.model != model.name or not lease.publishes_events or lease.namespace() == usual:
+                continue
+            reason = (
+                f"blocks of {lease.block_size} tokens, where most replicas have {usual.block_size}"
+                if lease.block_size != usual.block_size
+                else "another tokenizer than most replicas of its model"
+            )
+            odd.append((lease.replica, f"{reason}: its cache is not used"))
+    return odd
+
+
+def _model(name: str, lora: str, replicas: list[Replica]) -> Model:
+    namespaces = Counter(
+        replica.lease.namespace(lora)
+        for replica in replicas
+        if replica.lease.publishes_events and replica.lease.block_size
+    )
+    return Model(
+        name=name,
+        lora=lora,
+        replicas=tuple(replicas),
+        ids=tuple(replica.lease.replica for replica in replicas),
+        namespace=namespaces.most_common(1)[0][0] if namespaces else None,
+        max_model_len=min((r.lease.max_model_len for r in replicas if r.lease.max_model_len), default=0),
+    )
