@@ -48,7 +48,7 @@ async def compare_bookings(
             )
     if answers and report.agree:
         total = sum(answer["open_bookings"] for answer in answers.values())
-        report.lines.append(f"{len(answers)} routers: {total} bookings, each for a request that is open")
+        report.lines.append(f"routers: {len(answers)}, bookings: {total}, each for a request that is open")
 
 
 async def _read(session: aiohttp.ClientSession, router_urls: Sequence[str]) -> Answers:

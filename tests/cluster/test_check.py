@@ -93,7 +93,7 @@ async def test_agreement(fleet):
     assert report.agree
     assert len(report.lines) == 2
     assert report.lines[0].startswith("a: no difference in 3 blocks at batch 1")
-    assert report.lines[1] == "1 routers: 1 bookings, each for a request that is open"
+    assert report.lines[1] == "routers: 1, bookings: 1, each for a request that is open"
 
 
 async def check_both(fleet):
