@@ -12,6 +12,8 @@ from cluster.block_keys import Namespace, block_keys
 from tests.chaos.events_relay import CALM, EventsRelay, Shadow, Weather
 from tests.chaos.proxy import HOST, reserve_port
 
+pytestmark = pytest.mark.integration
+
 ROOT = Namespace("tiny", "print", 2).root()
 TOKENS = [1, 2, 3, 4, 5, 6]
 KEYS = block_keys(ROOT, TOKENS, 2)

@@ -9,6 +9,8 @@ import pytest
 
 from tests.chaos.proxy import HOST, PASS, Behaviour, Link, Mode, ProcessFinder, reserve_port
 
+pytestmark = pytest.mark.integration
+
 
 @contextlib.asynccontextmanager
 async def _echo_behind(**options):

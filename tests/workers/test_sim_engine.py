@@ -343,6 +343,7 @@ async def test_occupied_port_is_a_start_up_error(client, tiny_model):
             pass
 
 
+@pytest.mark.integration
 def test_command_line_serves_and_exits(tiny_model):
     """The process prints one line per engine when ready, and ends on SIGTERM within two seconds."""
     command = [sys.executable, "-m", "workers.sim_engine", "--model", str(tiny_model), "--engines", "2"]
