@@ -25,17 +25,23 @@ MAX_HOMES = 100_000
 class Booking:
     """One request's load on one replica, from the decision until its stream has ended."""
 
-    def __init__(self, fleet: "Fleet", replica: Replica, keys: Sequence[int], uncached_tokens: int) -> None:
+    def __init__(
+        self,
+        fleet: "Fleet",
+        replica: Replica,
+        keys: Sequence[int],
+        uncached_tokens: int,
+        held_blocks: int,
+    ) -> None:
         self.replica = replica
         self._fleet = fleet
         self._queued_tokens = uncached_tokens
         self._number = fleet.num_bookings
-        unheld = keys[fleet.index.num_held(replica.slot, keys) :]
         self._expectation = fleet.index.expect(replica.slot, keys)
         self._computed = self._released = False
         replica.running += 1
         replica.queued_tokens += uncached_tokens
-        fleet.outbox.expected(self._number, replica.lease.replica, unheld)
+        fleet.outbox.expected(self._number, replica.lease.replica, keys[held_blocks:])
         fleet.outbox.changed(replica.lease.replica)
 
     def prefill_done(self) -> None:
@@ -169,9 +175,17 @@ class Fleet:
         )
 
     def book(
-        self, replica: Replica, keys: Sequence[int], uncached_tokens: int, conversation_key: int = 0
+        self,
+        replica: Replica,
+        keys: Sequence[int],
+        uncached_tokens: int,
+        conversation_key: int = 0,
+        held_blocks: int = 0,
     ) -> Booking:
-        """Book a request's load on the chosen replica, which becomes its conversation's home."""
+        """Book a request's load on the chosen replica, which becomes its conversation's home.
+
+        Other routers need not be told of the first ``held_blocks``, which the replica holds already.
+        """
         if conversation_key:
             self._homes[conversation_key] = replica
             self._homes.move_to_end(conversation_key)
@@ -180,7 +194,7 @@ class Fleet:
         self.decisions[replica.lease.model] += 1
         self.open_bookings += 1
         self.num_bookings += 1
-        return Booking(self, replica, keys, uncached_tokens)
+        return Booking(self, replica, keys, uncached_tokens, held_blocks)
 
     def forget_later(self, expectation: Expectation, deadline: float) -> None:
         """Stop expecting these blocks at the given monotonic time, which never lies before an earlier one."""

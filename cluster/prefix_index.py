@@ -88,11 +88,6 @@ class PrefixIndex:
         """How many blocks are confirmed for one replica."""
         return len(self._owned[slot])
 
-    def num_held(self, slot: int, keys: Sequence[int]) -> int:
-        """How many leading blocks of a prompt a replica holds, or is expected to."""
-        owned, expected = self._owned[slot], self._expectations[slot]
-        return next((i for i, key in enumerate(keys) if key not in owned and key not in expected), len(keys))
-
     def expect(self, slot: int, keys: Sequence[int]) -> Expectation:
         """Count these blocks as held by the replica until the expectation is forgotten."""
         bit, counts, expected = 1 << slot, self._expectations[slot], self._expected

@@ -97,7 +97,11 @@ class Dispatcher:
         replica = model.replicas[decision.row]
         expected = int(snapshot.cached_tokens[decision.row])
         booking = self._fleet.book(
-            replica, prompt.keys, prompt.prompt_tokens - expected, prompt.conversation_key
+            replica,
+            prompt.keys,
+            prompt.prompt_tokens - expected,
+            prompt.conversation_key,
+            held_blocks=expected // model.namespace.block_size if model.namespace else 0,
         )
         record.attempts += 1
         record.replica = replica.lease.replica

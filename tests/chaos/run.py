@@ -242,7 +242,7 @@ def _newest(text: str) -> str:
 @contextlib.asynccontextmanager
 async def _running(work: object) -> AsyncIterator[None]:
     """A task for as long as the context is open; when it fails, so does the context."""
-    task = asyncio.ensure_future(work)  # type: ignore[arg-type]
+    task = asyncio.ensure_future(work)
     try:
         yield
         if task.done():

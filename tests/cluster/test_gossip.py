@@ -96,6 +96,15 @@ async def test_blocks_being_computed_are_known_to_the_others(redis, keys, shared
         await eventually(lambda: not y.fleet.index.matched_blocks([1]) and y.seen() == Booked(1, 0))
 
 
+async def test_blocks_that_a_replica_holds_are_not_told(redis, keys, shared_redis, eventually):
+    """Everybody knows those from its events; only what is new travels."""
+    async with routers(shared_redis.url, keys, "x", "y") as (x, y):
+        x.fleet.book(x.replica, [1, 2, 3], 300, held_blocks=2)
+        await eventually(lambda: y.seen() == Booked(1, 300))
+        assert y.fleet.index.matched_blocks([3]) == {y.replica.slot: 1}
+        assert y.fleet.index.matched_blocks([1]) == {}
+
+
 async def test_dead_router_is_forgotten_within_two_seconds(redis, keys, shared_redis, eventually):
     """Nobody takes its bookings back; they stop counting by themselves, but not before the silence."""
     async with routers(shared_redis.url, keys, "x", "y") as (x, y):

@@ -140,15 +140,3 @@ def test_integrity_check_finds_a_difference():
     index._holders[2] = 1
     with pytest.raises(AssertionError, match="union"):
         index.check_integrity()
-
-
-def test_num_held_counts_leading_blocks_confirmed_or_expected():
-    """Where a prompt begins to be new for one replica."""
-    index = PrefixIndex()
-    slot, other = index.add_replica(), index.add_replica()
-    index.store(slot, [1, 2])
-    index.store(other, [3])
-    index.expect(slot, [3])
-    assert index.num_held(slot, [1, 2, 3, 4, 1]) == 3
-    assert index.num_held(other, [1, 2, 3]) == 0
-    assert index.num_held(slot, []) == 0
