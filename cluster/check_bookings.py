@@ -91,9 +91,6 @@ def _judge_own(url: str, answer: dict[str, Any], report: Report) -> None:
     if booked > answer["open_bookings"]:  # less: some are on replicas that have left
         report.differ(f"router {url}: {booked} requests on replicas, {answer['open_bookings']} bookings")
     for replica_id, replica in answer["replicas"].items():
-        if (
-            replica["running"] < 0
-            or replica["queued_tokens"] < 0
-            or (replica["queued_tokens"] and not replica["running"])
-        ):
+        tokens = replica["queued_tokens"], replica["active_tokens"]
+        if min(replica["running"], *tokens) < 0 or (any(tokens) and not replica["running"]):
             report.differ(f"router {url}: impossible bookings on {replica_id}: {replica}")

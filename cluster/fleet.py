@@ -12,8 +12,10 @@ import numpy as np
 from cluster.peer_expectations import PeerExpectations
 from cluster.peers import Outbox, PeerBookings
 from cluster.prefix_index import DEFAULT_MAX_BLOCKS, Expectation, PrefixIndex
+from cluster.replica_table import ReplicaTable
 from cluster.replicas import Model, Replica, models_of
-from cluster.wire import Booked, Bookings, Lease, Load, ReplicaState
+from cluster.wire import Booked, Bookings, Lease, Load
+from policies.ring import points_of
 from policies.types import Snapshot
 
 EXPECTATION_GRACE_SECONDS = 1.0
@@ -30,19 +32,23 @@ class Booking:
         fleet: "Fleet",
         replica: Replica,
         keys: Sequence[int],
-        uncached_tokens: int,
-        held_blocks: int,
+        prompt_tokens: int,
+        cached_tokens: int,
     ) -> None:
         self.replica = replica
         self._fleet = fleet
-        self._queued_tokens = uncached_tokens
+        self._prompt_tokens = prompt_tokens
+        self._queued_tokens = prompt_tokens - cached_tokens
         self._number = fleet.num_bookings
         self._expectation = fleet.index.expect(replica.slot, keys)
         self._computed = self._released = False
         replica.running += 1
-        replica.queued_tokens += uncached_tokens
+        replica.queued_tokens += self._queued_tokens
+        replica.active_tokens += prompt_tokens
+        block_size = replica.lease.block_size
+        held_blocks = cached_tokens // block_size if block_size else 0
         fleet.outbox.expected(self._number, replica.lease.replica, keys[held_blocks:])
-        fleet.outbox.changed(replica.lease.replica)
+        fleet.load_changed(replica)
 
     def prefill_done(self) -> None:
         """The first token is there: the prompt no longer queues."""
@@ -51,7 +57,7 @@ class Booking:
         self._computed = True
         self.replica.queued_tokens -= self._queued_tokens
         self._fleet.outbox.computed(self._number)
-        self._fleet.outbox.changed(self.replica.lease.replica)
+        self._fleet.load_changed(self.replica)
 
     def release(self, now: float, succeeded: bool) -> None:
         """Give the load back; only the first call counts. ``now`` is a monotonic time in seconds."""
@@ -60,7 +66,8 @@ class Booking:
         self._released = True
         self.prefill_done()
         self.replica.running -= 1
-        self._fleet.outbox.changed(self.replica.lease.replica)
+        self.replica.active_tokens -= self._prompt_tokens
+        self._fleet.load_changed(self.replica)
         if succeeded:
             self._fleet.forget_later(self._expectation, now + EXPECTATION_GRACE_SECONDS)
         else:
@@ -74,7 +81,8 @@ class Fleet:
     def __init__(self, max_blocks: int = DEFAULT_MAX_BLOCKS) -> None:
         self.index = PrefixIndex(max_blocks)
         self.replicas: dict[str, Replica] = {}
-        self.models: dict[str, Model] = {}
+        self._table = ReplicaTable()
+        self._models: dict[str, Model] | None = None
         self.peers = PeerBookings()
         self._peer_expectations = PeerExpectations(self.index)
         self.outbox = Outbox()
@@ -88,29 +96,38 @@ class Fleet:
         self._homes: OrderedDict[int, Replica] = OrderedDict()
         self._leaving: deque[tuple[float, Expectation]] = deque()
 
+    @property
+    def models(self) -> dict[str, Model]:
+        """The models that replicas serve, by every name a client may use."""
+        if self._models is None:
+            self._models = models_of(self.replicas.values())
+        return self._models
+
     def admit(self, lease: Lease, epoch: int, load: Load) -> Replica:
         """Take in a replica's lease. A new epoch starts with nothing owned and nothing expected."""
         replica = self.replicas.get(lease.replica)
         if replica is None:
             replica = Replica(lease, epoch, self.index.add_replica())
             self.replicas[lease.replica] = replica
-            self._sort_models()
+            self._models = None
+            points_of(lease.replica)  # now, so that the first decision does not wait for those of all
         elif replica.epoch != epoch:
-            self.index.remove_replica(replica.slot)
-            replica.slot, replica.epoch, replica.failed_until = self.index.add_replica(), epoch, 0.0
+            self.index.restart_replica(replica.slot)
+            replica.epoch, replica.failed_until = epoch, 0.0
         if lease != replica.lease:
             if lease.state is not replica.lease.state:
                 replica.failed_until = 0.0
             replica.lease = lease
-            self._sort_models()
+            self._models = None
         replica.load = load
+        self._tabulate(lease.replica)
         return replica
 
     def dismiss(self, replica_id: str) -> None:
         """Forget a replica. Requests still open on it keep their bookings until they end."""
         replica = self.replicas.pop(replica_id)
         self.index.remove_replica(replica.slot)
-        self._sort_models()
+        self._models = None
 
     def apply(self, replica: Replica, stored: Collection[int], removed: Iterable[int], cleared: bool) -> None:
         """Apply one batch of a replica's ownership changes."""
@@ -129,47 +146,36 @@ class Fleet:
         conversation_key: int = 0,
         heed_failures: bool = True,
     ) -> Snapshot:
-        """The replicas of a model as a policy sees them for one prompt, at a monotonic time in seconds.
+        """The replicas of a model as a policy sees them for one prompt, at a monotonic time in seconds. The
+        model is one of `models` as they are now: it is made anew when replicas come and go.
 
         A ``conversation_key`` of 0 stands for an unknown conversation. Without ``heed_failures``, replicas
         that failed a moment ago are eligible all the same.
         """
         self.forget_until(now)
-        elsewhere = [self.peers[replica_id] for replica_id in model.ids]
-        matched = self.index.matched_blocks(keys) if keys and model.namespace else {}
-        block_size = model.namespace.block_size if model.namespace else 0
-        # The engine always computes the last token of a prompt, and finds only full blocks in its cache.
-        most = max(prompt_tokens - 1, 0) // block_size if block_size else 0
-        cached = [
-            block_size * min(matched.get(replica.slot, 0), most) if replica.lease.publishes_events else 0
-            for replica in model.replicas
-        ]
+        rows = self._table.read(model.slots)
+        eligible = rows["ready"]
+        barred = [model.rows[replica_id] for replica_id in excluded if replica_id in model.rows]
+        if heed_failures:
+            barred += [row for row, replica in enumerate(model.replicas) if replica.failed_until > now]
+        if barred:
+            eligible[barred] = False
+        cached = np.zeros(len(model.ids), dtype=np.int64)
+        if keys and model.namespace:
+            block_size = model.namespace.block_size
+            # The engine always computes a prompt's last token, and finds only full blocks in its cache.
+            most = max(prompt_tokens - 1, 0) // block_size
+            matched = self.index.matched_blocks(keys).take(model.slots)
+            cached = block_size * np.minimum(matched, most) * rows["publishes_events"]
+        for array in (rows, eligible, cached):
+            array.flags.writeable = False
         return Snapshot(
             replicas=model.ids,
-            eligible=np.array(
-                [
-                    replica.lease.state is ReplicaState.READY
-                    and (replica.failed_until <= now or not heed_failures)
-                    and replica.lease.replica not in excluded
-                    for replica in model.replicas
-                ],
-                dtype=np.bool_,
-            ),
-            cached_tokens=np.array(cached, dtype=np.int64),
-            queued_tokens=np.array(
-                [
-                    replica.queued_tokens + others.queued_tokens
-                    for replica, others in zip(model.replicas, elsewhere, strict=True)
-                ],
-                dtype=np.int64,
-            ),
-            running=np.array(
-                [
-                    max(replica.running + others.running, replica.load.running + replica.load.waiting)
-                    for replica, others in zip(model.replicas, elsewhere, strict=True)
-                ],
-                dtype=np.int64,
-            ),
+            eligible=eligible,
+            cached_tokens=cached,
+            queued_tokens=rows["queued_tokens"],
+            running=rows["running"],
+            active_tokens=rows["active_tokens"],
             home=model.row_of(self._homes.get(conversation_key)),
             number=self.decisions[model.replicas[0].lease.model],
         )
@@ -178,13 +184,14 @@ class Fleet:
         self,
         replica: Replica,
         keys: Sequence[int],
-        uncached_tokens: int,
+        prompt_tokens: int,
+        cached_tokens: int = 0,
         conversation_key: int = 0,
-        held_blocks: int = 0,
     ) -> Booking:
         """Book a request's load on the chosen replica, which becomes its conversation's home.
 
-        Other routers need not be told of the first ``held_blocks``, which the replica holds already.
+        Of the prompt, the replica is believed to hold the first ``cached_tokens`` already. A
+        ``conversation_key`` of 0 stands for an unknown conversation.
         """
         if conversation_key:
             self._homes[conversation_key] = replica
@@ -194,7 +201,7 @@ class Fleet:
         self.decisions[replica.lease.model] += 1
         self.open_bookings += 1
         self.num_bookings += 1
-        return Booking(self, replica, keys, uncached_tokens, held_blocks)
+        return Booking(self, replica, keys, prompt_tokens, cached_tokens)
 
     def forget_later(self, expectation: Expectation, deadline: float) -> None:
         """Stop expecting these blocks at the given monotonic time, which never lies before an earlier one."""
@@ -203,34 +210,49 @@ class Fleet:
     def booked(self, replica_id: str) -> Booked:
         """What this router itself has booked on a replica."""
         replica = self.replicas.get(replica_id)
-        return Booked(replica.running, replica.queued_tokens) if replica else Booked()
+        if replica is None:
+            return Booked()
+        return Booked(replica.running, replica.queued_tokens, replica.active_tokens)
 
     def hear(self, bookings: Bookings, now: float) -> None:
         """Take in what another router has booked, at a monotonic time in seconds."""
-        self.peers.hear(bookings, now)
-        slots = {name: replica.slot for name, replica in self.replicas.items()} if bookings.expected else {}
+        self._tabulate(*self.peers.hear(bookings, now))
+        sent_to = {expected.replica for expected in bookings.expected}
+        slots = {name: self.replicas[name].slot for name in sent_to & self.replicas.keys()}
         self._peer_expectations.hear(bookings, slots, now)
 
     def check_integrity(self) -> None:
-        """Bookings equal what is booked on replicas; the index equals the union of its replicas.
+        """Bookings equal what is booked on replicas, the index equals the union of its replicas, and what
+        snapshots show of replicas equals what these say.
 
         Raises `AssertionError` otherwise. Bookings on replicas that have left are not in the sum.
         """
         booked = sum(replica.running for replica in self.replicas.values())
         if booked > self.open_bookings or any(
-            r.running < 0 or r.queued_tokens < 0 for r in self.replicas.values()
+            min(r.running, r.queued_tokens, r.active_tokens) < 0 for r in self.replicas.values()
         ):
             raise AssertionError(f"{booked} requests booked on replicas, {self.open_bookings} bookings open")
         self.index.check_integrity()
         self.peers.check_integrity()
+        for replica in self.replicas.values():
+            self._table.check_integrity(replica, self.peers[replica.lease.replica])
 
     def forget_until(self, now: float) -> None:
         """Drop what is over at a monotonic time in seconds: expectations, and routers that fell silent."""
         for router in self.peers.forget_silent(now):
             self._peer_expectations.forget(router)
+            self._tabulate(*self.replicas)
         self._peer_expectations.expire(now)
         while self._leaving and self._leaving[0][0] <= now:
             self.index.forget(self._leaving.popleft()[1])
 
-    def _sort_models(self) -> None:
-        self.models = models_of(self.replicas.values())
+    def load_changed(self, replica: Replica) -> None:
+        """What this router has booked on a replica has changed."""
+        self.outbox.changed(replica.lease.replica)
+        self._tabulate(replica.lease.replica)
+
+    def _tabulate(self, *replica_ids: str) -> None:
+        """What is known of these replicas has changed. Those that have left have no row."""
+        for replica_id in replica_ids:
+            if replica := self.replicas.get(replica_id):
+                self._table.write(replica, self.peers[replica_id])

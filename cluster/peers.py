@@ -7,7 +7,7 @@ totals with every heartbeat. Nothing of a router that has fallen silent counts f
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from cluster.block_keys import pack_keys
 from cluster.wire import Booked, Bookings, Expected
@@ -27,7 +27,7 @@ class Outbox:
     def __init__(self) -> None:
         self.wake = asyncio.Event()
         self._replicas: set[str] = set()
-        self._expected: OrderedDict[int, Expected] = OrderedDict()
+        self._expected: OrderedDict[int, tuple[str, Sequence[int]]] = OrderedDict()
         self._computed: deque[int] = deque(maxlen=MAX_WAITING)
 
     def changed(self, replica_id: str) -> None:
@@ -38,7 +38,7 @@ class Outbox:
     def expected(self, number: int, replica_id: str, keys: Sequence[int]) -> None:
         """A prompt has been sent to a replica; these are its blocks that the replica does not hold yet."""
         if keys:
-            self._expected[number] = Expected(number, replica_id, pack_keys(keys[:MAX_EXPECTED_KEYS]))
+            self._expected[number] = replica_id, keys[:MAX_EXPECTED_KEYS]
             if len(self._expected) > MAX_WAITING:
                 self._expected.popitem(last=False)
 
@@ -49,7 +49,11 @@ class Outbox:
 
     def take(self) -> tuple[set[str], tuple[Expected, ...], tuple[int, ...]]:
         """Empty the box: replicas, expected blocks, computed prompts."""
-        contents = self._replicas, tuple(self._expected.values()), tuple(self._computed)
+        expected = tuple(
+            Expected(number, replica_id, pack_keys(keys))
+            for number, (replica_id, keys) in self._expected.items()
+        )
+        contents = self._replicas, expected, tuple(self._computed)
         self._replicas = set()
         self._expected.clear()
         self._computed.clear()
@@ -73,15 +77,16 @@ class PeerBookings:
         """What each router has booked on each replica, without zeros."""
         return self._routers
 
-    def hear(self, bookings: Bookings, now: float) -> None:
-        """Take in what a router says of itself."""
+    def hear(self, bookings: Bookings, now: float) -> Collection[str]:
+        """Take in what a router says of itself; returns the ids of replicas that it says something new of."""
         known = self._routers.setdefault(bookings.router, {})
         self._heard[bookings.router] = now
         gone = known.keys() - bookings.replicas.keys() if bookings.complete else ()
-        for replica_id in gone:
-            self._set(known, replica_id, NOTHING)
-        for replica_id, booked in bookings.replicas.items():
+        changed = {name: booked for name, booked in bookings.replicas.items() if known.get(name) != booked}
+        changed.update(dict.fromkeys(gone, NOTHING))
+        for replica_id, booked in changed.items():
             self._set(known, replica_id, booked)
+        return changed
 
     def forget_silent(self, now: float) -> list[str]:
         """Drop routers that have said nothing for `SILENCE_SECONDS`; returns their ids."""
@@ -123,4 +128,5 @@ def _plus(one: Booked, other: Booked, less: Booked = NOTHING) -> Booked:
     return Booked(
         one.running + other.running - less.running,
         one.queued_tokens + other.queued_tokens - less.queued_tokens,
+        one.active_tokens + other.active_tokens - less.active_tokens,
     )

@@ -4,6 +4,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cluster.block_keys import Namespace
 from cluster.wire import Lease, Load, ReplicaState
 
@@ -15,16 +18,19 @@ class Replica:
     lease: Lease
     epoch: int
     slot: int
+    """Its number in the index and in the fleet's table, as long as it belongs to the fleet."""
     load: Load = field(default_factory=Load)
     running: int = 0
     """Requests this router has booked here that have not ended."""
     queued_tokens: int = 0
     """Their uncached prompt tokens whose prefill has not finished."""
+    active_tokens: int = 0
+    """All their prompt tokens."""
     failed_until: float = 0.0
     """Monotonic time in seconds before which this replica is left alone after a failed attempt."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Model:
     """A model that clients can name, and the replicas that serve it, ordered by id."""
 
@@ -33,6 +39,10 @@ class Model:
     """Name of the adapter, "" for the base model."""
     replicas: tuple[Replica, ...]
     ids: tuple[str, ...]
+    slots: NDArray[np.intp]
+    """Of `replicas`."""
+    rows: dict[str, int]
+    """Where each id stands in `replicas`."""
     namespace: Namespace | None
     """That of most replicas; None when no replica's cache can be seen."""
     max_model_len: int
@@ -46,7 +56,8 @@ class Model:
 
     def row_of(self, replica: Replica | None) -> int:
         """Where a replica stands in `replicas`; -1 when it does not."""
-        return next((row for row, other in enumerate(self.replicas) if other is replica), -1)
+        row = -1 if replica is None else self.rows.get(replica.lease.replica, -1)
+        return row if row >= 0 and self.replicas[row] is replica else -1
 
     @property
     def num_ready(self) -> int:
@@ -98,11 +109,14 @@ def _model(name: str, lora: str, replicas: list[Replica]) -> Model:
         for replica in replicas
         if replica.lease.publishes_events and replica.lease.block_size
     )
+    ids = tuple(replica.lease.replica for replica in replicas)
     return Model(
         name=name,
         lora=lora,
         replicas=tuple(replicas),
-        ids=tuple(replica.lease.replica for replica in replicas),
+        ids=ids,
+        slots=np.array([replica.slot for replica in replicas], dtype=np.intp),
+        rows={replica_id: row for row, replica_id in enumerate(ids)},
         namespace=namespaces.most_common(1)[0][0] if namespaces else None,
         max_model_len=min((r.lease.max_model_len for r in replicas if r.lease.max_model_len), default=0),
     )

@@ -109,6 +109,8 @@ class Booked(msgspec.Struct, frozen=True, array_like=True):
     """Requests that have not ended."""
     queued_tokens: int = 0
     """Their uncached prompt tokens whose prefill has not finished."""
+    active_tokens: int = 0
+    """All their prompt tokens."""
 
 
 class Expected(msgspec.Struct, frozen=True, array_like=True):

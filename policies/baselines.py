@@ -1,17 +1,17 @@
 """Policies that know nothing of caches: for comparison, and for models whose cache cannot be seen."""
 
+from hashlib import blake2b
+
 import numpy as np
 
+# What `policies.warm` takes from here.
+from policies.choice import REQUEST_TOKENS as REQUEST_TOKENS
+from policies.choice import choose
+from policies.choice import load_in_tokens as load_in_tokens
+from policies.choice import only_eligible as only_eligible
+from policies.choice import require_some as require_some
 from policies.ring import first_with_room
-from policies.types import Costs, Decision, NoReplicaError, Request, Snapshot
-
-REQUEST_TOKENS = 64
-"""What one running request weighs against queued prompt tokens: about half an engine step on a GPU."""
-
-
-def load_in_tokens(snapshot: Snapshot) -> Costs:
-    """Prefill work queued on each replica plus what its batch weighs, in tokens."""
-    return (snapshot.queued_tokens + REQUEST_TOKENS * snapshot.running).astype(np.float64)
+from policies.types import Decision, Request, Snapshot
 
 
 def round_robin(request: Request, snapshot: Snapshot) -> Decision:
@@ -24,30 +24,33 @@ def round_robin(request: Request, snapshot: Snapshot) -> Decision:
 
 def least_load(request: Request, snapshot: Snapshot) -> Decision:
     """The replica with the least work; ties go by the ring."""
-    require_some(int(snapshot.eligible.sum()))
-    costs = only_eligible(load_in_tokens(snapshot), snapshot)
-    row = first_with_room(
-        snapshot.replicas, request.conversation_key, costs == costs.min(), costs, request.prompt_tokens
-    )
-    return Decision(row, "least-load", costs)
+    return choose(request, snapshot, "least-load", load_in_tokens(snapshot))
+
+
+def power_of_two(request: Request, snapshot: Snapshot) -> Decision:
+    """The less loaded of two replicas, drawn by a hash of the conversation and the decision's number.
+
+    Source: Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001.
+    """
+    rows = np.flatnonzero(snapshot.eligible)
+    require_some(rows.size)
+    seed = f"{request.conversation_key:016x}{snapshot.number}".encode()
+    draw = int.from_bytes(blake2b(seed, digest_size=8).digest())
+    first = draw % rows.size
+    second = (first + 1 + draw // rows.size % max(rows.size - 1, 1)) % rows.size
+    drawn = np.zeros_like(snapshot.eligible)
+    drawn[rows[[first, second]]] = True
+    return choose(request, snapshot, "power-of-two", load_in_tokens(snapshot), among=drawn)
 
 
 def consistent_hash(request: Request, snapshot: Snapshot) -> Decision:
-    """The conversation's place on the ring, walked past replicas whose load is over the bound."""
+    """The conversation's place on the ring, walked past replicas whose load is over the bound.
+
+    Source, and the bound of 1.25: `policies.ring`.
+    """
     require_some(int(snapshot.eligible.sum()))
     costs = only_eligible(load_in_tokens(snapshot), snapshot)
     row = first_with_room(
         snapshot.replicas, request.conversation_key, snapshot.eligible, costs, request.prompt_tokens
     )
     return Decision(row, "ring", costs)
-
-
-def only_eligible(costs: Costs, snapshot: Snapshot) -> Costs:
-    """The same costs, infinite where a replica cannot be chosen."""
-    return np.where(snapshot.eligible, costs, np.inf)
-
-
-def require_some(num_eligible: int) -> None:
-    """Raise `NoReplicaError` when there is nothing to choose from."""
-    if not num_eligible:
-        raise NoReplicaError

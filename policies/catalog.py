@@ -2,7 +2,17 @@
 
 from types import MappingProxyType
 
-from policies.baselines import consistent_hash, least_load, round_robin
+from policies.affinity import (
+    aibrix_prefix_cache,
+    llm_d,
+    longest_prefix,
+    preble,
+    production_stack_kv_aware,
+    smg_cache_aware,
+    vllm_router_cache_aware,
+)
+from policies.baselines import consistent_hash, least_load, power_of_two, round_robin
+from policies.scoring import dynamo, least_work, llm_d_weighted, lmetric
 from policies.types import Catalog
 from policies.warm import warm
 
@@ -11,8 +21,20 @@ DEFAULT_POLICY = "warm"
 POLICIES: Catalog = MappingProxyType(
     {
         "warm": warm,
-        "consistent-hash": consistent_hash,
-        "least-load": least_load,
         "round-robin": round_robin,
+        "least-load": least_load,
+        "power-of-two": power_of_two,
+        "consistent-hash": consistent_hash,
+        "longest-prefix": longest_prefix,
+        "vllm-router-cache-aware": vllm_router_cache_aware,
+        "smg-cache-aware": smg_cache_aware,
+        "aibrix-prefix-cache": aibrix_prefix_cache,
+        "production-stack-kv-aware": production_stack_kv_aware,
+        "llm-d": llm_d,
+        "preble": preble,
+        "least-work": least_work,
+        "lmetric": lmetric,
+        "dynamo": dynamo,
+        "llm-d-weighted": llm_d_weighted,
     }
 )

@@ -1,35 +1,110 @@
-"""Consistent hashing with bounded loads, on uhashring.
+"""Consistent hashing with bounded loads; uhashring places the replicas' points.
 
 Source of the bound: Mirrokni, Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads", 2016. No
 replica takes more than ``bound`` times the mean load; a key whose replica is full goes to the next one
 clockwise.
+
+The order is that of uhashring's own walk. With a thousand replicas that walk takes a millisecond, and
+building the ring a third of a second. Here a ring is two sorted arrays, a new one takes over what it shares
+with the one before, and the first candidate is looked for in many points at once.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import md5
 
+import numpy as np
+from numpy.typing import NDArray
 from uhashring import HashRing
 
 from policies.types import Costs, Mask
 
 DEFAULT_BOUND = 1.25
+MAX_RINGS = 16
+"""Rings kept, one for each set of replicas that was asked for lately."""
+MAX_REPLICAS = 8_192
+"""Replicas whose points are kept."""
+FIRST_LOOK = 64
+"""Points looked at together; twice as many each time none of them is a candidate's."""
 
 
-@lru_cache(maxsize=64)
-def _ring(replicas: tuple[str, ...]) -> tuple[HashRing, dict[str, int]]:
-    return HashRing(list(replicas)), {replica: row for row, replica in enumerate(replicas)}
+@dataclass(frozen=True, slots=True)
+class _Ring:
+    """All points in order, and twice as many owners, so that a walk need not begin again at the start."""
+
+    rows: dict[str, int]
+    points: NDArray[np.uint64]
+    owners: NDArray[np.int32]
+
+    def changed_to(self, replicas: tuple[str, ...]) -> "_Ring":
+        """The ring of other replicas: only points of those that are new here are sorted."""
+        rows = {replica: row for row, replica in enumerate(replicas)}
+        new_rows = np.array([rows.get(replica, -1) for replica in self.rows], dtype=np.int32)
+        owners = new_rows.take(self.owners[: self.points.size])
+        stays = owners >= 0
+        points, owners = self.points[stays], owners[stays]
+
+        joined = [replica for replica in replicas if replica not in self.rows]
+        parts = [points_of(replica) for replica in joined]
+        joined_points = np.concatenate([np.empty(0, dtype=np.uint64), *parts])
+        joined_owners = np.repeat([rows[replica] for replica in joined], [part.size for part in parts])
+        order = np.argsort(joined_points, kind="stable")
+        places = np.searchsorted(points, joined_points[order])
+        owners = np.insert(owners, places, joined_owners[order])
+        return _Ring(rows, np.insert(points, places, joined_points[order]), np.tile(owners, 2))
+
+    def owners_from(self, key: int) -> NDArray[np.int32]:
+        """Rows in the order of their points from the key onwards, once round the ring."""
+        start = int(np.searchsorted(self.points, np.uint64(hash_of(f"{key:016x}")), side="right"))
+        return self.owners[start : start + self.points.size]
+
+
+_rings: OrderedDict[tuple[str, ...], _Ring] = OrderedDict()
+_NO_RING = _Ring({}, np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int32))
+
+
+def hash_of(text: str) -> int:
+    """uhashring's own hash, the first 64 of its 128 bits."""
+    return int.from_bytes(md5(text.encode()).digest()[:8], "big")
+
+
+@lru_cache(maxsize=MAX_REPLICAS)
+def points_of(replica: str) -> NDArray[np.uint64]:
+    """A replica's points, in order. The first time takes a fifth of a millisecond."""
+    points = HashRing([replica], hash_fn=hash_of).get_points()
+    return np.array([point for point, _ in points], dtype=np.uint64)
+
+
+def _ring(replicas: tuple[str, ...]) -> _Ring:
+    ring = _rings.get(replicas)
+    if ring is None:
+        latest = next(reversed(_rings.values()), _NO_RING)
+        ring = _rings[replicas] = latest.changed_to(replicas)
+        if len(_rings) > MAX_RINGS:
+            _rings.popitem(last=False)
+    _rings.move_to_end(replicas)
+    return ring
 
 
 def walk(replicas: tuple[str, ...], key: int) -> Iterator[int]:
     """All rows, in the order in which the ring meets their replicas from the key onwards."""
-    ring, rows = _ring(replicas)
-    for replica in ring.iterate_nodes(f"{key:016x}"):
-        yield rows[replica]
+    yield from dict.fromkeys(_ring(replicas).owners_from(key).tolist())
 
 
 def first_on_ring(replicas: tuple[str, ...], key: int, candidates: Mask) -> int:
     """The first candidate clockwise from the key. There must be one."""
-    return next(row for row in walk(replicas, key) if candidates[row])
+    if np.count_nonzero(candidates) == 1:
+        return int(candidates.argmax())
+    owners = _ring(replicas).owners_from(key)
+    start, end = 0, FIRST_LOOK
+    while True:
+        found = candidates.take(owners[start:end])
+        first = int(found.argmax())
+        if found[first]:
+            return int(owners[start + first])
+        start, end = end, 2 * end
 
 
 def first_with_room(

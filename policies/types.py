@@ -36,6 +36,8 @@ class Snapshot:
     """Prompt tokens booked on the replica whose prefill has not finished, without those it holds."""
     running: Counts
     """Requests booked on the replica that have not ended."""
+    active_tokens: Counts
+    """Prompt tokens of the requests booked on the replica that have not ended."""
     number: int
     """How many decisions for this model came before this one: what a rotating policy uses for a counter."""
     home: int = -1

@@ -12,7 +12,7 @@ them once more.
 
 import numpy as np
 
-from policies.baselines import load_in_tokens, only_eligible, require_some
+from policies.choice import load_in_tokens, only_eligible, require_some
 from policies.ring import first_on_ring, first_with_room
 from policies.types import Costs, Counts, Decision, Mask, Request, Snapshot
 

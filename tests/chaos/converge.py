@@ -128,7 +128,7 @@ async def _booked_in(fleet: Fleet, router: Router) -> list[str]:
     if listing["open_bookings"]:
         found.append(f"{router.name}: {listing['open_bookings']} open bookings")
     for row in listing["replicas"]:
-        if row["load"]["booked"] or row["load"]["queued_tokens"]:
+        if any(row["load"][gauge] for gauge in ("booked", "queued_tokens", "active_tokens")):
             found.append(f"{router.name}: on {row['replica']} {row['load']}")
     answer = await _json(fleet, f"{router.url}/admin/bookings")
     if answer is None:
@@ -140,7 +140,7 @@ async def _booked_in(fleet: Fleet, router: Router) -> list[str]:
         found += [
             f"{router.name}: {peer} on {replica}: {load}"
             for replica, load in replicas.items()
-            if load["running"] or load["queued_tokens"]
+            if any(load.values())
         ]
     return found
 

@@ -21,7 +21,7 @@ def _impatient(monkeypatch):
     monkeypatch.setattr("cluster.check_bookings.PAUSE_SECONDS", 0.01)
 
 
-BOOKED = {"running": 1, "queued_tokens": 40}
+BOOKED = {"running": 1, "queued_tokens": 40, "active_tokens": 90}
 
 
 def said(router, open_bookings=0, open_requests=0, replicas=None, peers=None):
@@ -115,11 +115,11 @@ async def test_booking_without_a_request(fleet):
 
 
 async def test_bookings_that_do_not_add_up(fleet):
-    """More on replicas than there are bookings, or tokens queued by nobody, cannot be."""
-    fleet.bookings["replicas"] = {"a": {"running": 2, "queued_tokens": 0}}
-    assert not (await check(fleet)).agree
-    fleet.bookings["replicas"] = {"a": {"running": 0, "queued_tokens": 7}}
-    assert not (await check(fleet)).agree
+    """More on replicas than there are bookings, or tokens of nobody, cannot be."""
+    impossible = ({"running": 2}, {"running": 0}, {"running": 0, "queued_tokens": 0}, {"queued_tokens": -1})
+    for changes in impossible:
+        fleet.bookings["replicas"] = {"a": {**BOOKED, **changes}}
+        assert not (await check(fleet)).agree
 
 
 async def test_router_that_has_not_heard(fleet):

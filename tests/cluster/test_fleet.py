@@ -1,51 +1,24 @@
 """The fleet: what a decision reads, and bookings that always come back to zero."""
 
-from itertools import pairwise
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.fleet import EXPECTATION_GRACE_SECONDS, Fleet
-from cluster.wire import Lease, Load, ReplicaState
-
-
-def lease(replica="a", **changes):
-    """A ready replica that publishes its blocks."""
-    values = {
-        "url": f"http://{replica}",
-        "state": ReplicaState.READY,
-        "model": "m",
-        "block_size": 16,
-        "publishes_events": True,
-    }
-    return Lease(replica=replica, **{**values, **changes})
-
-
-def fleet_of(*leases):
-    """A fleet in its first epoch."""
-    fleet = Fleet()
-    for each in leases:
-        fleet.admit(each, 1, Load())
-    return fleet
-
-
-def cached(fleet, keys, prompt_tokens, now=0.0, model="m"):
-    """Cached tokens per replica in a snapshot."""
-    snapshot = fleet.snapshot(fleet.models[model], keys, prompt_tokens, now)
-    return dict(zip(snapshot.replicas, snapshot.cached_tokens.tolist(), strict=True))
+from cluster.wire import Booked, Load, ReplicaState
+from tests.cluster.fleets import cached, fleet_of, lease
 
 
 def test_booking_counts_until_it_is_released():
-    """A booking adds one request and its uncached tokens; release takes both back."""
+    """A booking adds one request, its prompt and what of it must be computed; release takes all back."""
     fleet = fleet_of(lease())
     replica = fleet.replicas["a"]
-    booking = fleet.book(replica, [1], 300)
-    assert (fleet.open_bookings, replica.running, replica.queued_tokens) == (1, 1, 300)
+    booking = fleet.book(replica, [1], 300, cached_tokens=16)
+    assert (fleet.open_bookings, fleet.booked("a")) == (1, Booked(1, 284, 300))
     booking.prefill_done()
-    assert (replica.running, replica.queued_tokens) == (1, 0)
+    assert fleet.booked("a") == Booked(1, 0, 300)
     booking.release(0.0, succeeded=True)
-    assert (fleet.open_bookings, replica.running, replica.queued_tokens) == (0, 0, 0)
+    assert (fleet.open_bookings, fleet.booked("a")) == (0, Booked())
 
 
 def test_booking_is_released_once():
@@ -105,15 +78,14 @@ def test_bookings_are_conserved(steps):
             mine = [booking for booking in open_requests if booking.replica is each]
             assert each.running == len(mine)
         fleet.check_integrity()
-    replicas = list(fleet.replicas.values())
     for booking in open_requests:
         booking.release(now, succeeded=True)
     assert fleet.open_bookings == 0
-    assert all(replica.running == replica.queued_tokens == 0 for replica in replicas)
+    assert all(fleet.booked(replica_id) == Booked() for replica_id in fleet.replicas)
     for model in fleet.models.values():
         fleet.snapshot(model, (), 1, now + EXPECTATION_GRACE_SECONDS)
     if fleet.models:
-        assert not fleet.index._expected
+        assert not fleet.index._expected.starts
     fleet.check_integrity()
 
 
@@ -122,6 +94,14 @@ def test_integrity_check_finds_a_leak():
     fleet = fleet_of(lease())
     fleet.replicas["a"].running += 1
     with pytest.raises(AssertionError, match="1 requests booked"):
+        fleet.check_integrity()
+
+
+def test_integrity_check_finds_a_row_that_was_not_written():
+    """What snapshots show of a replica must be what the replica says."""
+    fleet = fleet_of(lease())
+    fleet.replicas["a"].load = Load(running=1)
+    with pytest.raises(AssertionError, match="a is"):
         fleet.check_integrity()
 
 
@@ -191,18 +171,6 @@ def test_batch_applies_clear_then_removals_then_stores():
     assert fleet.index.owned(replica.slot) == {3, 4}
 
 
-@given(st.integers(0, 200), st.integers(0, 20), st.integers(0, 20))
-def test_cached_tokens_leave_the_last_token_to_compute(prompt_tokens, num_owned, num_expected):
-    """A hit is whole blocks, never negative, and at most one token less than the prompt."""
-    fleet = fleet_of(lease("a"))
-    fleet.apply(fleet.replicas["a"], range(num_owned), (), cleared=False)
-    fleet.book(fleet.replicas["a"], range(num_expected), 0)
-    keys = range(prompt_tokens // 16)
-    [tokens] = cached(fleet, keys, prompt_tokens).values()
-    most = max(prompt_tokens - 1, 0) // 16 * 16
-    assert tokens == min(max(num_owned, num_expected) * 16, most)
-
-
 def test_models_are_known_by_name_alias_and_adapter():
     """All names of a model lead to its replicas; an adapter has a namespace of its own."""
     fleet = fleet_of(lease("b", aliases=("m", "alias"), adapters=("lora", "lora")), lease("a"))
@@ -251,57 +219,3 @@ def test_context_limit_is_the_smallest_known():
     )
     assert fleet.models["m"].max_model_len == 2048
     assert fleet_of(lease()).models["m"].max_model_len == 0
-
-
-@pytest.mark.parametrize("state", list(ReplicaState))
-def test_only_ready_replicas_are_eligible(state):
-    """Starting, draining and unreachable replicas are seen, not chosen."""
-    fleet = fleet_of(lease(state=state))
-    model = fleet.models["m"]
-    ready = state is ReplicaState.READY
-    assert fleet.snapshot(model, (), 10, 0.0).eligible.tolist() == [ready]
-    assert (model.ready, model.num_ready) == (ready, int(ready))
-
-
-def test_failed_and_excluded_replicas_are_not_eligible():
-    """A replica that failed is left alone until its time is over, or its lease says something new."""
-    fleet = fleet_of(lease("a"), lease("b"))
-    model = fleet.models["m"]
-    fleet.replicas["a"].failed_until = 5.0
-    assert fleet.snapshot(model, (), 10, 4.9).eligible.tolist() == [False, True]
-    assert fleet.snapshot(model, (), 10, 5.0).eligible.tolist() == [True, True]
-    assert fleet.snapshot(model, (), 10, 5.0, {"b": None}).eligible.tolist() == [True, False]
-    fleet.admit(lease("a"), 2, Load())
-    assert fleet.snapshot(fleet.models["m"], (), 10, 0.0).eligible.tolist() == [True, True]
-
-
-def test_load_is_the_larger_of_booked_and_reported():
-    """Other routers' requests show in the engine's gauges, our newest only in our bookings."""
-    fleet = fleet_of(lease())
-    fleet.book(fleet.replicas["a"], (), 70)
-    snapshot = fleet.snapshot(fleet.models["m"], (), 10, 0.0)
-    assert (snapshot.running.tolist(), snapshot.queued_tokens.tolist()) == ([1], [70])
-    fleet.admit(lease(), 1, Load(running=3, waiting=4))
-    assert fleet.snapshot(fleet.models["m"], (), 10, 0.0).running.tolist() == [7]
-
-
-def test_decisions_are_numbered_per_model():
-    """A rotating policy meets every replica of a model, whatever other models are asked for in between."""
-    fleet = fleet_of(lease("a"), lease("b", model="other"))
-    numbers = []
-    for _ in range(3):
-        numbers.append(fleet.snapshot(fleet.models["m"], (), 10, 0.0).number)
-        fleet.book(fleet.replicas["a"], (), 1)
-        fleet.book(fleet.replicas["b"], (), 1)
-    assert all(after == before + 1 for before, after in pairwise(numbers))
-
-
-def test_replica_that_stopped_publishing_has_an_unknown_cache():
-    """What its events said once cannot be believed any more; with events again it counts again."""
-    fleet = fleet_of(lease("a"), lease("b"))
-    fleet.apply(fleet.replicas["a"], [1, 2, 3], (), cleared=False)
-    assert cached(fleet, [1, 2, 3], 100) == {"a": 48, "b": 0}
-    fleet.admit(lease("a", publishes_events=False), 1, Load())
-    assert cached(fleet, [1, 2, 3], 100) == {"a": 0, "b": 0}
-    fleet.admit(lease("a"), 1, Load())
-    assert cached(fleet, [1, 2, 3], 100) == {"a": 48, "b": 0}

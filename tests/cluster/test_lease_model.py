@@ -27,7 +27,8 @@ class Request:
     replica: Replica
     epoch: int
     keys: range
-    tokens: int
+    prompt_tokens: int
+    queued_tokens: int
     released: bool = False
     expected_until: float = float("inf")
 
@@ -98,12 +99,17 @@ class LeaseMachine(RuleBasedStateMachine):
         self.owned[replica.lease.replica] = ((set() if cleared else owned) - removed) | stored
 
     @precondition(lambda self: self.fleet.replicas)
-    @rule(number=st.integers(0, 2), blocks=st.integers(0, len(CHAIN)), tokens=st.integers(0, 1000))
-    def book(self, number, blocks, tokens):
+    @rule(
+        number=st.integers(0, 2),
+        blocks=st.integers(0, len(CHAIN)),
+        uncached=st.integers(0, 1000),
+        cached=st.integers(0, 96),
+    )
+    def book(self, number, blocks, uncached, cached):
         """A request goes to a replica."""
-        replica, keys = self._known(number), CHAIN[:blocks]
-        booking = self.fleet.book(replica, keys, tokens)
-        self.requests.append(Request(booking, replica, replica.epoch, keys, tokens))
+        replica, keys, tokens = self._known(number), CHAIN[:blocks], uncached + cached
+        booking = self.fleet.book(replica, keys, tokens, cached)
+        self.requests.append(Request(booking, replica, replica.epoch, keys, tokens, uncached))
 
     @precondition(lambda self: self.requests)
     @rule(number=st.integers(0, 100))
@@ -111,7 +117,7 @@ class LeaseMachine(RuleBasedStateMachine):
         """A first token comes, perhaps a second time, perhaps after the end."""
         request = self.requests[number % len(self.requests)]
         request.booking.prefill_done()
-        request.tokens = 0
+        request.queued_tokens = 0
 
     @precondition(lambda self: self.requests)
     @rule(number=st.integers(0, 100), succeeded=st.booleans())
@@ -122,7 +128,7 @@ class LeaseMachine(RuleBasedStateMachine):
     def _release(self, request, succeeded):
         request.booking.release(self.now, succeeded)
         if not request.released:
-            request.released, request.tokens = True, 0
+            request.released, request.queued_tokens = True, 0
             request.expected_until = self.now + EXPECTATION_GRACE_SECONDS if succeeded else self.now
 
     @rule(seconds=st.sampled_from([0.0, 0.3, 1.0, 5.0]))
@@ -142,7 +148,8 @@ class LeaseMachine(RuleBasedStateMachine):
         for replica in self.seen:
             open_here = [r for r in self.requests if r.replica is replica and not r.released]
             assert replica.running == len(open_here)
-            assert replica.queued_tokens == sum(request.tokens for request in open_here)
+            assert replica.queued_tokens == sum(request.queued_tokens for request in open_here)
+            assert replica.active_tokens == sum(request.prompt_tokens for request in open_here)
         if not fleet.models:
             return
         model = fleet.models["m"]
@@ -151,6 +158,7 @@ class LeaseMachine(RuleBasedStateMachine):
         assert snapshot.cached_tokens.tolist() == [self._cached(replica) for replica in model.replicas]
         assert snapshot.running.tolist() == [replica.running for replica in model.replicas]
         assert snapshot.queued_tokens.tolist() == [replica.queued_tokens for replica in model.replicas]
+        assert snapshot.active_tokens.tolist() == [replica.active_tokens for replica in model.replicas]
 
     def _cached(self, replica):
         """Leading tokens of the prompt that are owned, or expected by a request of this epoch."""
@@ -170,11 +178,11 @@ class LeaseMachine(RuleBasedStateMachine):
         self.now += EXPECTATION_GRACE_SECONDS
         self.agrees()
         assert self.fleet.open_bookings == 0
-        assert all(replica.running == replica.queued_tokens == 0 for replica in self.seen)
+        assert all(r.running == r.queued_tokens == r.active_tokens == 0 for r in self.seen)
         for replica_id in list(self.fleet.replicas):
             self.fleet.dismiss(replica_id)
         assert len(self.fleet.index) == 0
-        assert not self.fleet.index.matched_blocks(CHAIN)
+        assert not self.fleet.index.matched_blocks(CHAIN).any()
 
 
 LeaseMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)

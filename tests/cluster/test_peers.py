@@ -8,7 +8,7 @@ from cluster.block_keys import KEY_BYTES, pack_keys
 from cluster.peers import MAX_EXPECTED_KEYS, MAX_WAITING, SILENCE_SECONDS, Outbox, PeerBookings
 from cluster.wire import Booked, Bookings, Expected
 
-BOOKED = st.builds(Booked, st.integers(0, 3), st.integers(0, 3))
+BOOKED = st.builds(Booked, st.integers(0, 3), st.integers(0, 3), st.integers(0, 3))
 MESSAGES = st.lists(
     st.tuples(
         st.sampled_from("xyz"),
@@ -86,7 +86,11 @@ def test_totals_equal_a_plain_model(messages):
         heard[router] = now
         for replica in "abc":
             said = [booked.get(replica, Booked()) for booked in model.values()]
-            expected = Booked(sum(b.running for b in said), sum(b.queued_tokens for b in said))
+            expected = Booked(
+                sum(b.running for b in said),
+                sum(b.queued_tokens for b in said),
+                sum(b.active_tokens for b in said),
+            )
             assert peers[replica] == expected
         peers.check_integrity()
 

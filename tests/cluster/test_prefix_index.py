@@ -1,5 +1,7 @@
 """The prefix index against the simplest thing that could be right: a set of keys per replica."""
 
+from itertools import accumulate
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -7,8 +9,24 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from cluster.prefix_index import PrefixIndex
 
-keys = st.lists(st.integers(0, 12), max_size=8)
 MAX_BLOCKS = 9
+
+
+def chained(tokens):
+    """Keys as prompts have them: equal keys mean equal tokens, and equal everything before them."""
+    return list(accumulate(tokens, lambda key, token: 3 * key + token))
+
+
+prompts = st.lists(st.integers(1, 2), max_size=5).map(chained)
+middles = st.builds(lambda prompt, start: prompt[start:], prompts, st.integers(0, 3))
+blocks = st.lists(st.integers(1, 2), min_size=1, max_size=5).map(lambda tokens: chained(tokens)[-1])
+keys = st.lists(blocks, max_size=8)
+
+
+def matched_in(index, prompt):
+    """Leading blocks by slot, without those that hold none."""
+    depths = index.matched_blocks(prompt).tolist()
+    return {slot: depth for slot, depth in enumerate(depths) if depth}
 
 
 class IndexAgainstSets(RuleBasedStateMachine):
@@ -38,6 +56,12 @@ class IndexAgainstSets(RuleBasedStateMachine):
         self.index.remove_replica(slot)
         del self.owned[slot], self.expected[slot]
 
+    @rule(slot=slots)
+    def restart_replica(self, slot):
+        """A new incarnation in the same slot holds nothing, and nothing is expected of it."""
+        self.index.restart_replica(slot)
+        self.owned[slot], self.expected[slot] = set(), []
+
     @rule(slot=slots, stored=keys)
     def store(self, slot, stored):
         """Blocks beyond the bound are refused and counted, known ones are taken in at any time."""
@@ -61,21 +85,22 @@ class IndexAgainstSets(RuleBasedStateMachine):
         self.owned[slot] = set()
         self.index.clear(slot)
 
-    @rule(target=expectations, slot=slots, expected=keys)
+    @rule(target=expectations, slot=slots, expected=middles)
     def expect(self, slot, expected):
-        """The same block may be expected several times."""
+        """The same block may be expected several times; where a prompt's beginning is held, only the rest."""
         self.expected[slot].append(expected)
         return slot, expected, self.expected[slot], self.index.expect(slot, expected)
 
-    @rule(expectation=consumes(expectations))
-    def forget(self, expectation):
-        """An expectation of a replica that has left, or left and come back, is forgotten already."""
+    @rule(expectation=consumes(expectations), times=st.integers(1, 2))
+    def forget(self, expectation, times):
+        """Once is enough; that of a replica that has left, or come back since, is forgotten already."""
         slot, expected, of_this_generation, given_out = expectation
         if self.expected.get(slot) is of_this_generation:
             of_this_generation.remove(expected)
-        self.index.forget(given_out)
+        for _ in range(times):
+            self.index.forget(given_out)
 
-    @rule(prompt=keys)
+    @rule(prompt=prompts)
     def match(self, prompt):
         """Each replica's match is the number of leading keys that it holds or is expected to hold."""
         matched = {}
@@ -84,7 +109,7 @@ class IndexAgainstSets(RuleBasedStateMachine):
             depth = next((n for n, key in enumerate(prompt) if key not in held), len(prompt))
             if depth:
                 matched[slot] = depth
-        assert self.index.matched_blocks(prompt) == matched
+        assert matched_in(self.index, prompt) == matched
 
     @invariant()
     def agrees(self):
@@ -93,6 +118,7 @@ class IndexAgainstSets(RuleBasedStateMachine):
         for slot, owned in self.owned.items():
             assert self.index.owned(slot) == owned
             assert self.index.num_owned(slot) == len(owned)
+            assert self.index.expected(slot) == set().union(*self.expected[slot])
         assert self.index.refused_blocks == self.refused
         self.index.check_integrity()
 
@@ -107,9 +133,9 @@ def test_match_ends_at_the_first_block_nobody_holds():
     index = PrefixIndex()
     slot = index.add_replica()
     index.store(slot, [1, 2, 4])
-    assert index.matched_blocks([1, 2, 3, 4]) == {slot: 2}
-    assert index.matched_blocks([3, 4]) == {}
-    assert index.matched_blocks([]) == {}
+    assert matched_in(index, [1, 2, 3, 4]) == {slot: 2}
+    assert matched_in(index, [3, 4]) == {}
+    assert matched_in(index, []) == {}
 
 
 def test_many_replicas_and_depths():
@@ -117,7 +143,7 @@ def test_many_replicas_and_depths():
     index = PrefixIndex()
     for length in range(200):
         index.store(index.add_replica(), range(length))
-    assert index.matched_blocks(range(150)) == {slot: min(slot, 150) for slot in range(1, 200)}
+    assert matched_in(index, range(150)) == {slot: min(slot, 150) for slot in range(1, 200)}
 
 
 def test_expectation_survives_confirmation_and_eviction():
@@ -127,9 +153,9 @@ def test_expectation_survives_confirmation_and_eviction():
     expectation = index.expect(slot, [1, 2])
     index.store(slot, [1])
     index.clear(slot)
-    assert index.matched_blocks([1, 2]) == {slot: 2}
+    assert matched_in(index, [1, 2]) == {slot: 2}
     index.forget(expectation)
-    assert index.matched_blocks([1, 2]) == {}
+    assert matched_in(index, [1, 2]) == {}
 
 
 def test_integrity_check_finds_a_difference():
@@ -138,5 +164,16 @@ def test_integrity_check_finds_a_difference():
     slot = index.add_replica()
     index.store(slot, [1])
     index._holders[2] = 1
+    with pytest.raises(AssertionError, match="union"):
+        index.check_integrity()
+
+
+def test_integrity_check_finds_a_path_that_nobody_expects():
+    """What is on its way is compared as well."""
+    index = PrefixIndex()
+    index.expect(index.add_replica(), [1, 2])
+    index._expected.starts[1].split(1)
+    index.check_integrity()
+    index._expected.starts[1].add(0)
     with pytest.raises(AssertionError, match="union"):
         index.check_integrity()

@@ -6,15 +6,23 @@ import pytest
 from policies.types import Request, Snapshot
 
 
-def _snapshot(cached, queued=None, running=None, eligible=None, number=0, names=None):
+def _snapshot(cached, queued=None, running=None, active=None, eligible=None, number=0, names=None, home=-1):
     size = len(cached)
+
+    def read_only(values, dtype, default):
+        array = np.array([default] * size if values is None else values, dtype=dtype)
+        array.flags.writeable = False
+        return array
+
     return Snapshot(
         replicas=tuple(names or (f"replica-{row}" for row in range(size))),
-        eligible=np.array([True] * size if eligible is None else eligible, dtype=np.bool_),
-        cached_tokens=np.array(cached, dtype=np.int64),
-        queued_tokens=np.array([0] * size if queued is None else queued, dtype=np.int64),
-        running=np.array([0] * size if running is None else running, dtype=np.int64),
+        eligible=read_only(eligible, np.bool_, True),
+        cached_tokens=read_only(cached, np.int64, 0),
+        queued_tokens=read_only(queued, np.int64, 0),
+        running=read_only(running, np.int64, 0),
+        active_tokens=read_only(active, np.int64, 0),
         number=number,
+        home=home,
     )
 
 
@@ -24,7 +32,7 @@ def _request(prompt=1000, opening=0, key=7):
 
 @pytest.fixture(scope="session")
 def snapshot_of():
-    """Makes a snapshot from plain lists."""
+    """Makes a snapshot from plain lists. Nobody can write to it."""
     return _snapshot
 
 

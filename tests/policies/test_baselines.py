@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from policies.baselines import consistent_hash, least_load, round_robin
+from policies.baselines import consistent_hash, least_load, power_of_two, round_robin
 from policies.ring import walk
 
 
@@ -39,6 +39,27 @@ def test_least_load_breaks_ties_by_the_ring(snapshot_of, request_of):
     assert least_load(request_of(key=5), idle).row == next(walk(idle.replicas, 5))
 
 
+def test_power_of_two_takes_the_less_loaded_of_two(snapshot_of, request_of):
+    """Of 5 replicas the idlest is in 2 of 5 draws, the busiest never wins, and the others share the rest."""
+    snapshot = snapshot_of([0] * 5, queued=[400, 300, 200, 100, 0])
+    rows = Counter(power_of_two(request_of(key=key), snapshot).row for key in range(2000))
+    assert {row: round(count / 200) for row, count in rows.items()} == {1: 1, 2: 2, 3: 3, 4: 4}
+
+
+def test_power_of_two_draws_anew_for_each_decision(snapshot_of, request_of):
+    """A conversation does not keep its place: its next request meets another pair."""
+    rows = {power_of_two(request_of(), snapshot_of([0] * 4, number=number)).row for number in range(40)}
+    assert len(rows) > 2
+
+
+def test_power_of_two_knows_small_fleets(snapshot_of, request_of):
+    """One replica is taken; of two both are always drawn; others are never drawn."""
+    assert power_of_two(request_of(), snapshot_of([0] * 3, eligible=[False, True, False])).row == 1
+    for key in range(20):
+        two = snapshot_of([0] * 3, queued=[0, 2, 1], eligible=[False, True, True])
+        assert power_of_two(request_of(key=key), two).row == 2
+
+
 def test_consistent_hash_keeps_a_conversation_in_place(snapshot_of, request_of):
     """Load within the bound changes nothing."""
     idle, busy = snapshot_of([0] * 4), snapshot_of([0] * 4, running=[20, 21, 20, 19])
@@ -60,7 +81,7 @@ def test_consistent_hash_walks_past_an_overloaded_replica(snapshot_of, request_o
         assert decision.row == second
 
 
-@pytest.mark.parametrize("policy", [least_load, consistent_hash, round_robin])
+@pytest.mark.parametrize("policy", [least_load, consistent_hash, power_of_two, round_robin])
 def test_costs_of_ineligible_are_infinite(policy, snapshot_of, request_of):
     """What could not be chosen is marked in the explanation."""
     costs = policy(request_of(), snapshot_of([0] * 3, eligible=[False, True, False])).costs

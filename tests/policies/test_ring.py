@@ -5,8 +5,10 @@ from collections import Counter
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from uhashring import HashRing
 
-from policies.ring import first_on_ring, first_with_room, walk
+from policies import ring
+from policies.ring import MAX_RINGS, first_on_ring, first_with_room, hash_of, walk
 
 keys = st.integers(0, 2**64 - 1)
 names = st.lists(
@@ -80,6 +82,38 @@ def test_large_prompt_on_a_busy_fleet_goes_where_load_is_least():
     everybody = np.ones(4, dtype=np.bool_)
     chosen = {first_with_room(replicas, key, everybody, load, 15_000.0) for key in range(50)}
     assert chosen == {1}
+
+
+@given(st.lists(names, min_size=1, max_size=4), keys)
+def test_order_is_that_of_uhashring(fleets, key):
+    """Whatever replicas there were before, a ring's order is that of uhashring's own walk."""
+    for replicas in fleets:
+        expected = HashRing(list(replicas), hash_fn=hash_of).iterate_nodes(f"{key:016x}")
+        assert [replicas[row] for row in walk(replicas, key)] == list(expected)
+
+
+@given(st.integers(1, 400), st.data())
+def test_first_candidate_is_the_first_of_the_walk(size, data):
+    """However far away it is, and also over the end of the ring."""
+    replicas = tuple(f"replica-{number:03}" for number in range(size))
+    rows = data.draw(st.sets(st.integers(0, size - 1), min_size=1, max_size=4))
+    candidates = np.isin(np.arange(size), list(rows))
+    for key in data.draw(st.lists(keys, min_size=1, max_size=10)):
+        first = next(row for row in walk(replicas, key) if row in rows)
+        assert first_on_ring(replicas, key, candidates) == first
+
+
+def test_rings_that_were_not_asked_for_lately_are_forgotten():
+    """There is a bound, and a forgotten ring comes back as it was."""
+    fleets = [tuple(f"replica-{number}" for number in range(size)) for size in range(2, MAX_RINGS + 5)]
+    walks = [list(walk(replicas, 7)) for replicas in fleets]
+    assert len(ring._rings) == MAX_RINGS
+    assert [list(walk(replicas, 7)) for replicas in fleets] == walks
+
+
+def test_hash_is_that_of_uhashring():
+    """Its first 64 bits: a ring keeps its order when a router of an older version runs beside it."""
+    assert hash_of("replica-1-7") == HashRing(["a"]).get_key("replica-1-7") >> 64
 
 
 def test_first_on_ring_skips_those_that_are_no_candidates():

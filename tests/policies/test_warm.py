@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from policies.baselines import REQUEST_TOKENS
+from policies.choice import REQUEST_TOKENS
 from policies.ring import walk
 from policies.types import NoReplicaError
 from policies.warm import TIE_TOKENS, warm
