@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from router.arm_totals import Column
+from router.experiment import Assignment
 from router.metrics import Metrics
 from router.sse import Usage
 
@@ -27,6 +29,8 @@ class RequestRecord:
     prompt_tokens: int = 0
     exact: bool = False
     """Whether `prompt_tokens` was counted and not guessed."""
+    assignment: Assignment | None = None
+    """By which policy it was decided; None when it never came to a decision."""
     replica: str = ""
     reason: str = ""
     expected_cached_tokens: int = 0
@@ -38,6 +42,16 @@ class RequestRecord:
     outcome: str = ""
     """ok, refused, failed, broken (after the first byte), or cancelled (the client left)."""
     error: str = ""
+
+    @property
+    def policy(self) -> str:
+        """Name of the policy that decided, or ""."""
+        return self.assignment.policy_name if self.assignment else ""
+
+    @property
+    def arm(self) -> str:
+        """``default``, ``control``, or "" when it never came to a decision."""
+        return self.assignment.arm if self.assignment else ""
 
 
 @dataclass(slots=True)
@@ -85,6 +99,7 @@ class Accounts:
                 totals.prompt_tokens += usage.prompt_tokens
                 totals.predicted_cached_tokens += record.expected_cached_tokens
                 totals.delivered_cached_tokens += usage.cached_tokens or 0
+        _count_for_experiment(record, ttft)
         self._metrics.observe(record, ttft)
         log.info(
             "request",
@@ -93,6 +108,8 @@ class Accounts:
             tenant=record.tenant or None,
             model=record.model,
             stream=record.stream,
+            policy=record.policy or None,
+            arm=record.arm or None,
             replica=record.replica or None,
             reason=record.reason or None,
             attempts=record.attempts,
@@ -108,3 +125,21 @@ class Accounts:
             ttft_ms=round(ttft * 1000, 1) if ttft is not None else None,
             duration_ms=round((ended - record.started) * 1000, 1),
         )
+
+
+def _count_for_experiment(record: RequestRecord, ttft: float | None) -> None:
+    if record.assignment is None or record.assignment.totals is None:
+        return
+    values: dict[Column, float] = {
+        Column.REQUESTS: 1,
+        Column.FAILURES: record.outcome in ("failed", "broken"),
+        Column.CANCELLED: record.outcome == "cancelled",
+    }
+    if record.usage is not None:
+        values[Column.PROMPT_TOKENS] = record.usage.prompt_tokens
+        values[Column.PREDICTED_CACHED_TOKENS] = record.expected_cached_tokens
+        values[Column.DELIVERED_CACHED_TOKENS] = record.usage.cached_tokens or 0
+    if record.stream and ttft is not None:
+        values[Column.STREAMS] = 1
+        values[Column.TTFT_SECONDS] = ttft
+    record.assignment.totals.add(record.assignment.group, values)

@@ -14,11 +14,13 @@ from starlette.routing import Route
 from cluster.fleet import Fleet
 from cluster.follower import Follower
 from cluster.gossip import Gossip
+from cluster.steering import SteeringStore
 from cluster.store import connect
 from cluster.tasks import cancel_and_wait
 from policies.catalog import POLICIES
 from router.accounting import Accounts
 from router.admin.api import admin_routes
+from router.admin.steering import steering_routes
 from router.admission import Admission
 from router.api.generate import GenerationEndpoint
 from router.api.models import model_routes
@@ -30,6 +32,7 @@ from router.health import Health
 from router.metrics import Metrics
 from router.probes import Probes
 from router.settings import RouterSettings
+from router.steering import Steering
 from router.tokenizers import Tokenizers
 from router.upstream import Upstream
 
@@ -53,13 +56,14 @@ def create_app(settings: RouterSettings) -> FastAPI:
         upstream = Upstream(settings)
         probes = Probes(fleet, upstream)
         tokenizers = Tokenizers(fleet, upstream, settings.tokenizers)
-        health = Health(fleet, tokenizers, probes)
+        steering = Steering(SteeringStore(redis, settings.keys), POLICIES, settings.policy, router_id)
+        health = Health(fleet, tokenizers, probes, steering)
         metrics = Metrics(fleet)
         metrics.watch(health)
         accounts = Accounts(metrics)
         authenticate = api_keys(settings.api_keys) if settings.api_keys else open_access
         admission = Admission(settings.max_open_requests)
-        dispatcher = Dispatcher(fleet, upstream, probes, POLICIES[settings.policy], settings)
+        dispatcher = Dispatcher(fleet, upstream, probes, steering, settings)
         for path, parse in GENERATION_PATHS.items():
             endpoint = GenerationEndpoint(
                 parse,
@@ -74,11 +78,15 @@ def create_app(settings: RouterSettings) -> FastAPI:
             app.router.routes.append(Route(path, endpoint, methods=["POST"]))
         app.include_router(model_routes(fleet, authenticate))
         app.include_router(
-            admin_routes(router_id, fleet, follower, tokenizers, health, upstream, accounts, metrics)
+            admin_routes(
+                router_id, fleet, follower, steering, tokenizers, health, upstream, accounts, metrics
+            )
         )
+        app.include_router(steering_routes(steering, settings))
         app.state.fleet = fleet
         tasks = [
-            asyncio.create_task(_keep_running(part.run)) for part in (follower, gossip, tokenizers, probes)
+            asyncio.create_task(_keep_running(part.run))
+            for part in (follower, gossip, steering, tokenizers, probes)
         ]
         try:
             yield

@@ -22,6 +22,7 @@ from router.probes import Probes
 from router.prompts import PreparedPrompt
 from router.settings import RouterSettings
 from router.sse import error_status
+from router.steering import Steering
 from router.upstream import Upstream, UpstreamReply
 
 
@@ -42,12 +43,12 @@ class Dispatcher:
     """Sends requests to replicas."""
 
     def __init__(
-        self, fleet: Fleet, upstream: Upstream, probes: Probes, policy: Policy, settings: RouterSettings
+        self, fleet: Fleet, upstream: Upstream, probes: Probes, steering: Steering, settings: RouterSettings
     ) -> None:
         self._fleet = fleet
         self._upstream = upstream
         self._probes = probes
-        self._policy = policy
+        self._steering = steering
         self._settings = settings
 
     async def start(
@@ -58,9 +59,10 @@ class Dispatcher:
         Raises `NoReplicaReadyError`, `UnknownModelError` or `UpstreamError`.
         """
         body = call.upstream_body()
+        record.assignment = assignment = self._steering.policy_for(prompt.conversation_key)
         failures: dict[str, AttemptFailedError] = {}
         while True:
-            booking = self._decide(call, prompt, record, failures)
+            booking = self._decide(call, prompt, assignment.policy, record, failures)
             replica = booking.replica
             try:
                 async with self._probes.watched(replica):
@@ -85,6 +87,7 @@ class Dispatcher:
         self,
         call: Call,
         prompt: PreparedPrompt,
+        policy: Policy,
         record: RequestRecord,
         failures: Mapping[str, AttemptFailedError],
     ) -> Booking:
@@ -93,15 +96,15 @@ class Dispatcher:
         model = self._fleet.models.get(call.model)
         if model is None:
             raise UnknownModelError(f"The model {call.model!r} does not exist.", param="model")
-        snapshot, decision = self._choose(model, prompt, record, failures)
+        snapshot, decision = self._choose(model, prompt, policy, record, failures)
         replica = model.replicas[decision.row]
         expected = int(snapshot.cached_tokens[decision.row])
         booking = self._fleet.book(
             replica,
             prompt.keys,
-            prompt.prompt_tokens - expected,
+            prompt.prompt_tokens,
+            expected,
             prompt.conversation_key,
-            held_blocks=expected // model.namespace.block_size if model.namespace else 0,
         )
         record.attempts += 1
         record.replica = replica.lease.replica
@@ -114,6 +117,7 @@ class Dispatcher:
         self,
         model: Model,
         prompt: PreparedPrompt,
+        policy: Policy,
         record: RequestRecord,
         failures: Mapping[str, AttemptFailedError],
     ) -> tuple[Snapshot, Decision]:
@@ -131,7 +135,7 @@ class Dispatcher:
                 heed_failures,
             )
             with suppress(NoReplicaError):
-                return snapshot, self._policy(request, snapshot)
+                return snapshot, policy(request, snapshot)
         if failures:
             raise _exhausted(record, list(failures.values())[-1])
         raise NoReplicaReadyError(f"No replica of {model.name!r} is ready; try again shortly.")

@@ -10,6 +10,7 @@ ApiError                        an answer in OpenAI's error format
 ├── BodyTooLargeError           413
 ├── OverloadedError             429 + Retry-After
 ├── NoReplicaReadyError         503 + Retry-After
+├── NotDecidedError             503
 └── UpstreamError               502 or 504: every attempt failed
 AttemptFailedError              one attempt at one replica failed; the dispatcher tries the next
 ReplyBrokenError                a reply that had begun broke off
@@ -109,6 +110,14 @@ class NoReplicaReadyError(ApiError):
     type = "service_unavailable"
     code = "no_replica_ready"
     retry_after = 2
+
+
+class NotDecidedError(ApiError):
+    """What an operator wants cannot be decided for all routers now."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "redis_unavailable"
 
 
 class UpstreamError(ApiError):

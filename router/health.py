@@ -10,10 +10,11 @@ from typing import Literal
 from cluster.fleet import Fleet
 from cluster.replicas import odd_replicas
 from router.probes import Probes
+from router.steering import Steering
 from router.tokenizers import Tokenizers
 
-Kind = Literal["redis", "tokenizer", "replica", "namespace", "unreachable", "index"]
-KINDS: tuple[Kind, ...] = ("redis", "tokenizer", "replica", "namespace", "unreachable", "index")
+Kind = Literal["redis", "tokenizer", "replica", "namespace", "unreachable", "index", "steering"]
+KINDS: tuple[Kind, ...] = ("redis", "tokenizer", "replica", "namespace", "unreachable", "index", "steering")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +28,11 @@ class Degradation:
 class Health:
     """What a router knows of its own condition."""
 
-    def __init__(self, fleet: Fleet, tokenizers: Tokenizers, probes: Probes) -> None:
+    def __init__(self, fleet: Fleet, tokenizers: Tokenizers, probes: Probes, steering: Steering) -> None:
         self._fleet = fleet
         self._tokenizers = tokenizers
         self._probes = probes
+        self._steering = steering
 
     def degradations(self) -> Iterator[Degradation]:
         """All that hold now, the widest first."""
@@ -39,6 +41,8 @@ class Health:
             yield Degradation("redis", "Redis does not answer: routing on the last known state")
         if fleet.index.refused_blocks:
             yield Degradation("index", f"the index is full: {fleet.index.refused_blocks} blocks not taken in")
+        for problem in self._steering.problems:
+            yield Degradation("steering", problem)
         for model, alarm in sorted(self._tokenizers.alarms().items()):
             yield Degradation("tokenizer", f"model {model}: {alarm}")
         for replica_id, reason in odd_replicas(fleet.models.values()):

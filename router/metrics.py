@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from router.accounting import RequestRecord
 
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+ARM_LABELS = ("policy", "arm")
+"""By which policy a request was decided, and whether as a control in an experiment; empty without a
+decision."""
 DECISION_BUCKETS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05)
 
 
@@ -25,7 +28,10 @@ class Metrics:
     def __init__(self, fleet: Fleet) -> None:
         self._registry = registry = CollectorRegistry()
         self._requests = Counter(
-            "warmroute_requests", "Requests by how they ended", ["model", "outcome"], registry=registry
+            "warmroute_requests",
+            "Requests by how they ended",
+            ["model", "outcome", *ARM_LABELS],
+            registry=registry,
         )
         self._replica_requests = Counter(
             "warmroute_replica_requests",
@@ -34,18 +40,21 @@ class Metrics:
             registry=registry,
         )
         self._prompt_tokens = Counter(
-            "warmroute_prompt_tokens", "Prompt tokens as engines counted them", ["replica"], registry=registry
+            "warmroute_prompt_tokens",
+            "Prompt tokens as engines counted them",
+            ["replica", *ARM_LABELS],
+            registry=registry,
         )
         self._predicted = Counter(
             "warmroute_predicted_cached_tokens",
             "Prompt tokens the chosen replica was believed to hold",
-            ["replica"],
+            ["replica", *ARM_LABELS],
             registry=registry,
         )
         self._delivered = Counter(
             "warmroute_delivered_cached_tokens",
             "Prompt tokens engines found in their cache",
-            ["replica"],
+            ["replica", *ARM_LABELS],
             registry=registry,
         )
         self._retries = Counter(
@@ -56,7 +65,7 @@ class Metrics:
         self._ttft = Histogram(
             "warmroute_time_to_first_token_seconds",
             "From the request's arrival to the first byte of its answer",
-            ["model"],
+            ["model", *ARM_LABELS],
             buckets=LATENCY_BUCKETS,
             registry=registry,
         )
@@ -93,18 +102,19 @@ class Metrics:
 
     def observe(self, record: RequestRecord, ttft: float | None) -> None:
         """Count a finished request; ``ttft`` in seconds."""
-        self._requests.labels(record.model, record.outcome).inc()
+        arm = (record.policy, record.arm)
+        self._requests.labels(record.model, record.outcome, *arm).inc()
         if record.attempts > 1:
             self._retries.inc(record.attempts - 1)
         if record.replica:
             self._replica_requests.labels(record.replica, record.reason).inc()
             self._decision.observe(record.decision_seconds)
         if record.replica and record.usage is not None:
-            self._prompt_tokens.labels(record.replica).inc(record.usage.prompt_tokens)
-            self._predicted.labels(record.replica).inc(record.expected_cached_tokens)
-            self._delivered.labels(record.replica).inc(record.usage.cached_tokens or 0)
+            self._prompt_tokens.labels(record.replica, *arm).inc(record.usage.prompt_tokens)
+            self._predicted.labels(record.replica, *arm).inc(record.expected_cached_tokens)
+            self._delivered.labels(record.replica, *arm).inc(record.usage.cached_tokens or 0)
         if ttft is not None:
-            self._ttft.labels(record.model).observe(ttft)
+            self._ttft.labels(record.model, *arm).observe(ttft)
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""

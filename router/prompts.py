@@ -38,13 +38,14 @@ async def prepare(call: Call, model: Model, tokenizer: PromptTokenizer | None) -
     Without a tokenizer, or for a prompt that only the engine can render, the result has no keys, and the ring
     places the conversation. Raises `ContextTooLongError` when the prompt cannot fit into the model's context.
     """
+    conversation_key = call.conversation_key(call.cache_salt.encode())
     prompts = await _tokenise(call, tokenizer) if tokenizer and call.tokenisable else None
     if prompts is None:
         return PreparedPrompt(
             keys=(),
             prompt_tokens=max(1, len(call.raw) // CHARACTERS_PER_TOKEN),
             opening_tokens=0,
-            conversation_key=call.conversation_key(b""),
+            conversation_key=conversation_key,
             exact=False,
         )
     for prompt in prompts:
@@ -62,7 +63,7 @@ async def prepare(call: Call, model: Model, tokenizer: PromptTokenizer | None) -
         keys=keys,
         prompt_tokens=sum(len(prompt.token_ids) for prompt in prompts),
         opening_tokens=prompts[0].opening_tokens,
-        conversation_key=call.conversation_key(call.cache_salt.encode()),
+        conversation_key=conversation_key,
         exact=True,
     )
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 from fastapi import APIRouter, Response
 
 from cluster.fleet import Fleet
@@ -13,6 +14,7 @@ from cluster.wire import Booked, ReplicaState
 from router.accounting import Accounts
 from router.health import Health
 from router.metrics import Metrics
+from router.steering import Steering
 from router.tokenizers import Tokenizers
 from router.upstream import Upstream
 
@@ -21,6 +23,7 @@ def admin_routes(
     router_id: str,
     fleet: Fleet,
     follower: Follower,
+    steering: Steering,
     tokenizers: Tokenizers,
     health: Health,
     upstream: Upstream,
@@ -40,7 +43,7 @@ def admin_routes(
     async def ready(response: Response) -> dict[str, Any]:
         """Whether requests can be served well: 200, otherwise 503 and what is missing."""
         missing = []
-        if not follower.synchronised.is_set():
+        if not (follower.synchronised.is_set() and steering.synchronised.is_set()):
             missing.append("the state in Redis has not been read yet")
         if not any(model.ready for model in fleet.models.values()):
             missing.append("no replica is ready")
@@ -103,7 +106,7 @@ def admin_routes(
 
 def _describe_bookings(booked: Mapping[str, Booked]) -> dict[str, dict[str, int]]:
     return {
-        replica_id: {"running": booking.running, "queued_tokens": booking.queued_tokens}
+        replica_id: msgspec.structs.asdict(booking)
         for replica_id, booking in sorted(booked.items())
         if booking != Booked()
     }
@@ -123,6 +126,7 @@ def _describe(replica: Replica, fleet: Fleet, accounts: Accounts) -> dict[str, A
         "load": {
             "booked": replica.running,
             "queued_tokens": replica.queued_tokens,
+            "active_tokens": replica.active_tokens,
             "booked_by_others": fleet.peers[lease.replica].running,
             "running": load.running,
             "waiting": load.waiting,

@@ -181,6 +181,7 @@ def _reply_headers(content_type: str, record: RequestRecord) -> Mapping[str, str
         "x-warmroute-replica": record.replica,
         "x-warmroute-expected-cached-tokens": str(record.expected_cached_tokens),
         "x-warmroute-reason": record.reason,
+        "x-warmroute-policy": record.policy,
     }
 
 

@@ -90,7 +90,7 @@ class Call:
 
 def parse_chat(raw: bytes) -> Call:
     """Parse the body of a chat completion. Raises `InvalidRequestError` naming the field."""
-    fields, shape = _decode(raw, _ChatShape)
+    fields, shape = decode_body(raw, _ChatShape)
     if not shape.messages:
         raise InvalidRequestError("'messages' must hold at least one message.", param="messages")
     messages: Sequence[Mapping[str, Any]] = fields["messages"]
@@ -110,7 +110,7 @@ def parse_chat(raw: bytes) -> Call:
 
 def parse_completion(raw: bytes) -> Call:
     """Parse the body of a text completion. Raises `InvalidRequestError` naming the field."""
-    fields, shape = _decode(raw, _CompletionShape)
+    fields, shape = decode_body(raw, _CompletionShape)
     if shape.prompt is None and shape.prompt_embeds is None:
         raise InvalidRequestError("Missing required parameter: 'prompt'.", param="prompt")
     if isinstance(shape.prompt, list):
@@ -132,7 +132,8 @@ def parse_completion(raw: bytes) -> Call:
     )
 
 
-def _decode(raw: bytes, shape: Any) -> tuple[dict[str, Any], Any]:
+def decode_body(raw: bytes, shape: Any) -> tuple[dict[str, Any], Any]:
+    """A JSON object, as it is and in its shape. Raises `InvalidRequestError` naming the field."""
     try:
         fields = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

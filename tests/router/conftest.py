@@ -70,7 +70,7 @@ class Router:
         await eventually(lambda: self.fleet.open_bookings == 0, seconds)
         self.fleet.check_integrity()
         for replica in self.fleet.replicas.values():
-            assert (replica.running, replica.queued_tokens) == (0, 0)
+            assert (replica.running, replica.queued_tokens, replica.active_tokens) == (0, 0, 0)
 
 
 @asynccontextmanager

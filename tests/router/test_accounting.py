@@ -1,11 +1,15 @@
 """What is remembered of finished requests."""
 
 import pytest
+from structlog.testing import capture_logs
 
 from cluster.fleet import Fleet
 from cluster.wire import Lease, Load, ReplicaState
+from policies.catalog import POLICIES
 from router import accounting
 from router.accounting import Accounts, RequestRecord
+from router.arm_totals import ArmTotals, Column
+from router.experiment import Assignment
 from router.metrics import Metrics
 from router.sse import PromptTokensDetails, Usage
 
@@ -73,23 +77,50 @@ def test_request_that_reached_no_replica_counts_for_none(accounts, metrics):
     """A refused request has an outcome and no replica."""
     accounts.finish(record(replica="", outcome="refused", usage=None))
     assert accounts.totals("").requests == 0
-    assert samples(metrics)['warmroute_requests_total{model="m",outcome="refused"}'] == 1
+    name = 'warmroute_requests_total{arm="",model="m",outcome="refused",policy=""}'
+    assert samples(metrics)[name] == 1
 
 
 def test_metrics_say_what_records_say(accounts, metrics):
     """Counters by replica, retries, and times."""
-    first = record(attempts=3, decision_seconds=0.0002)
+    assignment = Assignment("warm", POLICIES["warm"], "control")
+    first = record(attempts=3, decision_seconds=0.0002, assignment=assignment)
     first.first_byte = first.started + 0.2
     accounts.finish(first)
     found = samples(metrics)
-    assert found['warmroute_requests_total{model="m",outcome="ok"}'] == 1
+    assert found['warmroute_requests_total{arm="control",model="m",outcome="ok",policy="warm"}'] == 1
     assert found['warmroute_replica_requests_total{reason="warm",replica="a"}'] == 1
-    assert found['warmroute_prompt_tokens_total{replica="a"}'] == 100
-    assert found['warmroute_predicted_cached_tokens_total{replica="a"}'] == 32
-    assert found['warmroute_delivered_cached_tokens_total{replica="a"}'] == 48
+    by_replica = '{arm="control",policy="warm",replica="a"}'
+    assert found["warmroute_prompt_tokens_total" + by_replica] == 100
+    assert found["warmroute_predicted_cached_tokens_total" + by_replica] == 32
+    assert found["warmroute_delivered_cached_tokens_total" + by_replica] == 48
     assert found["warmroute_retries_total"] == 2
-    assert found['warmroute_time_to_first_token_seconds_sum{model="m"}'] == pytest.approx(0.2)
+    ttft = 'warmroute_time_to_first_token_seconds_sum{arm="control",model="m",policy="warm"}'
+    assert found[ttft] == pytest.approx(0.2)
     assert found["warmroute_decision_seconds_count"] == 1
+
+
+def test_experiment_counts_what_records_say(accounts):
+    """Tokens where the engine said them, failures, and the time to the first token of streams alone."""
+    totals = ArmTotals()
+    taking_part = {"assignment": Assignment("warm", POLICIES["warm"], "control", totals, 5)}
+    streamed, whole = record(stream=True, **taking_part), record(**taking_part)
+    for each in (streamed, whole):
+        each.first_byte = each.started + 0.2
+    broken = record(outcome="broken", usage=None, **taking_part)
+    cancelled = record(outcome="cancelled", usage=None, **taking_part)
+    for each in (streamed, whole, broken, cancelled, record()):
+        accounts.finish(each)
+    assert totals.sums[5].tolist() == pytest.approx([4, 1, 1, 200, 64, 96, 1, 0.2])
+    assert totals.total(Column.REQUESTS) == 4, "something was counted in another group"
+
+
+def test_log_names_policy_and_arm(accounts):
+    """A request that never came to a decision has neither."""
+    with capture_logs() as logs:
+        accounts.finish(record(assignment=Assignment("warm", POLICIES["warm"], "control")))
+        accounts.finish(record(replica="", outcome="refused", usage=None))
+    assert [(line["policy"], line["arm"]) for line in logs] == [("warm", "control"), (None, None)]
 
 
 def test_gauges_read_the_fleet(fleet, metrics):

@@ -64,6 +64,13 @@ async def test_cache_salt_separates_keys_and_conversations(tokenizer):
     assert plain.conversation_key != salted.conversation_key
 
 
+async def test_conversation_is_the_same_with_and_without_a_tokenizer(tokenizer):
+    """A router that cannot tokenise yet gives it the same place on the ring, and in an experiment."""
+    call = chat(cache_salt="s")
+    keys = [(await prepare(call, model_of(), known)).conversation_key for known in (tokenizer, None)]
+    assert keys[0] == keys[1]
+
+
 async def test_without_a_tokenizer_the_length_is_guessed():
     """The ring places what cannot be tokenised, and its load is estimated."""
     call = chat()

@@ -76,6 +76,7 @@ async def test_stream_reaches_the_client_byte_for_byte_without_usage(router, eng
         assert response.headers["content-type"] == "text/event-stream"
         assert response.headers["x-warmroute-replica"] == "a"
         assert response.headers["x-warmroute-reason"] == "round-robin"
+        assert response.headers["x-warmroute-policy"] == "round-robin"
         assert response.headers["x-warmroute-expected-cached-tokens"] == "0"
         assert len(response.headers["x-request-id"]) == 32
     [exchange] = engines[0].exchanges
@@ -177,7 +178,7 @@ async def test_expected_and_delivered_cached_tokens(start_router, engines):
         first = response.headers["x-warmroute-replica"]
         assert response.headers["x-warmroute-reason"] == "cold"
     [booked] = [r for r in router.fleet.replicas.values() if r.lease.replica == first]
-    router.fleet.apply(booked, router.fleet.index._expectations[booked.slot], (), cleared=False)
+    router.fleet.apply(booked, router.fleet.index.expected(booked.slot), (), cleared=False)
     async with router.post(CHAT) as response:
         assert response.headers["x-warmroute-replica"] == first
         assert response.headers["x-warmroute-reason"] == "warm"
@@ -744,8 +745,8 @@ async def test_metrics_after_requests(router):
         await response.read()
     async with router.client.get(f"{router.url}/metrics") as response:
         text = await response.text()
-    assert 'warmroute_requests_total{model="m",outcome="ok"} 1.0' in text
-    assert 'warmroute_delivered_cached_tokens_total{replica="a"} 4.0' in text
+    assert 'warmroute_requests_total{arm="default",model="m",outcome="ok",policy="round-robin"} 1.0' in text
+    assert 'delivered_cached_tokens_total{arm="default",policy="round-robin",replica="a"} 4.0' in text
     assert "warmroute_open_bookings 0.0" in text
 
 
@@ -782,7 +783,7 @@ async def test_router_follows_redis(start_router, engines, redis_server):
     async with router.post(CHAT) as response:
         assert response.headers["x-warmroute-reason"] == "cold"
     replica = router.fleet.replicas["gpu-0"]
-    await writer.publish(list(router.fleet.index._expectations[replica.slot]), ())
+    await writer.publish(list(router.fleet.index.expected(replica.slot)), ())
     await eventually(lambda: router.fleet.index.num_owned(replica.slot) > 0)
     async with router.post(CHAT) as response:
         assert response.headers["x-warmroute-reason"] == "warm"
