@@ -1,0 +1,148 @@
+"""What ``warmroute replay`` is asked for, read from flags and environment (prefix ``WARMROUTE_``)."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from cluster.errors import StartUpError
+from loadtest.replay.source import WorkloadSource
+from loadtest.simulator.plan import Plan
+from loadtest.simulator.profiles import PROFILES
+from loadtest.workloads.catalog import WORKLOADS
+from policies.catalog import DEFAULT_POLICY, POLICIES
+
+SHOWN_POLICIES = (
+    DEFAULT_POLICY,
+    "llm-d-weighted",
+    "lmetric",
+    "dynamo",
+    "vllm-router-cache-aware",
+    "round-robin",
+)
+"""Compared unless others are named: ours, the strongest and best known others, and one that looks at nothing."""
+TRACE_ONLY = ("length_scale", "block_size", "first", "last")
+
+
+class ReplaySettings(BaseSettings):
+    """Which traffic, through which policies, over which fleet."""
+
+    model_config = SettingsConfigDict(env_prefix="WARMROUTE_", extra="ignore", frozen=True)
+
+    trace: Path | None = None
+    workload: str = ""
+    length_scale: float = Field(1.0, gt=0, le=1)
+    block_size: int = Field(16, ge=1)
+    """Tokens per block of a trace; generated workloads have their own."""
+    first: int = Field(0, ge=0)
+    last: int | None = Field(None, ge=1)
+
+    policies: Annotated[tuple[str, ...], NoDecode] = SHOWN_POLICIES
+    load: Annotated[tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...], NoDecode] = ()
+    """Times the workload's own rate; empty chooses from light to near saturation."""
+    seeds: int = Field(1, ge=1, le=1000)
+    """How many: 0, 1, ..."""
+    capacity: bool = False
+    """Whether to replay with smaller and larger caches too."""
+
+    replicas: int = Field(8, ge=1, le=1024)
+    routers: int = Field(1, ge=1, le=64)
+    profile: str = "sim"
+    blocks: int | None = Field(None, ge=1)
+    """KV blocks per replica; None takes the profile's."""
+    event_lag: float = Field(1000 * Plan().event_lag_seconds, ge=0, allow_inf_nan=False)
+    """Milliseconds."""
+    gossip_lag: float = Field(1000 * Plan().gossip_lag_seconds, ge=0, allow_inf_nan=False)
+    """Milliseconds."""
+    slow: Annotated[dict[int, Annotated[float, Field(ge=1, allow_inf_nan=False)]], NoDecode] = Field(
+        default_factory=dict
+    )
+    """Replicas, by number from 0, that need so many times as long."""
+
+    changes: bool = True
+    """Whether to replay at one load with a fleet that changes, too."""
+    join_at: float | None = Field(None, ge=0, allow_inf_nan=False)
+    """Virtual seconds."""
+    death_at: float | None = Field(None, ge=0, allow_inf_nan=False)
+    """Virtual seconds."""
+
+    output: Path | None = None
+    jobs: int = Field(default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, le=1024)
+
+    @field_validator("workload", "profile")
+    @classmethod
+    def _known(cls, value: str, info: ValidationInfo) -> str:
+        names: Mapping[str, object] = WORKLOADS if info.field_name == "workload" else PROFILES
+        if value and value not in names:
+            raise ValueError(f"unknown {info.field_name}, choose one of {', '.join(names)}")
+        return value
+
+    @field_validator("policies", "load", mode="before")
+    @classmethod
+    def _parts(cls, value: object) -> object:
+        return _split(value)
+
+    @field_validator("policies")
+    @classmethod
+    def _known_policies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if value == ("all",):
+            return tuple(POLICIES)
+        if unknown := [name for name in value if name not in POLICIES]:
+            choices = ", ".join(("all", *POLICIES))
+            raise ValueError(f"unknown policy {', '.join(unknown)}, choose from {choices}")
+        if not value:
+            raise ValueError("no policy is named")
+        return tuple(dict.fromkeys(value))
+
+    @field_validator("load")
+    @classmethod
+    def _lowest_first(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(sorted(set(value)))
+
+    @field_validator("slow", mode="before")
+    @classmethod
+    def _slow(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = [part.partition(":") for part in value.split(",") if part.strip()]
+        if not all(number.strip() and factor.strip() for number, _, factor in pairs):
+            raise ValueError("expected NUMBER:FACTOR pairs separated by commas, such as 0:2")
+        return {number.strip(): factor.strip() for number, _, factor in pairs}
+
+    def source(self) -> WorkloadSource:
+        """Where the requests come from. Raises `StartUpError` for options that do not go together."""
+        if (self.trace is None) == (not self.workload):
+            raise StartUpError(
+                f"give either --trace FILE, or --workload and one of {', '.join(WORKLOADS)}"
+            )
+        if self.workload and (given := self.model_fields_set.intersection(TRACE_ONLY)):
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in TRACE_ONLY if name in given)
+            raise StartUpError(f"{flags}: only for a --trace")
+        if self.last is not None and self.last <= self.first:
+            raise StartUpError(f"--last {self.last} leaves nothing: it must be above --first {self.first}")
+        return WorkloadSource(
+            self.trace or self.workload, self.block_size, self.length_scale, self.first, self.last
+        )
+
+    def plan(self) -> Plan:
+        """The fleet, without changes. Raises `StartUpError` for options that do not go together."""
+        if unknown := [number for number in self.slow if not 0 <= number < self.replicas]:
+            raise StartUpError(f"--slow {unknown[0]}: replicas are numbered from 0 to {self.replicas - 1}")
+        profile = PROFILES[self.profile]
+        return Plan(
+            replicas=self.replicas,
+            routers=self.routers,
+            profile=profile if self.blocks is None else replace(profile, num_blocks=self.blocks),
+            slow=self.slow,
+            event_lag_seconds=self.event_lag / 1000,
+            gossip_lag_seconds=self.gossip_lag / 1000,
+        )
+
+
+def _split(value: object) -> object:
+    """The parts of a text that are separated by commas; what is no text, as it is."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

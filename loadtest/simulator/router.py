@@ -1,0 +1,188 @@
+"""One router on virtual time: the product's own fleet and policies between clients and simulated engines."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from cluster.fleet import Booking, Fleet
+from cluster.gossip import PAUSE_SECONDS
+from cluster.replicas import Replica
+from cluster.wire import Bookings, Lease, Load, ReplicaState
+from loadtest.simulator.clock import Clock
+from loadtest.simulator.engine import Engine, EngineRequest
+from loadtest.simulator.results import Answer
+from loadtest.simulator.workload import Turn
+from policies.types import NoReplicaError, Policy, Request
+
+MODEL = "model"
+MAX_ATTEMPTS = 3
+FAILED_SECONDS = 1.0
+"""A replica that failed a request is left alone for so long, as with the router's default settings."""
+NEVER = float("inf")
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One client's request, from its arrival to its end."""
+
+    turn: Turn
+    arrival: float
+    finish: Callable[[Answer], None]
+    first_token: float = NEVER
+    booking: Booking | None = None
+    sent: EngineRequest | None = None
+    replica: str = ""
+    reason: str = ""
+    expected_tokens: int = 0
+    available_tokens: int = 0
+    failures: list[str] = field(default_factory=list)
+    """Replicas that failed it."""
+
+
+class SimulatedRouter:
+    """Decides, books, sends, and tries elsewhere, as `router.dispatch` does."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        number: int,
+        policy: Policy,
+        block_size: int,
+        engines: Mapping[str, Engine],
+        network_seconds: float,
+        tell: Callable[[Bookings], None] | None,
+    ) -> None:
+        self.fleet = Fleet()
+        self._clock = clock
+        self.name = f"router-{number}"
+        self._number = number
+        self._block_size = block_size
+        self._policy = policy
+        self._engines = engines
+        self._network_seconds = network_seconds
+        self._tell = tell
+        """Takes messages for the other routers; None when there are none."""
+        self._telling = False
+        self._next_tell = 0.0
+
+    def admit(self, name: str, state: ReplicaState = ReplicaState.READY) -> None:
+        """A replica's lease says this."""
+        lease = Lease(
+            replica=name,
+            url="",
+            state=state,
+            model=MODEL,
+            block_size=self._block_size,
+            publishes_events=True,
+        )
+        self.fleet.admit(lease, 1, Load())
+
+    def receive(self, turn: Turn, finish: Callable[[Answer], None]) -> None:
+        """A client's request arrives."""
+        self._dispatch(Call(turn, self._clock.now, finish))
+
+    def tell_everything(self) -> None:
+        """Tell the other routers all bookings, as each router does twice a second."""
+        if self._tell is not None:
+            booked = {name: self.fleet.booked(name) for name in self.fleet.replicas}
+            self._tell(Bookings(self.name, booked, complete=True))
+
+    def _dispatch(self, call: Call) -> None:
+        try:
+            replica = self._decide(call)
+        except NoReplicaError:
+            self._finish(call, failed=True)
+            return
+        request = EngineRequest(
+            call.turn,
+            on_first_token=lambda: self._later(self._first_token, call),
+            on_end=lambda: self._later(self._end, call),
+            on_failure=lambda: self._later(self._fail, call),
+        )
+        call.sent = request
+        self._later(self._engines[replica.lease.replica].add, request)
+
+    def _decide(self, call: Call) -> Replica:
+        """Choose and book, as `router.dispatch` does in one step."""
+        turn = call.turn
+        keys = turn.keys[: turn.prompt_tokens // self._block_size]
+        model = self.fleet.models.get(MODEL)
+        if model is None:
+            raise NoReplicaError
+        snapshot = self.fleet.snapshot(
+            model, keys, turn.prompt_tokens, self._clock.now, call.failures, turn.conversation_key
+        )
+        decision = self._policy(
+            Request(turn.prompt_tokens, turn.opening_tokens, turn.conversation_key), snapshot
+        )
+        replica = model.replicas[decision.row]
+        call.replica, call.reason = replica.lease.replica, decision.reason
+        call.expected_tokens = int(snapshot.cached_tokens[decision.row])
+        call.available_tokens = int(snapshot.cached_tokens[snapshot.eligible].max())
+        call.booking = self.fleet.book(
+            replica, keys, turn.prompt_tokens, call.expected_tokens, turn.conversation_key
+        )
+        self._tell_soon()
+        return replica
+
+    def _first_token(self, call: Call) -> None:
+        assert call.booking is not None
+        call.first_token = self._clock.now
+        call.booking.prefill_done()
+        self._tell_soon()
+
+    def _end(self, call: Call) -> None:
+        assert call.booking is not None
+        call.booking.release(self._clock.now, succeeded=True)
+        self._tell_soon()
+        self._finish(call, failed=False)
+
+    def _fail(self, call: Call) -> None:
+        """The engine is gone: elsewhere, unless the client has seen a part of the answer."""
+        assert call.booking is not None
+        call.booking.release(self._clock.now, succeeded=False)
+        call.booking.replica.failed_until = self._clock.now + FAILED_SECONDS
+        self._tell_soon()
+        call.failures.append(call.replica)
+        if call.first_token == NEVER and len(call.failures) < MAX_ATTEMPTS:
+            self._dispatch(call)
+        else:
+            self._finish(call, failed=True)
+
+    def _finish(self, call: Call, failed: bool) -> None:
+        turn = call.turn
+        call.finish(
+            Answer(
+                arrival=call.arrival,
+                first_token=call.first_token,
+                end=self._clock.now,
+                replica=call.replica,
+                reason=call.reason,
+                prompt_tokens=turn.prompt_tokens,
+                expected_tokens=call.expected_tokens,
+                hit_tokens=max(call.sent.hit_tokens, 0) if call.sent else 0,
+                available_tokens=call.available_tokens,
+                conversation_key=turn.conversation_key,
+                tenant=turn.tenant,
+                router=self._number,
+                attempts=len(call.failures) + (not failed),
+                failed=failed,
+            )
+        )
+
+    def _later(self, call: Callable[..., None], *arguments: object) -> None:
+        """After one way over the network."""
+        self._clock.after(self._network_seconds, call, *arguments)
+
+    def _tell_soon(self) -> None:
+        """Changes at once, but a pause between two messages, as in `cluster.gossip`."""
+        if not self._telling:
+            self._telling = True
+            self._clock.after(max(0.0, self._next_tell - self._clock.now), self._tell_changes)
+
+    def _tell_changes(self) -> None:
+        self._telling = False
+        self._next_tell = self._clock.now + PAUSE_SECONDS
+        changed, expected, computed = self.fleet.outbox.take()
+        if self._tell is not None:
+            booked = {name: self.fleet.booked(name) for name in changed}
+            self._tell(Bookings(self.name, booked, expected=expected, computed=computed))

@@ -1,0 +1,141 @@
+"""The whole simulated system: clients, routers, engines, and what happens to them."""
+
+import random
+from collections.abc import Sequence
+
+from cluster.gossip import COMPLETE_SECONDS
+from cluster.wire import Bookings, ReplicaState
+from loadtest.simulator.clock import Clock
+from loadtest.simulator.engine import Engine
+from loadtest.simulator.plan import Change, ChangeKind, Plan
+from loadtest.simulator.results import Answer, Run
+from loadtest.simulator.router import SimulatedRouter
+from loadtest.simulator.workload import Session, Workload
+from policies.types import Policy
+
+LEASE_SECONDS = 1.5
+"""How long a dead replica's lease outlives it."""
+
+
+def simulate(
+    workload: Workload, policy_name: str, policy: Policy, plan: Plan, load: float = 1.0, seed: int = 0
+) -> Run:
+    """Play a workload, started ``load`` times as fast, against a simulated fleet; to its last answer.
+
+    The seed decides which router each request goes to.
+    """
+    system = _System(workload, policy, plan, load, seed)
+    system.clock.run()
+    system.check_integrity()
+    answers = system.answers
+    return Run(
+        policy=policy_name,
+        workload=workload.name,
+        load=load,
+        seed=seed,
+        answers=answers,
+        replicas={name: engine.totals() for name, engine in system.engines.items()},
+        seconds=max((answer.end for answer in answers), default=0.0),
+    )
+
+
+class _System:
+    def __init__(self, workload: Workload, policy: Policy, plan: Plan, load: float, seed: int) -> None:
+        self.clock = Clock()
+        self.engines: dict[str, Engine] = {}
+        self.answers: list[Answer] = []
+        self._plan = plan
+        self._block_size = workload.block_size
+        self._random = random.Random(seed)
+        self._num_open = len(workload.sessions)
+        self._serving: list[str] = []
+        self._routers = [
+            SimulatedRouter(
+                self.clock,
+                number,
+                policy,
+                workload.block_size,
+                self.engines,
+                plan.network_seconds,
+                self._gossip if plan.routers > 1 else None,
+            )
+            for number in range(plan.routers)
+        ]
+        for _ in range(plan.replicas):
+            self._admit(self._start_engine())
+        for change in plan.changes:
+            self.clock.after(change.at, self._happen, change)
+        for session in workload.sessions:
+            first = session.start / load + session.turns[0].think_seconds
+            self.clock.after(first, self._play, session, 0)
+        if plan.routers > 1:
+            self.clock.after(COMPLETE_SECONDS, self._tell_everything)
+
+    def check_integrity(self) -> None:
+        """After the last answer nothing is booked and no block is held. Raises `AssertionError`."""
+        for router in self._routers:
+            router.fleet.check_integrity()
+            assert not router.fleet.open_bookings
+        for engine in self.engines.values():
+            engine.check_integrity()
+
+    def _play(self, session: Session, number: int) -> None:
+        router = self._routers[self._random.randrange(len(self._routers))]
+        router.receive(session.turns[number], lambda answer: self._answered(session, number, answer))
+
+    def _answered(self, session: Session, number: int, answer: Answer) -> None:
+        self.answers.append(answer)
+        if number + 1 < len(session.turns) and not answer.failed:
+            self.clock.after(session.turns[number + 1].think_seconds, self._play, session, number + 1)
+        else:
+            self._num_open -= 1
+
+    def _start_engine(self) -> str:
+        number = len(self.engines)
+        name = f"replica-{number:04}"
+        profile = self._plan.profile.slower(self._plan.slow.get(number, 1.0))
+
+        def publish(stored: Sequence[int], removed: Sequence[int]) -> None:
+            self.clock.after(self._plan.event_lag_seconds, self._apply, name, stored, removed)
+
+        self.engines[name] = Engine(self.clock, profile, self._block_size, publish)
+        self._serving.append(name)
+        return name
+
+    def _apply(self, name: str, stored: Sequence[int], removed: Sequence[int]) -> None:
+        for router in self._routers:
+            if replica := router.fleet.replicas.get(name):
+                router.fleet.apply(replica, stored, removed, cleared=False)
+
+    def _happen(self, change: Change) -> None:
+        if change.kind is ChangeKind.JOIN:
+            self._admit(self._start_engine())
+            return
+        name = self._serving.pop(0)
+        if change.kind is ChangeKind.DRAIN:
+            self._admit(name, ReplicaState.DRAINING)
+        else:
+            self.engines[name].die()
+            self.clock.after(LEASE_SECONDS, self._dismiss, name)
+
+    def _admit(self, name: str, state: ReplicaState = ReplicaState.READY) -> None:
+        for router in self._routers:
+            router.admit(name, state)
+
+    def _dismiss(self, name: str) -> None:
+        for router in self._routers:
+            router.fleet.dismiss(name)
+
+    def _gossip(self, bookings: Bookings) -> None:
+        self.clock.after(self._plan.gossip_lag_seconds, self._hear, bookings)
+
+    def _hear(self, bookings: Bookings) -> None:
+        for router in self._routers:
+            if router.name != bookings.router:
+                router.fleet.hear(bookings, self.clock.now)
+
+    def _tell_everything(self) -> None:
+        for router in self._routers:
+            router.tell_everything()
+        if self._num_open:
+            self.clock.after(COMPLETE_SECONDS, self._tell_everything)
