@@ -4,12 +4,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-# What `policies.warm` takes from here.
-from policies.choice import REQUEST_TOKENS as REQUEST_TOKENS
-from policies.choice import choose
-from policies.choice import load_in_tokens as load_in_tokens
-from policies.choice import only_eligible as only_eligible
-from policies.choice import require_some as require_some
+from policies.choice import choose, load_in_tokens, only_eligible, require_some
 from policies.ring import first_with_room
 from policies.types import Decision, Request, Snapshot
 

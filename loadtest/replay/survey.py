@@ -1,8 +1,11 @@
-"""A workload before it is played: how much work it is, and which loads are worth playing."""
+"""A workload before it is played: how much work it is for a fleet, and which loads are worth playing.
 
-from collections.abc import Iterator, Sequence
+Work is estimated as if caching were as good as in one pooled cache, and every engine step full. So it is the
+least that any routing can reach.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,48 +13,133 @@ from numpy.typing import NDArray
 from cluster.errors import StartUpError
 from loadtest.replay.source import WorkloadSource, workload_of
 from loadtest.simulator.plan import Plan
-from loadtest.simulator.profiles import EngineProfile
-from loadtest.simulator.workload import Turn, Workload
+from loadtest.simulator.workload import Workload
 from loadtest.workloads.bounds import estimated_order, pooled_hits
 
-BUSY_SHARES = (0.45, 0.7, 0.85, 0.95)
-"""Loads that are chosen keep the fleet about so busy: light to near saturation."""
-CLOSE = 0.01
+CHOSEN_SHARES = (0.45, 0.7, 0.85, 0.95)
+"""Of the fleet's capacity: light to near saturation."""
+MIDDLE = (0.1, 0.9)
+"""The part of all requests whose rate counts: at the beginning and at the end a workload may be thin."""
+PRECISION = 0.01
 MOST_STEPS = 30
-"""Of the search for a load. Clients who wait for answers cannot be made to send at any rate."""
+"""Of the search for a load. Clients that wait for answers cannot be made to send at any rate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What is known in advance. Work is counted as if caching were as good as in one pooled cache."""
+    """What is known of a workload and a fleet before anything is played."""
 
     requests: int
     prompt_tokens: float
-    """Mean of a request."""
+    """Mean of all requests."""
     answer_tokens: float
-    """Mean of a request."""
+    """Mean of all requests."""
     largest_blocks: int
-    """That one request needs, prompt and answer."""
+    """The most that one request needs, for prompt and answer."""
     bound_hit_rate: float
     """Of one pooled cache of the fleet's total size."""
     seconds: float
     """From the first to the last request at load 1."""
-    busy_replicas: float
-    """As many would be busy all the time at load 1."""
+    num_replicas_of_work: float
+    """So many replicas have enough to do at load 1."""
     loads: tuple[float, ...]
-    busy_shares: tuple[float, ...]
-    """Of the fleet's time, at each load."""
-    change_load: float
-    """The one in the middle."""
-    change_times: tuple[float, float]
-    """When one and two thirds of the requests have been sent at that load, in virtual seconds."""
-    change_seconds: float
-    """When the last request is sent at that load."""
+    shares: tuple[float, ...]
+    """Of the fleet's capacity, at each load."""
+    middle_load: float
+    middle_thirds: tuple[float, float]
+    """When one and two thirds of the requests have been sent at the middle load, in virtual seconds."""
+    middle_seconds: float
+    """When the last request is sent at the middle load."""
 
 
 def survey(source: WorkloadSource, plan: Plan, loads: Sequence[float], seed: int) -> Survey:
-    """Look at a workload for a fleet; without ``loads``, choose them.
+    """Look at a workload for a fleet; where no loads are given, choose them.
 
-    Raises `StartUpError` when a request does not fit into a replica's cache.
+    Raises `StartUpError` for a trace that cannot be read, and when a request needs more than a whole cache.
     """
-    ...
+    workload = workload_of(source, seed)
+    turns = [turn for session in workload.sessions for turn in session.turns]
+    lengths = [turn.prompt_tokens + turn.output_tokens for turn in turns]
+    largest_blocks = -(-max(lengths) // workload.block_size)
+    if largest_blocks > plan.profile.num_blocks:
+        too_large = sum(length > plan.profile.num_blocks * workload.block_size for length in lengths)
+        raise StartUpError(
+            f"{too_large:,} of {len(turns):,} requests do not fit into the KV cache of a replica, which has "
+            f"{plan.profile.num_blocks:,} blocks: --blocks {largest_blocks} would hold the largest"
+        )
+    demand = _Demand(workload, plan)
+    loads = tuple(loads) or demand.chosen_loads()
+    middle_load = loads[(len(loads) - 1) // 2]
+    starts = demand.starts(middle_load)
+    first_third, second_third = np.quantile(starts, [1 / 3, 2 / 3]).tolist()
+    return Survey(
+        requests=len(turns),
+        prompt_tokens=demand.prompt_tokens / len(turns),
+        answer_tokens=demand.answer_tokens / len(turns),
+        largest_blocks=largest_blocks,
+        bound_hit_rate=demand.hit_tokens / demand.prompt_tokens,
+        seconds=float(np.ptp(demand.starts(1.0))),
+        num_replicas_of_work=demand.replicas_of_work(1.0),
+        loads=loads,
+        shares=tuple(demand.share(load) for load in loads),
+        middle_load=middle_load,
+        middle_thirds=(first_third, second_third),
+        middle_seconds=float(starts[-1]),
+    )
+
+
+class _Demand:
+    """What a workload asks of a fleet."""
+
+    def __init__(self, workload: Workload, plan: Plan) -> None:
+        self._workload = workload
+        self._fleet_speed = sum(1 / plan.slow.get(number, 1.0) for number in range(plan.replicas))
+        profile = plan.profile
+        self.prompt_tokens = self.answer_tokens = self.hit_tokens = 0
+        context_seconds = 0.0
+        for _, turn, hits in pooled_hits(workload, plan.replicas * profile.num_blocks):
+            self.prompt_tokens += turn.prompt_tokens
+            self.answer_tokens += turn.output_tokens
+            self.hit_tokens += hits
+            # Each computed token reads all before it.
+            context_seconds += profile.prefill_context_seconds * (turn.prompt_tokens**2 - hits**2) / 2
+            end = turn.prompt_tokens + turn.output_tokens / 2
+            context_seconds += profile.decode_context_seconds * turn.output_tokens * end
+        computed = self.prompt_tokens - self.hit_tokens
+        steps = max(computed / profile.max_batched_tokens, self.answer_tokens / profile.max_num_seqs)
+        self._work_seconds = (
+            computed * profile.prefill_seconds
+            + self.answer_tokens * profile.decode_seconds
+            + steps * profile.step_seconds
+            + context_seconds
+        )
+
+    def starts(self, load: float) -> NDArray[np.float64]:
+        """When requests are sent, in order; those that wait for an answer by a rough estimate."""
+        return np.array([start for start, _ in estimated_order(self._workload.faster(load))])
+
+    def replicas_of_work(self, load: float) -> float:
+        """So many replicas of full speed have enough to do."""
+        begin, end = np.quantile(self.starts(load), MIDDLE)
+        work_seconds = self._work_seconds * (MIDDLE[1] - MIDDLE[0])
+        return float(work_seconds / (end - begin)) if end > begin else float("inf")
+
+    def share(self, load: float) -> float:
+        """Of the fleet's capacity."""
+        return self.replicas_of_work(load) / self._fleet_speed
+
+    def chosen_loads(self) -> tuple[float, ...]:
+        """Those at which the fleet has as much to do as is usually wanted; load 1 when none can be found."""
+        found = [load for share in CHOSEN_SHARES if (load := self._load_with(share)) is not None]
+        return tuple(sorted({float(f"{load:.3g}") for load in found})) or (1.0,)
+
+    def _load_with(self, wanted: float) -> float | None:
+        load = 1.0
+        for _ in range(MOST_STEPS):
+            share = self.share(load)
+            if abs(share / wanted - 1) <= PRECISION:
+                return load
+            load *= wanted / share
+            if not 0 < load < float("inf"):
+                break
+        return None
