@@ -83,14 +83,15 @@ def _heard(answers: Answers, url: str, other: str) -> dict[str, Any]:
 
 
 def _judge_own(url: str, answer: dict[str, Any], report: Report) -> None:
-    if answer["open_bookings"] != answer["open_requests"]:
+    sent, waiting = answer["open_requests"], answer["waiting_requests"]
+    if answer["open_bookings"] != sent + waiting:
         report.differ(
-            f"router {url}: {answer['open_bookings']} bookings for {answer['open_requests']} open requests"
+            f"router {url}: {answer['open_bookings']} bookings for {sent} open requests and {waiting} waiting"
         )
     booked = sum(replica["running"] for replica in answer["replicas"].values())
     if booked > answer["open_bookings"]:  # less: some are on replicas that have left
         report.differ(f"router {url}: {booked} requests on replicas, {answer['open_bookings']} bookings")
     for replica_id, replica in answer["replicas"].items():
-        tokens = replica["queued_tokens"], replica["active_tokens"]
+        tokens = replica["queued_tokens"], replica["active_tokens"], replica["engine_tokens"]
         if min(replica["running"], *tokens) < 0 or (any(tokens) and not replica["running"]):
             report.differ(f"router {url}: impossible bookings on {replica_id}: {replica}")

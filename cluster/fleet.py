@@ -5,74 +5,26 @@ Redis.
 """
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 
+from cluster.booking import Booking
+from cluster.pace import relative_paces
 from cluster.peer_expectations import PeerExpectations
 from cluster.peers import Outbox, PeerBookings
 from cluster.prefix_index import DEFAULT_MAX_BLOCKS, Expectation, PrefixIndex
 from cluster.replica_table import ReplicaTable
 from cluster.replicas import Model, Replica, models_of
-from cluster.wire import Booked, Bookings, Lease, Load
+from cluster.waiting_room import WaitingRoom
+from cluster.wire import Booked, Bookings, Lease, Load, ReplicaState
 from policies.ring import points_of
-from policies.types import Snapshot
+from policies.types import Costs, Snapshot
 
-EXPECTATION_GRACE_SECONDS = 1.0
-"""How long a finished request's blocks stay expected while the engine's events are on their way."""
+PACE_SECONDS = 0.25
+"""How long measured paces are used before they are compared anew."""
 MAX_HOMES = 100_000
 """Conversations whose last replica is remembered; those not continued for longest are forgotten."""
-
-
-class Booking:
-    """One request's load on one replica, from the decision until its stream has ended."""
-
-    def __init__(
-        self,
-        fleet: "Fleet",
-        replica: Replica,
-        keys: Sequence[int],
-        prompt_tokens: int,
-        cached_tokens: int,
-    ) -> None:
-        self.replica = replica
-        self._fleet = fleet
-        self._prompt_tokens = prompt_tokens
-        self._queued_tokens = prompt_tokens - cached_tokens
-        self._number = fleet.num_bookings
-        self._expectation = fleet.index.expect(replica.slot, keys)
-        self._computed = self._released = False
-        replica.running += 1
-        replica.queued_tokens += self._queued_tokens
-        replica.active_tokens += prompt_tokens
-        block_size = replica.lease.block_size
-        held_blocks = cached_tokens // block_size if block_size else 0
-        fleet.outbox.expected(self._number, replica.lease.replica, keys[held_blocks:])
-        fleet.load_changed(replica)
-
-    def prefill_done(self) -> None:
-        """The first token is there: the prompt no longer queues."""
-        if self._computed:
-            return
-        self._computed = True
-        self.replica.queued_tokens -= self._queued_tokens
-        self._fleet.outbox.computed(self._number)
-        self._fleet.load_changed(self.replica)
-
-    def release(self, now: float, succeeded: bool) -> None:
-        """Give the load back; only the first call counts. ``now`` is a monotonic time in seconds."""
-        if self._released:
-            return
-        self._released = True
-        self.prefill_done()
-        self.replica.running -= 1
-        self.replica.active_tokens -= self._prompt_tokens
-        self._fleet.load_changed(self.replica)
-        if succeeded:
-            self._fleet.forget_later(self._expectation, now + EXPECTATION_GRACE_SECONDS)
-        else:
-            self._fleet.index.forget(self._expectation)
-        self._fleet.open_bookings -= 1
 
 
 class Fleet:
@@ -91,16 +43,21 @@ class Fleet:
         self.open_bookings = 0
         self.num_bookings = 0
         """How many there have ever been."""
+        self.waiting_requests = 0
+        """Open bookings whose requests have not been sent, since they wait in the router."""
         self.decisions: Counter[str] = Counter()
         """How many requests have been booked for each base model."""
         self._homes: OrderedDict[int, Replica] = OrderedDict()
         self._leaving: deque[tuple[float, Expectation]] = deque()
+        self._waiting = WaitingRoom()
+        self._paces: dict[str, tuple[float, Costs]] = {}
 
     @property
     def models(self) -> dict[str, Model]:
         """The models that replicas serve, by every name a client may use."""
         if self._models is None:
             self._models = models_of(self.replicas.values())
+            self._paces.clear()
         return self._models
 
     def admit(self, lease: Lease, epoch: int, load: Load) -> Replica:
@@ -121,6 +78,8 @@ class Fleet:
             self._models = None
         replica.load = load
         self._tabulate(lease.replica)
+        if lease.state is not ReplicaState.READY:
+            self._waiting.send_away(replica)
         return replica
 
     def dismiss(self, replica_id: str) -> None:
@@ -128,6 +87,7 @@ class Fleet:
         replica = self.replicas.pop(replica_id)
         self.index.remove_replica(replica.slot)
         self._models = None
+        self._waiting.send_away(replica)
 
     def apply(self, replica: Replica, stored: Collection[int], removed: Iterable[int], cleared: bool) -> None:
         """Apply one batch of a replica's ownership changes."""
@@ -135,6 +95,8 @@ class Fleet:
             self.index.clear(replica.slot)
         self.index.remove(replica.slot, removed)
         self.index.store(replica.slot, stored)
+        if stored and any([booking.progress() for booking in list(replica.prefilling)]):
+            self.load_changed(replica)
 
     def snapshot(
         self,
@@ -176,6 +138,7 @@ class Fleet:
             queued_tokens=rows["queued_tokens"],
             running=rows["running"],
             active_tokens=rows["active_tokens"],
+            pace=self._relative_paces(model, now),
             home=model.row_of(self._homes.get(conversation_key)),
             number=self.decisions[model.replicas[0].lease.model],
         )
@@ -187,11 +150,13 @@ class Fleet:
         prompt_tokens: int,
         cached_tokens: int = 0,
         conversation_key: int = 0,
+        streamed: bool = True,
     ) -> Booking:
         """Book a request's load on the chosen replica, which becomes its conversation's home.
 
         Of the prompt, the replica is believed to hold the first ``cached_tokens`` already. A
-        ``conversation_key`` of 0 stands for an unknown conversation.
+        ``conversation_key`` of 0 stands for an unknown conversation. Of an answer that is not ``streamed``
+        nobody sees the first token.
         """
         if conversation_key:
             self._homes[conversation_key] = replica
@@ -201,7 +166,33 @@ class Fleet:
         self.decisions[replica.lease.model] += 1
         self.open_bookings += 1
         self.num_bookings += 1
-        return Booking(self, replica, keys, prompt_tokens, cached_tokens)
+        return Booking(self, replica, keys, prompt_tokens, cached_tokens, streamed)
+
+    def hold(self, booking: Booking, room_tokens: float, since: float, go: Callable[[bool], None]) -> bool:
+        """Whether a request has to wait until its replica's engine has less than ``room_tokens`` to compute.
+
+        Then ``go`` is called once: with True when its turn has come, with False when its replica takes no
+        more requests. Releasing the booking ends the waiting. Of two requests the one that has waited longer
+        goes first unless it has much more to compute; ``since`` is a monotonic time in seconds.
+
+        A request whose computing cannot be watched never waits, and without Redis nobody does.
+        """
+        replica = booking.replica
+        if not (booking.watched and self.store_reachable):
+            return False
+        if self.engine_queue(replica) - booking.queued_tokens < room_tokens:
+            return False
+        self._waiting.enter(booking, room_tokens, since, go)
+        return True
+
+    def takes_requests(self, replica: Replica, now: float) -> bool:
+        """Whether a replica is still there, ready, and has not failed just before a monotonic time."""
+        known = self.replicas.get(replica.lease.replica) is replica
+        return known and replica.lease.state is ReplicaState.READY and replica.failed_until <= now
+
+    def engine_queue(self, replica: Replica) -> int:
+        """Prompt tokens that all routers have sent to a replica and that its engine has not computed."""
+        return replica.engine_tokens + self.peers[replica.lease.replica].engine_tokens
 
     def forget_later(self, expectation: Expectation, deadline: float) -> None:
         """Stop expecting these blocks at the given monotonic time, which never lies before an earlier one."""
@@ -212,7 +203,7 @@ class Fleet:
         replica = self.replicas.get(replica_id)
         if replica is None:
             return Booked()
-        return Booked(replica.running, replica.queued_tokens, replica.active_tokens)
+        return Booked(replica.running, replica.queued_tokens, replica.active_tokens, replica.engine_tokens)
 
     def hear(self, bookings: Bookings, now: float) -> None:
         """Take in what another router has booked, at a monotonic time in seconds."""
@@ -229,7 +220,8 @@ class Fleet:
         """
         booked = sum(replica.running for replica in self.replicas.values())
         if booked > self.open_bookings or any(
-            min(r.running, r.queued_tokens, r.active_tokens) < 0 for r in self.replicas.values()
+            min(r.running, r.held, r.active_tokens, r.engine_tokens, r.queued_tokens - r.engine_tokens) < 0
+            for r in self.replicas.values()
         ):
             raise AssertionError(f"{booked} requests booked on replicas, {self.open_bookings} bookings open")
         self.index.check_integrity()
@@ -256,3 +248,11 @@ class Fleet:
         for replica_id in replica_ids:
             if replica := self.replicas.get(replica_id):
                 self._table.write(replica, self.peers[replica_id])
+                self._waiting.admit(replica, self.engine_queue)
+
+    def _relative_paces(self, model: Model, now: float) -> Costs:
+        until, paces = self._paces.get(model.name, (now, None))
+        if paces is None or until <= now:
+            paces = relative_paces([replica.pace for replica in model.replicas], now)
+            self._paces[model.name] = now + PACE_SECONDS, paces
+        return paces

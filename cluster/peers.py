@@ -129,4 +129,5 @@ def _plus(one: Booked, other: Booked, less: Booked = NOTHING) -> Booked:
         one.running + other.running - less.running,
         one.queued_tokens + other.queued_tokens - less.queued_tokens,
         one.active_tokens + other.active_tokens - less.active_tokens,
+        one.engine_tokens + other.engine_tokens - less.engine_tokens,
     )

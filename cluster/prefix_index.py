@@ -48,6 +48,11 @@ class PrefixIndex:
         """Distinct confirmed blocks."""
         return len(self._holders)
 
+    @property
+    def full(self) -> bool:
+        """Whether new blocks are not taken in."""
+        return len(self._holders) >= self._max_blocks
+
     def add_replica(self) -> int:
         """Take the lowest free slot for a new replica."""
         slot = next(number for number in range(len(self._owned) + 1) if number not in self._owned)
@@ -92,6 +97,15 @@ class PrefixIndex:
         gone = owned.intersection(keys)
         owned -= gone
         _drop(self._holders, 1 << slot, gone)
+
+    def num_confirmed(self, slot: int, keys: Sequence[int], known: int) -> int:
+        """How many leading blocks of a prompt are confirmed for a replica, when ``known`` of them were."""
+        owned = self._owned[slot]
+        if known < len(keys) and keys[-1] in owned:  # computed after all before it, even if an event was lost
+            return len(keys)
+        while known < len(keys) and keys[known] in owned:
+            known += 1
+        return known
 
     def owned(self, slot: int) -> frozenset[int]:
         """A copy of what is confirmed for one replica."""

@@ -3,12 +3,17 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster.block_keys import Namespace
+from cluster.pace import Pace
 from cluster.wire import Lease, Load, ReplicaState
+
+if TYPE_CHECKING:
+    from cluster.booking import Booking
 
 
 @dataclass(slots=True, eq=False)
@@ -26,6 +31,14 @@ class Replica:
     """Their uncached prompt tokens whose prefill has not finished."""
     active_tokens: int = 0
     """All their prompt tokens."""
+    engine_tokens: int = 0
+    """Of the queued tokens, those that its engine has been sent and that are seen to be computed: by events,
+    or by a first token."""
+    held: int = 0
+    """Requests that wait in this router."""
+    prefilling: "dict[Booking, None]" = field(default_factory=dict)
+    """Requests at the engine of whose prompts events have not shown every block."""
+    pace: Pace = field(default_factory=Pace)
     failed_until: float = 0.0
     """Monotonic time in seconds before which this replica is left alone after a failed attempt."""
 

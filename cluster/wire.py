@@ -111,6 +111,9 @@ class Booked(msgspec.Struct, frozen=True, array_like=True):
     """Their uncached prompt tokens whose prefill has not finished."""
     active_tokens: int = 0
     """All their prompt tokens."""
+    engine_tokens: int = 0
+    """Of the queued tokens, those that its engine has been sent and that are seen to be computed: not those
+    of requests that wait in the router."""
 
 
 class Expected(msgspec.Struct, frozen=True, array_like=True):

@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.block_keys import pack_keys, unpack_keys
+from cluster.booking import Booking
 from cluster.collector import calm_collector
-from cluster.fleet import Booking, Fleet
+from cluster.fleet import Fleet
 from cluster.wire import Booked, Bookings, Lease, Load, ReplicaState
 from loadtest.measure import percentile
 from policies.catalog import DEFAULT_POLICY, POLICIES
@@ -119,7 +120,7 @@ class Workload:
         """Older requests get their first tokens, and the oldest end."""
         while self.computing and self.computing[0][0] + PREFILL_SECONDS <= self.seconds:
             self.streaming.append(self.computing.popleft())
-            self.streaming[-1][1].prefill_done()
+            self.streaming[-1][1].prefill_done(self.seconds)
         while self.streaming and self.streaming[0][0] + OPEN_SECONDS <= self.seconds:
             self.streaming.popleft()[1].release(self.seconds, succeeded=True)
 

@@ -1,5 +1,6 @@
 """What a policy sees and what it answers. All of it is immutable."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -38,6 +39,8 @@ class Snapshot:
     """Requests booked on the replica that have not ended."""
     active_tokens: Counts
     """Prompt tokens of the requests booked on the replica that have not ended."""
+    pace: Costs
+    """Time that the replica needs for a token over what others need; 1 where no difference is known."""
     number: int
     """How many decisions for this model came before this one: what a rotating policy uses for a counter."""
     home: int = -1
@@ -52,6 +55,8 @@ class Decision:
     reason: str
     costs: Costs
     """One number per replica, lower is better; infinite for replicas that could not be chosen."""
+    room_tokens: float = math.inf
+    """The request waits in the router while the replica's engine has so many tokens to compute, or more."""
 
 
 Policy: TypeAlias = Callable[[Request, Snapshot], Decision]

@@ -35,6 +35,8 @@ class RequestRecord:
     reason: str = ""
     expected_cached_tokens: int = 0
     decision_seconds: float = 0.0
+    held_seconds: float = 0.0
+    """How long it waited in the router for room at an engine."""
     attempts: int = 0
     first_byte: float | None = None
     usage: Usage | None = None
@@ -122,6 +124,7 @@ class Accounts:
             delivered_cached_tokens=usage.cached_tokens if usage else None,
             completion_tokens=usage.completion_tokens if usage else None,
             decision_ms=round(record.decision_seconds * 1000, 3),
+            held_ms=round(record.held_seconds * 1000, 1),
             ttft_ms=round(ttft * 1000, 1) if ttft is not None else None,
             duration_ms=round((ended - record.started) * 1000, 1),
         )

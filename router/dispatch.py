@@ -1,12 +1,14 @@
 """From a prepared prompt to the first bytes of an answer: decide, book, send, and try elsewhere on
 failure."""
 
+import asyncio
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from cluster.fleet import Booking, Fleet
+from cluster.booking import Booking
+from cluster.fleet import Fleet
 from cluster.replicas import Model
 from policies.types import Decision, NoReplicaError, Policy, Request, Snapshot
 from router.accounting import RequestRecord
@@ -24,6 +26,11 @@ from router.settings import RouterSettings
 from router.sse import error_status
 from router.steering import Steering
 from router.upstream import Upstream, UpstreamReply
+
+MAX_HELD_SECONDS = 60.0
+"""Longest wait in the router; then a request joins its engine's queue whatever that is believed to be."""
+LOOK_SECONDS = 1.0
+"""How often a request that waits makes sure that what it waits for can still come."""
 
 
 @dataclass(slots=True)
@@ -62,12 +69,17 @@ class Dispatcher:
         record.assignment = assignment = self._steering.policy_for(prompt.conversation_key)
         failures: dict[str, AttemptFailedError] = {}
         while True:
-            booking = self._decide(call, prompt, assignment.policy, record, failures)
+            booking, room_tokens = self._decide(call, prompt, assignment.policy, record, failures)
             replica = booking.replica
             try:
+                if not await self._turn(booking, room_tokens, record):
+                    booking.release(time.monotonic(), succeeded=False)
+                    continue
+                record.attempts += 1
+                booking.measure_from(time.monotonic())
                 async with self._probes.watched(replica):
                     reply = await self._upstream.send(replica.lease.url, call.path, body, headers)
-                    await _require_sound(reply, call)
+                    first_token = await _require_sound(reply, call)
             except AttemptFailedError as failure:
                 booking.release(time.monotonic(), succeeded=False)
                 if failure.replica_down:
@@ -80,8 +92,26 @@ class Dispatcher:
                 booking.release(time.monotonic(), succeeded=False)
                 raise
             else:
-                booking.prefill_done()
+                booking.prefill_done(time.monotonic(), first_token)
                 return Exchange(reply, booking)
+
+    async def _turn(self, booking: Booking, room_tokens: float, record: RequestRecord) -> bool:
+        """Wait in the router until the engine has room. False when the replica takes no requests any more."""
+        turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        fleet, began = self._fleet, time.monotonic()
+        limit = began + MAX_HELD_SECONDS - record.held_seconds
+        if began >= limit or not fleet.hold(booking, room_tokens, record.started, turn.set_result):
+            return True
+        fleet.waiting_requests += 1
+        try:
+            while not turn.done() and fleet.store_reachable and time.monotonic() < limit:
+                await asyncio.wait([turn], timeout=min(LOOK_SECONDS, limit - time.monotonic()))
+                fleet.forget_until(time.monotonic())
+        finally:
+            fleet.waiting_requests -= 1
+            record.held_seconds += time.monotonic() - began
+        booking.let_go()
+        return fleet.takes_requests(booking.replica, time.monotonic())
 
     def _decide(
         self,
@@ -90,8 +120,11 @@ class Dispatcher:
         policy: Policy,
         record: RequestRecord,
         failures: Mapping[str, AttemptFailedError],
-    ) -> Booking:
-        """Choose a replica and book it, without giving control to anybody in between."""
+    ) -> tuple[Booking, float]:
+        """Choose a replica and book it, without giving control to anybody in between.
+
+        The number says how many tokens its engine may still have to compute when the request is sent.
+        """
         started = time.perf_counter()
         model = self._fleet.models.get(call.model)
         if model is None:
@@ -105,13 +138,13 @@ class Dispatcher:
             prompt.prompt_tokens,
             expected,
             prompt.conversation_key,
+            streamed=call.stream,
         )
-        record.attempts += 1
         record.replica = replica.lease.replica
         record.reason = "retry" if failures else decision.reason
         record.expected_cached_tokens = expected
         record.decision_seconds = time.perf_counter() - started
-        return booking
+        return booking, decision.room_tokens
 
     def _choose(
         self,
@@ -141,8 +174,9 @@ class Dispatcher:
         raise NoReplicaReadyError(f"No replica of {model.name!r} is ready; try again shortly.")
 
 
-async def _require_sound(reply: UpstreamReply, call: Call) -> None:
-    """Raise `AttemptFailedError` for an answer of which nothing should reach the client.
+async def _require_sound(reply: UpstreamReply, call: Call) -> bool:
+    """Whether a first token has just come. Raises `AttemptFailedError` for an answer of which nothing should
+    reach the client.
 
     Of a stream, the first event decides; an error there that blames the request is an answer. Any other
     answer is read whole, so that it can still be repeated.
@@ -150,8 +184,11 @@ async def _require_sound(reply: UpstreamReply, call: Call) -> None:
     try:
         if not call.stream or reply.status != 200:
             await reply.read_all()
-        elif (error_status(await reply.read_event()) or 0) >= 500:
+            return False
+        error = error_status(await reply.read_event())
+        if (error or 0) >= 500:
             raise AttemptFailedError("the engine began its stream with an error", replica_down=True)
+        return error is None
     except ReplyBrokenError as error:
         reply.close()
         raise AttemptFailedError(f"the answer broke off: {error}", replica_down=True) from error

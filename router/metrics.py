@@ -75,6 +75,13 @@ class Metrics:
             buckets=DECISION_BUCKETS,
             registry=registry,
         )
+        self._held = Histogram(
+            "warmroute_held_seconds",
+            "How long requests waited in the router for room at an engine",
+            ["model", *ARM_LABELS],
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
         self._gauge("warmroute_open_bookings", "Requests booked on replicas", lambda: fleet.open_bookings)
         self._gauge("warmroute_index_blocks", "Distinct blocks in the prefix index", lambda: len(fleet.index))
         self._gauge(
@@ -109,6 +116,7 @@ class Metrics:
         if record.replica:
             self._replica_requests.labels(record.replica, record.reason).inc()
             self._decision.observe(record.decision_seconds)
+            self._held.labels(record.model, *arm).observe(record.held_seconds)
         if record.replica and record.usage is not None:
             self._prompt_tokens.labels(record.replica, *arm).inc(record.usage.prompt_tokens)
             self._predicted.labels(record.replica, *arm).inc(record.expected_cached_tokens)

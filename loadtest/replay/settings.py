@@ -24,7 +24,7 @@ SHOWN_POLICIES = (
     "vllm-router-cache-aware",
     "round-robin",
 )
-"""Compared unless others are named: ours, the strongest and best known others, and one that looks at nothing."""
+"""Compared unless others are named: ours, the strongest and best known others, and one that is blind."""
 TRACE_ONLY = ("length_scale", "block_size", "first", "last")
 
 
@@ -116,9 +116,7 @@ class ReplaySettings(BaseSettings):
     def source(self) -> WorkloadSource:
         """Where the requests come from. Raises `StartUpError` for options that do not go together."""
         if (self.trace is None) == (not self.workload):
-            raise StartUpError(
-                f"give either --trace FILE, or --workload and one of {', '.join(WORKLOADS)}"
-            )
+            raise StartUpError(f"give either --trace FILE, or --workload and one of {', '.join(WORKLOADS)}")
         if self.workload and (given := self.model_fields_set.intersection(TRACE_ONLY)):
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in TRACE_ONLY if name in given)
             raise StartUpError(f"{flags}: only for a --trace")
@@ -130,6 +128,9 @@ class ReplaySettings(BaseSettings):
 
     def plan(self) -> Plan:
         """The fleet, without changes. Raises `StartUpError` for options that do not go together."""
+        for name in ("join_at", "death_at"):
+            if getattr(self, name) is not None and not self.changes:
+                raise StartUpError(f"--no-changes leaves no --{name.replace('_', '-')}")
         if unknown := [number for number in self.slow if not 0 <= number < self.replicas]:
             raise StartUpError(f"--slow {unknown[0]}: replicas are numbered from 0 to {self.replicas - 1}")
         profile = PROFILES[self.profile]
@@ -145,4 +146,6 @@ class ReplaySettings(BaseSettings):
 
 def _split(value: object) -> object:
     """The parts of a text that are separated by commas; what is no text, as it is."""
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+    return (
+        tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+    )

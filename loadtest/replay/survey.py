@@ -18,8 +18,6 @@ from loadtest.workloads.bounds import estimated_order, pooled_hits
 
 CHOSEN_SHARES = (0.45, 0.7, 0.85, 0.95)
 """Of the fleet's capacity: light to near saturation."""
-MIDDLE = (0.1, 0.9)
-"""The part of all requests whose rate counts: at the beginning and at the end a workload may be thin."""
 PRECISION = 0.01
 MOST_STEPS = 30
 """Of the search for a load. Clients that wait for answers cannot be made to send at any rate."""
@@ -41,7 +39,7 @@ class Survey:
     seconds: float
     """From the first to the last request at load 1."""
     num_replicas_of_work: float
-    """So many replicas have enough to do at load 1."""
+    """So many replicas have enough to do at load 1, in the busiest half."""
     loads: tuple[float, ...]
     shares: tuple[float, ...]
     """Of the fleet's capacity, at each load."""
@@ -119,19 +117,22 @@ class _Demand:
         return np.array([start for start, _ in estimated_order(self._workload.faster(load))])
 
     def replicas_of_work(self, load: float) -> float:
-        """So many replicas of full speed have enough to do."""
-        begin, end = np.quantile(self.starts(load), MIDDLE)
-        work_seconds = self._work_seconds * (MIDDLE[1] - MIDDLE[0])
-        return float(work_seconds / (end - begin)) if end > begin else float("inf")
+        """So many replicas of full speed have enough to do in the shortest time in which half of all requests
+        are sent: the beginning and the end of a workload may be thin.
+        """
+        starts = self.starts(load)
+        half = len(starts) // 2
+        seconds = float((starts[half:] - starts[: len(starts) - half]).min())
+        return self._work_seconds * half / len(starts) / seconds if seconds else float("inf")
 
     def share(self, load: float) -> float:
         """Of the fleet's capacity."""
         return self.replicas_of_work(load) / self._fleet_speed
 
     def chosen_loads(self) -> tuple[float, ...]:
-        """Those at which the fleet has as much to do as is usually wanted; load 1 when none can be found."""
-        found = [load for share in CHOSEN_SHARES if (load := self._load_with(share)) is not None]
-        return tuple(sorted({float(f"{load:.3g}") for load in found})) or (1.0,)
+        """Those that take the wanted shares of the fleet's capacity; load 1 for a share that none takes."""
+        found = [self._load_with(share) or 1.0 for share in CHOSEN_SHARES]
+        return tuple(sorted({float(f"{load:.3g}") for load in found}))
 
     def _load_with(self, wanted: float) -> float | None:
         load = 1.0

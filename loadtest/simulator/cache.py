@@ -1,8 +1,8 @@
 """An engine's paged prefix cache, by block keys only.
 
-The same rules as `workers.block_manager`, which handles tokens: blocks are held by requests or idle; idle ones
-are evicted least recently freed first, a chain's tail before its head. A prompt's last token is always
-computed, so its block, or one that two requests compute side by side, can be there in several copies.
+The same rules as `workers.block_manager`, which handles tokens. Blocks are held by requests or idle; idle
+ones are evicted least recently freed first, a chain's tail before its head. A prompt's last token is always
+computed: its block, or one that two requests compute side by side, can be there in several copies.
 """
 
 from collections import Counter, OrderedDict

@@ -69,7 +69,7 @@ class Engine:
 
     def add(self, request: EngineRequest) -> None:
         """Queue a request. A dead engine refuses it at once."""
-        if self._dead or not self._fits(request.turn):
+        if self._dead or not self.fits(request.turn):
             self._clock.after(0.0, request.on_failure)
             return
         self._waiting.append(request)
@@ -95,7 +95,8 @@ class Engine:
         """Raise `AssertionError` unless exactly the running requests hold blocks."""
         self._cache.check_integrity([request.holding for request in self._running])
 
-    def _fits(self, turn: Turn) -> bool:
+    def fits(self, turn: Turn) -> bool:
+        """Whether a request can ever run here."""
         needed = -(-(turn.prompt_tokens + turn.output_tokens - 1) // self._block_size)
         return needed <= self._profile.num_blocks
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,8 +64,8 @@ class Run:
 
     def ttft(self) -> NDArray[np.float64]:
         """Seconds to the first token of every request that got one."""
-        times = np.array([answer.first_token - answer.arrival for answer in self.answers])
-        return times[np.isfinite(times)]
+        answers = (answer for answer in self.answers if isfinite(answer.first_token))
+        return np.array([answer.first_token - answer.arrival for answer in answers], dtype=np.float64)
 
     @property
     def hit_rate(self) -> float:
@@ -76,13 +77,13 @@ class Run:
     def utilisation(self) -> float:
         """Mean share of time in which replicas were in a step."""
         busy = sum(totals.busy_seconds for totals in self.replicas.values())
-        return busy / len(self.replicas) / self.seconds
+        return busy / len(self.replicas) / self.seconds if busy else 0.0
 
     @property
     def imbalance(self) -> float:
         """Prompt tokens computed by the busiest replica over the mean; 1 is perfect balance."""
         computed = [totals.prefilled_tokens for totals in self.replicas.values()]
-        return max(computed) * len(computed) / max(sum(computed), 1)
+        return max(computed) * len(computed) / sum(computed) if any(computed) else 1.0
 
     @property
     def failures(self) -> int:

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from cluster.fleet import Booking, Fleet
+from cluster.booking import Booking
+from cluster.fleet import Fleet
 from cluster.gossip import PAUSE_SECONDS
-from cluster.replicas import Replica
 from cluster.wire import Bookings, Lease, Load, ReplicaState
 from loadtest.simulator.clock import Clock
 from loadtest.simulator.engine import Engine, EngineRequest
@@ -88,10 +88,25 @@ class SimulatedRouter:
 
     def _dispatch(self, call: Call) -> None:
         try:
-            replica = self._decide(call)
+            booking, room_tokens = self._decide(call)
         except NoReplicaError:
             self._finish(call, failed=True)
             return
+        if not self.fleet.hold(booking, room_tokens, self._clock.now, lambda room: self._turn(call, room)):
+            self._send(call)
+
+    def _turn(self, call: Call, room: bool) -> None:
+        """A request has waited in the router, and there is room now, or its replica takes no more."""
+        if room:
+            self._send(call)
+        else:
+            assert call.booking is not None
+            call.booking.release(self._clock.now, succeeded=False)
+            self._dispatch(call)
+
+    def _send(self, call: Call) -> None:
+        assert call.booking is not None
+        call.booking.measure_from(self._clock.now)
         request = EngineRequest(
             call.turn,
             on_first_token=lambda: self._later(self._first_token, call),
@@ -99,9 +114,9 @@ class SimulatedRouter:
             on_failure=lambda: self._later(self._fail, call),
         )
         call.sent = request
-        self._later(self._engines[replica.lease.replica].add, request)
+        self._later(self._engines[call.replica].add, request)
 
-    def _decide(self, call: Call) -> Replica:
+    def _decide(self, call: Call) -> tuple[Booking, float]:
         """Choose and book, as `router.dispatch` does in one step."""
         turn = call.turn
         keys = turn.keys[: turn.prompt_tokens // self._block_size]
@@ -122,12 +137,12 @@ class SimulatedRouter:
             replica, keys, turn.prompt_tokens, call.expected_tokens, turn.conversation_key
         )
         self._tell_soon()
-        return replica
+        return call.booking, decision.room_tokens
 
     def _first_token(self, call: Call) -> None:
         assert call.booking is not None
         call.first_token = self._clock.now
-        call.booking.prefill_done()
+        call.booking.prefill_done(self._clock.now)
         self._tell_soon()
 
     def _end(self, call: Call) -> None:

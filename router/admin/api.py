@@ -83,6 +83,7 @@ def admin_routes(
         return {
             "router": router_id,
             "open_requests": upstream.open_requests,
+            "waiting_requests": fleet.waiting_requests,
             "open_bookings": fleet.open_bookings,
             "replicas": _describe_bookings(own),
             "peers": {name: _describe_bookings(booked) for name, booked in fleet.peers.by_router().items()},
@@ -125,8 +126,10 @@ def _describe(replica: Replica, fleet: Fleet, accounts: Accounts) -> dict[str, A
         "alarms": list(lease.alarms),
         "load": {
             "booked": replica.running,
+            "held": replica.held,
             "queued_tokens": replica.queued_tokens,
             "active_tokens": replica.active_tokens,
+            "engine_tokens": replica.engine_tokens,
             "booked_by_others": fleet.peers[lease.replica].running,
             "running": load.running,
             "waiting": load.waiting,

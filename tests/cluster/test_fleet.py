@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.fleet import EXPECTATION_GRACE_SECONDS, Fleet
+from cluster.booking import EXPECTATION_GRACE_SECONDS
+from cluster.fleet import Fleet
 from cluster.wire import Booked, Load, ReplicaState
 from tests.cluster.fleets import cached, fleet_of, lease
 
@@ -15,7 +16,7 @@ def test_booking_counts_until_it_is_released():
     replica = fleet.replicas["a"]
     booking = fleet.book(replica, [1], 300, cached_tokens=16)
     assert (fleet.open_bookings, fleet.booked("a")) == (1, Booked(1, 284, 300))
-    booking.prefill_done()
+    booking.prefill_done(0.0)
     assert fleet.booked("a") == Booked(1, 0, 300)
     booking.release(0.0, succeeded=True)
     assert (fleet.open_bookings, fleet.booked("a")) == (0, Booked())
@@ -27,7 +28,7 @@ def test_booking_is_released_once():
     first, second = (fleet.book(fleet.replicas["a"], [1, 2], 100) for _ in range(2))
     for succeeded in (True, False, True):
         first.release(0.0, succeeded)
-        first.prefill_done()
+        first.prefill_done(0.0)
     assert (fleet.open_bookings, fleet.replicas["a"].running, fleet.replicas["a"].queued_tokens) == (
         1,
         1,
@@ -66,7 +67,7 @@ def test_bookings_are_conserved(steps):
         elif action == "book" and replica:
             open_requests.append(fleet.book(replica, list(range(number)), number * 10))
         elif action == "prefill" and open_requests:
-            open_requests[number % len(open_requests)].prefill_done()
+            open_requests[number % len(open_requests)].prefill_done(0.0)
         elif action == "release" and open_requests:
             open_requests.pop(number % len(open_requests)).release(now, flag)
         elif action == "dismiss" and replica:

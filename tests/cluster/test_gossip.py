@@ -67,7 +67,7 @@ async def test_booking_is_seen_by_the_others_until_it_ends(redis, keys, shared_r
     async with routers(shared_redis.url, keys, "x", "y", "z") as (x, y, z):
         booking = x.fleet.book(x.replica, [1], 300)
         await eventually(lambda: y.seen() == z.seen() == Booked(1, 300, 300))
-        booking.prefill_done()
+        booking.prefill_done(0.0)
         await eventually(lambda: y.seen() == z.seen() == Booked(1, 0, 300))
         assert x.seen() == Booked()
         booking.release(0.0, succeeded=True)
@@ -93,7 +93,7 @@ async def test_blocks_being_computed_are_known_to_the_others(redis, keys, shared
         await eventually(lambda: y.seen() == Booked(1, 300, 300))
         cached = y.fleet.snapshot(y.fleet.models["m"], [1, 2, 9], 100, time.monotonic()).cached_tokens
         assert cached.tolist() == [32]
-        booking.prefill_done()
+        booking.prefill_done(0.0)
         await eventually(lambda: y.seen() == Booked(1, 0, 300) and not any(y.fleet.index.matched_blocks([1])))
 
 

@@ -7,7 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cluster.fleet import EXPECTATION_GRACE_SECONDS, Booking, Fleet
+from cluster.booking import EXPECTATION_GRACE_SECONDS, Booking
+from cluster.fleet import Fleet
 from cluster.replicas import Replica
 from cluster.wire import Lease, Load, ReplicaState
 
@@ -116,7 +117,7 @@ class LeaseMachine(RuleBasedStateMachine):
     def prefill_done(self, number):
         """A first token comes, perhaps a second time, perhaps after the end."""
         request = self.requests[number % len(self.requests)]
-        request.booking.prefill_done()
+        request.booking.prefill_done(self.now)
         request.queued_tokens = 0
 
     @precondition(lambda self: self.requests)

@@ -6,7 +6,17 @@ import pytest
 from policies.types import Request, Snapshot
 
 
-def _snapshot(cached, queued=None, running=None, active=None, eligible=None, number=0, names=None, home=-1):
+def _snapshot(
+    cached,
+    queued=None,
+    running=None,
+    active=None,
+    eligible=None,
+    number=0,
+    names=None,
+    home=-1,
+    pace=None,
+):
     size = len(cached)
 
     def read_only(values, dtype, default):
@@ -21,6 +31,7 @@ def _snapshot(cached, queued=None, running=None, active=None, eligible=None, num
         queued_tokens=read_only(queued, np.int64, 0),
         running=read_only(running, np.int64, 0),
         active_tokens=read_only(active, np.int64, 0),
+        pace=read_only(pace, np.float64, 1.0),
         number=number,
         home=home,
     )

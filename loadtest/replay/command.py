@@ -1,0 +1,129 @@
+"""``warmroute replay``: surveys the workload, plays all runs, shows and writes down what they measured."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import matplotlib  # noqa: F401 - a missing one must not be noticed only when all runs are over
+from rich.console import Console
+from rich.markup import escape
+from rich.measure import Measurement
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from cluster.errors import StartUpError
+from loadtest.replay.describe import facts_of, failures_in, introduction, title_of
+from loadtest.replay.experiment import CapacityPoint, Experiment
+from loadtest.replay.figures import Row, tabulate
+from loadtest.replay.pool import Workers, start_workers
+from loadtest.replay.report import write_report
+from loadtest.replay.run import Task, changes_of, play, tasks_of
+from loadtest.replay.settings import ReplaySettings
+from loadtest.replay.survey import Survey, survey
+from loadtest.replay.table import results_table
+from loadtest.replay.verdict import judge
+from loadtest.simulator.results import Run
+from policies.catalog import DEFAULT_POLICY
+
+LEFT_OUT_FIRST = ("utilisation", "imbalance", "hit_rate_of_bound", "ttft_p50_ms", "ttft_p95_ms", "failures")
+"""Columns, where the terminal is too narrow for all."""
+
+
+def replay(settings: ReplaySettings, command: str, console: Console, progress: Console) -> None:
+    """Do all that is asked for. ``command`` is what the user typed, for the report."""
+    source, _ = settings.source(), settings.plan()  # both complain before anything is written
+    directory = _make_directory(settings.output or Path(f"replay-{source.name}"))
+    experiment = measure_all(settings, command, console, progress)
+    with progress.status("Drawing the report"):
+        path = write_report(experiment, directory)
+    _show(experiment, tabulate(experiment), settings, console)
+    console.print(f"Report: {escape(str(path))}", soft_wrap=True)
+
+
+def measure_all(settings: ReplaySettings, command: str, console: Console, progress: Console) -> Experiment:
+    """Say what will be played, and play it."""
+    source, plan = settings.source(), settings.plan()
+    with start_workers(settings.jobs) as workers:
+        with progress.status("Reading the workload"):
+            of_seeds = [(source, plan, settings.load, seed) for seed in range(settings.seeds)]
+            surveys = workers.map(survey, of_seeds)
+        for line in introduction(settings, surveys[0]):
+            console.print(f"{escape(line)}.")
+        tasks = tasks_of(settings, surveys[0])
+        console.print(f"{len(tasks)} runs, {min(settings.jobs, len(tasks))} at a time.\n")
+        runs = _play(tasks, workers, progress)
+    return _experiment(settings, command, surveys, tasks, runs)
+
+
+def _make_directory(directory: Path) -> Path:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartUpError(f"--output {directory}: {error.strerror}") from error
+    return directory
+
+
+def _play(tasks: Sequence[Task], workers: Workers, progress: Console) -> list[Run]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("runs, left:"),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=progress, transient=True, speed_estimate_period=600) as bar:
+        shown = bar.add_task("Playing", total=len(tasks))
+        return workers.map(play, [(task,) for task in tasks], done=lambda: bar.advance(shown))
+
+
+def _experiment(
+    settings: ReplaySettings,
+    command: str,
+    surveys: Sequence[Survey],
+    tasks: Sequence[Task],
+    runs: Sequence[Run],
+) -> Experiment:
+    plan, first = settings.plan(), surveys[0]
+    steady = [run for task, run in zip(tasks, runs, strict=True) if task.plan == plan]
+    changes = [run for task, run in zip(tasks, runs, strict=True) if task.plan.changes]
+    capacity = [
+        CapacityPoint(run.policy, task.plan.profile.num_blocks, run.hit_rate)
+        for task, run in zip(tasks, runs, strict=True)
+        if settings.capacity and not task.plan.changes and task.load == first.middle_load
+    ]
+    return Experiment(
+        title=title_of(settings),
+        command=command,
+        facts=facts_of(settings, first, changes),
+        runs=steady,
+        bound_hit_rate=median(survey.bound_hit_rate for survey in surveys),
+        capacity=capacity,
+        changes=changes,
+        change_times={str(change.kind): change.at for change in changes_of(settings, first)},
+    )
+
+
+def _show(experiment: Experiment, rows: Sequence[Row], settings: ReplaySettings, console: Console) -> None:
+    console.print(fitting_table(rows, console))
+    verdict = judge(rows, DEFAULT_POLICY, experiment.bound_hit_rate)
+    console.print(escape(f"\n{verdict.headline} {verdict.failures}"))
+    if experiment.changes:
+        failures = failures_in(experiment.changes)
+        console.print(f"The runs in which the fleet changes are in the report. {failures}.")
+    if settings.seeds == 1:
+        console.print("One seed: small differences may be chance. --seeds 5 takes the median of five.")
+
+
+def fitting_table(rows: Sequence[Row], console: Console) -> Table:
+    """The results, in as many columns as the terminal has room for."""
+    table = results_table(rows, DEFAULT_POLICY)
+    left_out: dict[str, float] = {}
+    for key in LEFT_OUT_FIRST:
+        if Measurement.get(console, console.options.update(width=1000), table).maximum <= console.width:
+            break
+        left_out[key] = math.nan
+        shown = [replace(row, figures={**row.figures, **left_out}) for row in rows]
+        table = results_table(shown, DEFAULT_POLICY)
+    return table
