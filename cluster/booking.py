@@ -73,7 +73,7 @@ class Booking:
             self._fleet.load_changed(self.replica)
 
     def measure_from(self, now: float) -> None:
-        """The request is being sent at a monotonic time in seconds: measure how soon its first token comes."""
+        """The request is being sent, at a monotonic time in seconds: measure how soon a token comes."""
         self._sent_at, self._work = now, self._fleet.engine_queue(self.replica)
 
     def progress(self) -> bool:

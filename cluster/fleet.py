@@ -4,12 +4,13 @@ Everything here is synchronous: a decision and its booking happen between two aw
 Redis.
 """
 
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 
 from cluster.booking import Booking
+from cluster.branches import Branches
 from cluster.pace import relative_paces
 from cluster.peer_expectations import PeerExpectations
 from cluster.peers import Outbox, PeerBookings
@@ -50,6 +51,7 @@ class Fleet:
         self._homes: OrderedDict[int, Replica] = OrderedDict()
         self._leaving: deque[tuple[float, Expectation]] = deque()
         self._waiting = WaitingRoom()
+        self._branches: defaultdict[str, Branches] = defaultdict(Branches)
         self._paces: dict[str, tuple[float, Costs]] = {}
 
     @property
@@ -95,7 +97,7 @@ class Fleet:
             self.index.clear(replica.slot)
         self.index.remove(replica.slot, removed)
         self.index.store(replica.slot, stored)
-        if stored and any([booking.progress() for booking in list(replica.prefilling)]):
+        if stored and sum(booking.progress() for booking in list(replica.prefilling)):
             self.load_changed(replica)
 
     def snapshot(
@@ -123,12 +125,16 @@ class Fleet:
         if barred:
             eligible[barred] = False
         cached = np.zeros(len(model.ids), dtype=np.int64)
+        share = 0.0
+        caches_seen = bool(keys) and model.namespace is not None
         if keys and model.namespace:
             block_size = model.namespace.block_size
             # The engine always computes a prompt's last token, and finds only full blocks in its cache.
             most = max(prompt_tokens - 1, 0) // block_size
             matched = self.index.matched_blocks(keys).take(model.slots)
             cached = block_size * np.minimum(matched, most) * rows["publishes_events"]
+            if known := int(matched.max(initial=0)):
+                share = self._branches[model.replicas[0].lease.model].share(keys[known - 1])
         for array in (rows, eligible, cached):
             array.flags.writeable = False
         return Snapshot(
@@ -140,6 +146,8 @@ class Fleet:
             active_tokens=rows["active_tokens"],
             pace=self._relative_paces(model, now),
             home=model.row_of(self._homes.get(conversation_key)),
+            caches_seen=caches_seen,
+            share=share,
             number=self.decisions[model.replicas[0].lease.model],
         )
 
@@ -166,6 +174,9 @@ class Fleet:
         self.decisions[replica.lease.model] += 1
         self.open_bookings += 1
         self.num_bookings += 1
+        num_held = cached_tokens // replica.lease.block_size if replica.lease.block_size else 0
+        if 0 < num_held < len(keys):
+            self._branches[replica.lease.model].add(keys[num_held - 1])
         return Booking(self, replica, keys, prompt_tokens, cached_tokens, streamed)
 
     def hold(self, booking: Booking, room_tokens: float, since: float, go: Callable[[bool], None]) -> bool:

@@ -36,7 +36,7 @@ REQUEST_SECONDS = 600.0
 TOKEN_IDS = (1_000, 20_000)
 """Ordinary tokens in the vocabulary of every model in use."""
 DECODED_TOKENS = 24
-"""Of each request while time per output token is measured."""
+"""About as many tokens of each request are measured."""
 COEFFICIENTS = (
     "step_seconds",
     "prefill_seconds",
@@ -185,7 +185,7 @@ class Engine:
 
 def num_decoded(batch: int) -> int:
     """Tokens of each answer: the first prompts decode while the last are computed, and must outlast that."""
-    return DECODED_TOKENS + batch
+    return DECODED_TOKENS + 4 * batch
 
 
 def gaps_together(answers: Sequence[Sequence[float]]) -> list[float]:
@@ -198,7 +198,9 @@ def gaps_together(answers: Sequence[Sequence[float]]) -> list[float]:
         if begin <= before and after <= end
     ]
     if not gaps:
-        raise SystemExit(f"{len(answers)} requests never decoded at the same time")
+        raise SystemExit(
+            f"{len(answers)} requests never decoded at the same time: is the KV cache too small?"
+        )
     return gaps
 
 
@@ -247,7 +249,9 @@ async def _run(
     """Samples, and the tokens of the KV cache."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
-    async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
+    # An engine may close a connection just when it is used again: each request has its own.
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)
+    async with aiohttp.ClientSession(connector=connector, headers=headers, timeout=timeout) as session:
         async with session.get(f"{url}/v1/models") as response:
             response.raise_for_status()
             model = (await response.json())["data"][0]["id"]

@@ -45,6 +45,10 @@ class Snapshot:
     """How many decisions for this model came before this one: what a rotating policy uses for a counter."""
     home: int = -1
     """Row of the replica that served this conversation's last turn; -1 when it is unknown or gone."""
+    caches_seen: bool = True
+    """Whether it is known what replicas hold of this prompt; otherwise `cached_tokens` are 0."""
+    share: float = 0.0
+    """Of the recent prompts, the share that went on with something new where this one does."""
 
 
 @dataclass(frozen=True, slots=True)

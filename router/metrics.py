@@ -83,6 +83,11 @@ class Metrics:
             registry=registry,
         )
         self._gauge("warmroute_open_bookings", "Requests booked on replicas", lambda: fleet.open_bookings)
+        self._gauge(
+            "warmroute_waiting_requests",
+            "Booked requests that wait in the router for room at an engine",
+            lambda: fleet.waiting_requests,
+        )
         self._gauge("warmroute_index_blocks", "Distinct blocks in the prefix index", lambda: len(fleet.index))
         self._gauge(
             "warmroute_index_refused_blocks",

@@ -87,12 +87,15 @@ class SimulatedRouter:
             self._tell(Bookings(self.name, booked, complete=True))
 
     def _dispatch(self, call: Call) -> None:
+        if not any(engine.fits(call.turn) for engine in self._engines.values()):
+            self._finish(call, failed=True)
+            return
         try:
             booking, room_tokens = self._decide(call)
         except NoReplicaError:
             self._finish(call, failed=True)
             return
-        if not self.fleet.hold(booking, room_tokens, self._clock.now, lambda room: self._turn(call, room)):
+        if not self.fleet.hold(booking, room_tokens, call.arrival, lambda room: self._turn(call, room)):
             self._send(call)
 
     def _turn(self, call: Call, room: bool) -> None:

@@ -111,6 +111,8 @@ class _System:
         if change.kind is ChangeKind.JOIN:
             self._admit(self._start_engine())
             return
+        if not self._serving:
+            return
         name = self._serving.pop(0)
         if change.kind is ChangeKind.DRAIN:
             self._admit(name, ReplicaState.DRAINING)

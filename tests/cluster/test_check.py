@@ -21,15 +21,16 @@ def _impatient(monkeypatch):
     monkeypatch.setattr("cluster.check_bookings.PAUSE_SECONDS", 0.01)
 
 
-BOOKED = {"running": 1, "queued_tokens": 40, "active_tokens": 90}
+BOOKED = {"running": 1, "queued_tokens": 40, "active_tokens": 90, "engine_tokens": 40}
 
 
-def said(router, open_bookings=0, open_requests=0, replicas=None, peers=None):
+def said(router, open_bookings=0, open_requests=0, waiting_requests=0, replicas=None, peers=None):
     """A router's answer about bookings."""
     return {
         "router": router,
         "open_bookings": open_bookings,
         "open_requests": open_requests,
+        "waiting_requests": waiting_requests,
         "replicas": replicas or {},
         "peers": peers or {},
     }
@@ -111,7 +112,13 @@ async def test_booking_without_a_request(fleet):
     fleet.bookings["open_requests"] = 0
     report = await check(fleet)
     assert not report.agree
-    assert report.lines[-1] == f"router {fleet.url}/router/: 1 bookings for 0 open requests"
+    assert report.lines[-1] == f"router {fleet.url}/router/: 1 bookings for 0 open requests and 0 waiting"
+
+
+async def test_request_that_waits_is_a_request(fleet):
+    """A booking may also stand for a request that has not been sent yet."""
+    fleet.bookings |= {"open_requests": 0, "waiting_requests": 1}
+    assert (await check(fleet)).agree
 
 
 async def test_bookings_that_do_not_add_up(fleet):

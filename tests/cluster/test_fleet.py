@@ -15,7 +15,7 @@ def test_booking_counts_until_it_is_released():
     fleet = fleet_of(lease())
     replica = fleet.replicas["a"]
     booking = fleet.book(replica, [1], 300, cached_tokens=16)
-    assert (fleet.open_bookings, fleet.booked("a")) == (1, Booked(1, 284, 300))
+    assert (fleet.open_bookings, fleet.booked("a")) == (1, Booked(1, 284, 300, 284))
     booking.prefill_done(0.0)
     assert fleet.booked("a") == Booked(1, 0, 300)
     booking.release(0.0, succeeded=True)

@@ -66,7 +66,7 @@ async def test_booking_is_seen_by_the_others_until_it_ends(redis, keys, shared_r
     """Booked, prefilled, ended: each step arrives at every other router, and never at its own router."""
     async with routers(shared_redis.url, keys, "x", "y", "z") as (x, y, z):
         booking = x.fleet.book(x.replica, [1], 300)
-        await eventually(lambda: y.seen() == z.seen() == Booked(1, 300, 300))
+        await eventually(lambda: y.seen() == z.seen() == Booked(1, 300, 300, 300))
         booking.prefill_done(0.0)
         await eventually(lambda: y.seen() == z.seen() == Booked(1, 0, 300))
         assert x.seen() == Booked()
@@ -79,7 +79,7 @@ async def test_snapshot_counts_the_load_of_all_routers(redis, keys, shared_redis
     async with routers(shared_redis.url, keys, "x", "y") as (x, y):
         x.fleet.book(x.replica, [1], 300)
         y.fleet.book(y.replica, [2], 50)
-        await eventually(lambda: y.seen() == Booked(1, 300, 300))
+        await eventually(lambda: y.seen() == Booked(1, 300, 300, 300))
         snapshot = y.fleet.snapshot(y.fleet.models["m"], [], 10, time.monotonic())
         assert snapshot.queued_tokens.tolist() == [350]
         assert snapshot.running.tolist() == [2]
@@ -90,7 +90,7 @@ async def test_blocks_being_computed_are_known_to_the_others(redis, keys, shared
     """A prompt that another router has just sent counts like one's own, until it has been computed."""
     async with routers(shared_redis.url, keys, "x", "y") as (x, y):
         booking = x.fleet.book(x.replica, [1, 2, 3], 300)
-        await eventually(lambda: y.seen() == Booked(1, 300, 300))
+        await eventually(lambda: y.seen() == Booked(1, 300, 300, 300))
         cached = y.fleet.snapshot(y.fleet.models["m"], [1, 2, 9], 100, time.monotonic()).cached_tokens
         assert cached.tolist() == [32]
         booking.prefill_done(0.0)
@@ -101,7 +101,7 @@ async def test_blocks_that_a_replica_holds_are_not_told(redis, keys, shared_redi
     """Everybody knows those from its events; only what is new travels."""
     async with routers(shared_redis.url, keys, "x", "y") as (x, y):
         x.fleet.book(x.replica, [1, 2, 3], 300, cached_tokens=32)
-        await eventually(lambda: y.seen() == Booked(1, 268, 300))
+        await eventually(lambda: y.seen() == Booked(1, 268, 300, 268))
         assert y.fleet.index.expected(y.replica.slot) == {3}
 
 
@@ -109,9 +109,9 @@ async def test_dead_router_is_forgotten_within_two_seconds(redis, keys, shared_r
     """Nobody takes its bookings back; they stop counting by themselves, but not before the silence."""
     async with routers(shared_redis.url, keys, "x", "y") as (x, y):
         x.fleet.book(x.replica, [1], 300)
-        await eventually(lambda: y.seen() == Booked(1, 300, 300))
+        await eventually(lambda: y.seen() == Booked(1, 300, 300, 300))
         await asyncio.sleep(SILENCE_SECONDS)  # a living router is not forgotten
-        assert y.seen() == Booked(1, 300, 300)
+        assert y.seen() == Booked(1, 300, 300, 300)
         await x.die()
         died = time.monotonic()
         await eventually(lambda: y.seen() == Booked(), 2.0)
@@ -122,7 +122,7 @@ async def test_router_that_stops_takes_its_bookings_back(redis, keys, shared_red
     """An orderly end is seen at once, and leaves nothing in Redis."""
     async with routers(shared_redis.url, keys, "x", "y") as (x, y):
         x.fleet.book(x.replica, [1], 300)
-        await eventually(lambda: y.seen() == Booked(1, 300, 300))
+        await eventually(lambda: y.seen() == Booked(1, 300, 300, 300))
         await x.die()
         await x.gossip.close()
         await eventually(lambda: y.seen() == Booked(), 0.5)
@@ -137,7 +137,7 @@ async def test_new_router_knows_the_load_before_its_first_decision(redis, keys, 
         await x.gossip._tell_all()
         y = Router(shared_redis.url, keys, "y")
         await y.follower._read_bookings()
-        assert y.seen() == Booked(1, 300, 300)
+        assert y.seen() == Booked(1, 300, 300, 300)
         await y.redis.aclose()
 
 
@@ -155,22 +155,22 @@ async def test_unreadable_messages_do_no_harm(redis, keys, shared_redis, eventua
     async with routers(shared_redis.url, keys, "x", "y") as (x, y):
         await redis.publish(keys.bookings, b"\xc1")
         x.fleet.book(x.replica, [1], 300)
-        await eventually(lambda: y.seen() == Booked(1, 300, 300))
+        await eventually(lambda: y.seen() == Booked(1, 300, 300, 300))
 
 
 async def test_redis_away_and_back(own_redis, keys, eventually):
     """Without Redis each router counts its own load alone; when it is back they see each other again."""
     async with routers(own_redis.url, keys, "x", "y") as (x, y):
         booking = x.fleet.book(x.replica, [1], 300)
-        await eventually(lambda: y.seen() == Booked(1, 300, 300))
+        await eventually(lambda: y.seen() == Booked(1, 300, 300, 300))
         own_redis.stop()
         await eventually(lambda: y.seen() == Booked(), SILENCE_SECONDS + 0.5)
-        assert x.fleet.booked("a") == Booked(1, 300, 300)
+        assert x.fleet.booked("a") == Booked(1, 300, 300, 300)
         x.fleet.book(x.replica, [1], 7)
         own_redis.start()
-        await eventually(lambda: y.seen() == Booked(2, 307, 307))
+        await eventually(lambda: y.seen() == Booked(2, 307, 307, 307))
         booking.release(0.0, succeeded=False)
-        await eventually(lambda: y.seen() == Booked(1, 7, 7))
+        await eventually(lambda: y.seen() == Booked(1, 7, 7, 7))
 
 
 async def test_dead_subscription_is_noticed(redis, keys, shared_redis, eventually, monkeypatch):
@@ -191,7 +191,7 @@ async def test_dead_subscription_is_noticed(redis, keys, shared_redis, eventuall
         await subscriptions[-1].unsubscribe(keys.bookings)
         await eventually(lambda: len(subscriptions) == 3)
         x.fleet.book(x.replica, [1], 300)
-        await eventually(lambda: y.seen() == Booked(1, 300, 300))
+        await eventually(lambda: y.seen() == Booked(1, 300, 300, 300))
         assert y.fleet.store_reachable
 
 
@@ -201,6 +201,6 @@ async def test_burst_goes_out_in_few_messages(redis, keys, shared_redis, eventua
         before = (await redis.info("commandstats")).get("cmdstat_publish", {}).get("calls", 0)
         for number in range(100):
             x.fleet.book(x.replica, [number], 1)
-        await eventually(lambda: y.seen() == Booked(100, 100, 100))
+        await eventually(lambda: y.seen() == Booked(100, 100, 100, 100))
         after = (await redis.info("commandstats"))["cmdstat_publish"]["calls"]
         assert after - before < 20

@@ -8,7 +8,7 @@ from cluster.block_keys import KEY_BYTES, pack_keys
 from cluster.peers import MAX_EXPECTED_KEYS, MAX_WAITING, SILENCE_SECONDS, Outbox, PeerBookings
 from cluster.wire import Booked, Bookings, Expected
 
-BOOKED = st.builds(Booked, st.integers(0, 3), st.integers(0, 3), st.integers(0, 3))
+BOOKED = st.builds(Booked, *[st.integers(0, 3)] * 4)
 MESSAGES = st.lists(
     st.tuples(
         st.sampled_from("xyz"),
@@ -90,6 +90,7 @@ def test_totals_equal_a_plain_model(messages):
                 sum(b.running for b in said),
                 sum(b.queued_tokens for b in said),
                 sum(b.active_tokens for b in said),
+                sum(b.engine_tokens for b in said),
             )
             assert peers[replica] == expected
         peers.check_integrity()

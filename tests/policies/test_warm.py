@@ -1,4 +1,4 @@
-"""The default policy: conversations stay, openings spread, cold ones go by the ring."""
+"""The default policy: conversations stay, openings and what is hot spread, ties go by the ring."""
 
 import dataclasses
 from collections import Counter
@@ -6,10 +6,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from policies.choice import REQUEST_TOKENS
+from policies.baselines import consistent_hash
 from policies.ring import walk
 from policies.types import NoReplicaError
-from policies.warm import TIE_TOKENS, warm
+from policies.warm import HOT_SHARE, TIE_TOKENS, warm
 
 
 def test_own_history_stays_against_moderate_load(snapshot_of, request_of):
@@ -38,8 +38,8 @@ def test_shared_opening_attracts_while_its_holder_is_idle(snapshot_of, request_o
 
 def test_shared_opening_spreads_when_queueing_costs_more_than_computing(snapshot_of, request_of):
     """Once the holder's queue is longer than the opening, a new conversation starts elsewhere."""
-    fits = snapshot_of([992, 0, 0], queued=[992 - 100, 0, 0])
-    over = snapshot_of([992, 0, 0], queued=[992 + 100, 0, 0])
+    fits = snapshot_of([992, 0, 0], queued=[992 - TIE_TOKENS - 1, 0, 0])
+    over = snapshot_of([992, 0, 0], queued=[992 + TIE_TOKENS + 1, 0, 0])
     request = request_of(prompt=1100, opening=1000)
     assert warm(request, fits).row == 0
     decision = warm(request, over)
@@ -59,7 +59,7 @@ def test_new_conversations_with_one_opening_do_not_herd(snapshot_of, request_of)
 
 
 def test_cold_conversations_spread_evenly(snapshot_of, request_of):
-    """What nobody holds goes by the ring with bounded load: after 400 prompts, all within a quarter."""
+    """What nobody holds goes where there is least to do: after 400 prompts, all are within a quarter."""
     queued, counts = [0] * 8, Counter()
     for key in range(400):
         decision = warm(request_of(1500, 0, key * 0x9E3779B97F4A7C15 % 2**64), snapshot_of([0] * 8, queued))
@@ -108,9 +108,31 @@ def test_beyond_a_tie_the_cheaper_one_wins(snapshot_of, request_of):
     assert {warm(request_of(prompt=500, key=key), snapshot).row for key in range(50)} == {1}
 
 
-def test_one_more_running_request_outweighs_a_tie():
-    """Batches of different size are never equal."""
-    assert REQUEST_TOKENS > TIE_TOKENS
+def test_a_slow_replica_gets_less(snapshot_of, request_of):
+    """At half speed the same queue takes twice as long, and so does computing anything there."""
+    snapshot = snapshot_of([0, 0], queued=[1000, 1500], pace=[2.0, 1.0])
+    assert {warm(request_of(key=key), snapshot).row for key in range(50)} == {1}
+
+
+def test_what_is_hot_gets_copies_and_what_is_not_stays(snapshot_of, request_of):
+    """Behind the same queue, a text that many prompts begin with is computed again, a rare one is not."""
+    snapshot = snapshot_of([0, 960, 0], queued=[0, 2000, 0])
+    for share, row_stays in ((0.0, True), (HOT_SHARE / 3, False)):
+        row = warm(request_of(), dataclasses.replace(snapshot, share=share)).row
+        assert (row == 1) is row_stays
+
+
+def test_without_sight_of_caches_the_ring_decides(snapshot_of, request_of):
+    """A conversation keeps its place on the ring whatever its last replica has to do, up to the bound."""
+    blind = dataclasses.replace(snapshot_of([0] * 4, queued=[100, 0, 200, 50]), caches_seen=False)
+    for key in range(30):
+        assert warm(request_of(key=key), blind).row == consistent_hash(request_of(key=key), blind).row
+
+
+def test_requests_wait_in_the_router_only_for_a_replica_with_enough_to_do(snapshot_of, request_of):
+    """The room is larger than a step of the engine, so that no step is computed half empty."""
+    for cached in ([0, 0], [960, 0]):
+        assert 2048 < warm(request_of(), snapshot_of(cached)).room_tokens < np.inf
 
 
 def test_holder_that_cannot_be_chosen_does_not_count(snapshot_of, request_of):
@@ -136,7 +158,7 @@ def test_nobody_eligible_is_an_error(snapshot_of, request_of):
 
 def test_conversation_without_a_block_of_its_own_stays_where_it_was(snapshot_of, request_of):
     """Where nobody holds more than its last replica, a conversation stays there despite some more load."""
-    snapshot = snapshot_of(cached=[896, 896], queued=[600, 0], running=[2, 0])
+    snapshot = snapshot_of(cached=[896, 896], queued=[100, 0], running=[2, 0])
     request = request_of(prompt=1010, opening=1000)
     for home in (0, 1):
         assert warm(request, dataclasses.replace(snapshot, home=home)).row == home

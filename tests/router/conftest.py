@@ -23,8 +23,9 @@ NO_REDIS = "redis://127.0.0.1:1/0"
 class Router:
     """A running router and a client for it."""
 
-    def __init__(self, app, port, client):
+    def __init__(self, app, server, port, client):
         self.app = app
+        self.server = server
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self.client = client
@@ -71,6 +72,7 @@ class Router:
         self.fleet.check_integrity()
         for replica in self.fleet.replicas.values():
             assert (replica.running, replica.queued_tokens, replica.active_tokens) == (0, 0, 0)
+            assert (replica.engine_tokens, replica.held, replica.prefilling) == (0, 0, {})
 
 
 @asynccontextmanager
@@ -88,7 +90,7 @@ async def running(settings):
     await server.startup(sockets=[listener])
     try:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as client:
-            yield Router(app, listener.getsockname()[1], client)
+            yield Router(app, server, listener.getsockname()[1], client)
     finally:
         for each in server.servers:
             each.close()

@@ -84,7 +84,7 @@ def test_request_that_reached_no_replica_counts_for_none(accounts, metrics):
 def test_metrics_say_what_records_say(accounts, metrics):
     """Counters by replica, retries, and times."""
     assignment = Assignment("warm", POLICIES["warm"], "control")
-    first = record(attempts=3, decision_seconds=0.0002, assignment=assignment)
+    first = record(attempts=3, decision_seconds=0.0002, held_seconds=0.1, assignment=assignment)
     first.first_byte = first.started + 0.2
     accounts.finish(first)
     found = samples(metrics)
@@ -98,6 +98,8 @@ def test_metrics_say_what_records_say(accounts, metrics):
     ttft = 'warmroute_time_to_first_token_seconds_sum{arm="control",model="m",policy="warm"}'
     assert found[ttft] == pytest.approx(0.2)
     assert found["warmroute_decision_seconds_count"] == 1
+    held = 'warmroute_held_seconds_sum{arm="control",model="m",policy="warm"}'
+    assert found[held] == pytest.approx(0.1)
 
 
 def test_experiment_counts_what_records_say(accounts):
@@ -123,13 +125,22 @@ def test_log_names_policy_and_arm(accounts):
     assert [(line["policy"], line["arm"]) for line in logs] == [("warm", "control"), (None, None)]
 
 
+def test_log_says_how_long_a_request_waited(accounts):
+    """In milliseconds, and 0 for one that did not."""
+    with capture_logs() as logs:
+        accounts.finish(record(held_seconds=0.25))
+        accounts.finish(record())
+    assert [line["held_ms"] for line in logs] == [250.0, 0.0]
+
+
 def test_gauges_read_the_fleet(fleet, metrics):
     """Bookings, blocks, readiness and Redis are read when they are asked for."""
     fleet.book(fleet.replicas["a"], (), 1)
     fleet.apply(fleet.replicas["a"], [1, 2], (), cleared=False)
     fleet.store_reachable = False
+    fleet.waiting_requests = 3
     found = samples(metrics)
-    assert found["warmroute_open_bookings"] == 1
+    assert (found["warmroute_open_bookings"], found["warmroute_waiting_requests"]) == (1, 3)
     assert found["warmroute_index_blocks"] == 2
     assert found["warmroute_ready_replicas"] == 1
     assert found["warmroute_redis_reachable"] == 0
