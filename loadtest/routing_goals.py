@@ -3,8 +3,8 @@
     python -m loadtest.routing_goals --trace ../shared/traces/conversation-head.jsonl trace routers ablation
 
 Every case plays the same requests in virtual time with several seeds; figures are medians over the seeds. The
-trace's lengths are divided by 8, as in the issue that set the goals. The second half of its requests is played
-unless ``--first`` and ``--last`` say otherwise: the first half was for tuning.
+trace's lengths are divided by 8, as in the issue that set the goals. The second half of its requests is
+played unless ``--first`` and ``--last`` say otherwise: the first half was for tuning.
 """
 
 import argparse
@@ -105,12 +105,13 @@ def measure(task: Task, constants: Constants) -> Figures:
         hit_rate=run.hit_rate,
         imbalance=run.imbalance,
         failures=run.failures,
-        moved=_moved(run),
-        settled=_settled(run, task.plan),
+        moved=moved(run),
+        settled=settled(run, task.plan),
     )
 
 
-def _moved(run: Run) -> float:
+def moved(run: Run) -> float:
+    """Share of conversations with several turns that were not all on one replica."""
     replicas: dict[int, list[str]] = {}
     for answer in sorted(run.answers, key=lambda answer: answer.arrival):
         replicas.setdefault(answer.conversation_key, []).append(answer.replica)
@@ -118,7 +119,8 @@ def _moved(run: Run) -> float:
     return sum(len(set(names)) > 1 for names in several) / max(len(several), 1)
 
 
-def _settled(run: Run, plan: Plan) -> float:
+def settled(run: Run, plan: Plan) -> float:
+    """Seconds from the last change until no window is much slower than before it; 0 without a change."""
     if not plan.changes:
         return 0.0
     first, last = plan.changes[0].at, plan.changes[-1].at

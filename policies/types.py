@@ -48,7 +48,7 @@ class Snapshot:
     caches_seen: bool = True
     """Whether it is known what replicas hold of this prompt; otherwise `cached_tokens` are 0."""
     share: float = 0.0
-    """Of the recent prompts, the share that went on with something new where this one does."""
+    """Of the recent prompts that parted ways with another one, the share that did so where this one does."""
 
 
 @dataclass(frozen=True, slots=True)

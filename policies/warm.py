@@ -5,7 +5,8 @@
 A conversation's own history weighs more than its length says: computing it again delays everybody queued
 behind, and evicts what others need. An opening weighs only what it costs: a second copy of it is an
 investment that the next ones use, so openings spread as soon as queueing at their holder costs more than
-computing them once more. So does what turns out to be hot, a document or an opening that nobody declared. ARCHITECTURE.md derives the weight, docs/benchmarks.md has the sweeps.
+computing them once more. So does what turns out to be hot, a document or an opening that nobody declared.
+ARCHITECTURE.md derives the weight, docs/benchmarks.md has the sweeps.
 """
 
 import numpy as np
