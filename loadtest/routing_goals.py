@@ -61,7 +61,7 @@ ABLATION: Mapping[str, Constants] = {
 }
 SWEEP: Mapping[str, Sequence[float]] = {
     "STICKINESS": (1, 2, 4, 6, 8, 12, 16, 32),
-    "HOT_SHARE": (0.25, 0.5, 1, 2),
+    "HOT_SHARE": (0.125, 0.25, 0.5, 1),
     "ROOM_TOKENS": (2048, 4096, 6144, 8192),
     "TIE_TOKENS": (16, 64, 128, 256, 512),
 }

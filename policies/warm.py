@@ -1,12 +1,12 @@
 """The default: send a request where it makes the least work, for itself and for everybody behind it.
 
-``cost = (queued + uncached + weight x uncached part beyond the opening + REQUEST_TOKENS x running) x pace``
+``cost = queued + REQUEST_TOKENS x running + uncached + price x lost``, in tokens at the replica's pace;
+``lost`` is what somebody holds of the prompt beyond its opening and this replica does not.
 
-A conversation's own history weighs more than its length says: computing it again delays everybody queued
-behind, and evicts what others need. An opening weighs only what it costs: a second copy of it is an
-investment that the next ones use, so openings spread as soon as queueing at their holder costs more than
-computing them once more. So does what turns out to be hot, a document or an opening that nobody declared.
-ARCHITECTURE.md derives the weight, docs/benchmarks.md has the sweeps.
+A conversation's own history has a high price: computing it again delays everybody queued behind, and evicts
+what others need. What many prompts begin with has none, on the contrary: a further copy of it is an
+investment that the next ones use. In between the price falls with how hot it is. ARCHITECTURE.md derives it,
+docs/benchmarks.md has the sweeps.
 """
 
 import numpy as np
@@ -17,9 +17,9 @@ from policies.ring import first_on_ring
 from policies.types import Costs, Counts, Decision, Request, Snapshot
 
 STICKINESS = 8.0
-"""Weight of what is not hot."""
-HOT_SHARE = 0.5
-"""What so large a part of one replica's fair share of the prompts begins with is worth a copy everywhere."""
+"""Price of a lost token that nobody else has in common."""
+HOT_SHARE = 0.25
+"""What prompts have in common is hot when so large a part of a replica's fair share of them goes on there."""
 ROOM_TOKENS = 6144.0
 """More than so many tokens an engine does not need to have at hand: three of vLLM's steps. Beyond it requests
 wait in the router, which can put short ones first."""
@@ -35,19 +35,23 @@ def warm(request: Request, snapshot: Snapshot) -> Decision:
     if not snapshot.caches_seen:
         return consistent_hash(request, snapshot)
     load = load_in_tokens(snapshot) * snapshot.pace
-    uncached = request.prompt_tokens - snapshot.cached_tokens
-    own_uncached = np.minimum(uncached, request.prompt_tokens - request.opening_tokens)
-    heat = snapshot.share * snapshot.eligible.sum() / HOT_SHARE
-    weight = STICKINESS * max(0.0, 1 - heat)
-    costs = only_eligible(load + (uncached + weight * own_uncached) * snapshot.pace, snapshot)
-
     held = np.where(snapshot.eligible, snapshot.cached_tokens, 0)
     most = held.max()
+    opening = request.opening_tokens if most > request.opening_tokens else 0
+    lost = most - np.maximum(held, opening)
+    uncached = request.prompt_tokens - snapshot.cached_tokens
+    costs = only_eligible(load + (uncached + _price(snapshot) * lost) * snapshot.pace, snapshot)
     if _stays(snapshot, held, load):
         return Decision(snapshot.home, "warm" if most else "home", costs, ROOM_TOKENS)
     row = first_on_ring(snapshot.replicas, request.conversation_key, costs <= costs.min() + TIE_TOKENS)
     reason = "cold" if not most else "warm" if held[row] == most else "diverted"
     return Decision(row, reason, costs, ROOM_TOKENS)
+
+
+def _price(snapshot: Snapshot) -> float:
+    """Of a lost token, beyond computing it: from `STICKINESS` down to -1 for what everybody uses."""
+    heat = snapshot.share * float(snapshot.eligible.sum()) / HOT_SHARE
+    return STICKINESS * (1 - heat) if heat < 1 else 1 / heat - 1
 
 
 def _stays(snapshot: Snapshot, held: Counts, load: Costs) -> bool:

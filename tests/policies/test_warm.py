@@ -6,6 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from cluster.branches import Branches
 from policies.baselines import consistent_hash
 from policies.ring import walk
 from policies.types import NoReplicaError
@@ -37,21 +38,36 @@ def test_shared_opening_attracts_while_its_holder_is_idle(snapshot_of, request_o
 
 
 def test_shared_opening_spreads_when_queueing_costs_more_than_computing(snapshot_of, request_of):
-    """Once the holder's queue is longer than the opening, a new conversation starts elsewhere."""
+    """At the edge of being hot an opening costs what computing it costs, no more."""
+    edge = HOT_SHARE / 3
     fits = snapshot_of([992, 0, 0], queued=[992 - TIE_TOKENS - 1, 0, 0])
     over = snapshot_of([992, 0, 0], queued=[992 + TIE_TOKENS + 1, 0, 0])
     request = request_of(prompt=1100, opening=1000)
-    assert warm(request, fits).row == 0
-    decision = warm(request, over)
+    assert warm(request, dataclasses.replace(fits, share=edge)).row == 0
+    decision = warm(request, dataclasses.replace(over, share=edge))
     assert decision.row != 0
     assert decision.reason == "diverted"
 
 
+def test_what_everybody_uses_is_copied_before_its_holder_is_busy(snapshot_of, request_of):
+    """When all prompts begin with it, a copy costs the first one of many little more than nothing."""
+    hot = dataclasses.replace(snapshot_of([992, 0, 0], queued=[400, 0, 0]), share=0.9)
+    assert warm(request_of(prompt=1100, opening=1000), hot).row != 0
+
+
+def test_a_rare_opening_stays_with_its_holder(snapshot_of, request_of):
+    """What hardly anybody begins with is not copied because of a short queue."""
+    rare = dataclasses.replace(snapshot_of([992, 0, 0], queued=[4000, 0, 0]), share=HOT_SHARE / 300)
+    assert warm(request_of(prompt=1100, opening=1000), rare).row == 0
+
+
 def test_new_conversations_with_one_opening_do_not_herd(snapshot_of, request_of):
     """40 conversations that start at once with one system prompt end up on all four replicas."""
-    cached, queued, running = [992, 0, 0, 0], [0] * 4, [0] * 4
+    cached, queued, running, branches = [992, 0, 0, 0], [0] * 4, [0] * 4, Branches()
     for key in range(40):
-        row = warm(request_of(1100, 1000, key), snapshot_of(cached, queued, running)).row
+        snapshot = dataclasses.replace(snapshot_of(cached, queued, running), share=branches.share(1))
+        row = warm(request_of(1100, 1000, key), snapshot).row
+        branches.add(1)
         queued[row] += 1100 - cached[row]
         running[row] += 1
         cached[row] = 992
