@@ -21,7 +21,6 @@ from rich.console import Console
 import cluster.booking
 import cluster.waiting_room
 import policies.warm
-from cluster.collector import calm_collector
 from loadtest.replay.pool import Workers, start_workers
 from loadtest.replay.run import Task, play
 from loadtest.replay.source import WorkloadSource
@@ -93,7 +92,6 @@ class Case:
 
 def measure(task: Task, constants: Constants) -> Figures:
     """Play one run."""
-    calm_collector()
     for name, value in constants.items():
         module = next(module for module in MODULES if hasattr(module, name))
         setattr(module, name, value)

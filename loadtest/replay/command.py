@@ -93,12 +93,13 @@ def _experiment(
         for task, run in zip(tasks, runs, strict=True)
         if settings.capacity and not task.plan.changes and task.load == first.middle_load
     ]
+    bounds = [survey.bound_hit_rate for survey in surveys if survey.bound_hit_rate is not None]
     return Experiment(
         title=title_of(settings),
         command=command,
         facts=facts_of(settings, first, changes),
         runs=steady,
-        bound_hit_rate=median(survey.bound_hit_rate for survey in surveys),
+        bound_hit_rate=median(bounds) if bounds else None,
         capacity=capacity,
         changes=changes,
         change_times={str(change.kind): change.at for change in changes_of(settings, first)},

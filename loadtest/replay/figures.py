@@ -62,7 +62,7 @@ COLUMNS = (
     Column("ttft_p95_ms", "TTFT p95", "ms", Better.LOWER, milliseconds),
     Column("ttft_p99_ms", "TTFT p99", "ms", Better.LOWER, milliseconds),
     Column("hit_rate", "Hit rate", "", Better.HIGHER, "{:.3f}".format),
-    Column("hit_rate_of_bound", "of bound", "", Better.HIGHER, percent),
+    Column("hit_rate_of_bound", "of pooled", "", Better.HIGHER, percent),
     Column("imbalance", "Imbalance", "", Better.LOWER, "{:.2f}".format),
     Column("utilisation", "Utilisation", "", Better.NEITHER, percent),
     Column("failures", "Failures", "", Better.LOWER, "{:,g}".format),

@@ -34,8 +34,9 @@ class Survey:
     """Mean of all requests."""
     largest_blocks: int
     """The most that one request needs, for prompt and answer."""
-    bound_hit_rate: float
-    """Of one pooled cache of the fleet's total size."""
+    bound_hit_rate: float | None
+    """Of one pooled cache of the fleet's total size. None when the order of requests depends on the load, as
+    where clients think between turns: so does then what one cache would hold."""
     seconds: float
     """From the first to the last request at load 1."""
     num_replicas_of_work: float
@@ -75,7 +76,9 @@ def survey(source: WorkloadSource, plan: Plan, loads: Sequence[float], seed: int
         prompt_tokens=demand.prompt_tokens / len(turns),
         answer_tokens=demand.answer_tokens / len(turns),
         largest_blocks=largest_blocks,
-        bound_hit_rate=demand.hit_tokens / demand.prompt_tokens,
+        bound_hit_rate=demand.hit_tokens / demand.prompt_tokens
+        if len(turns) == len(workload.sessions)
+        else None,
         seconds=float(np.ptp(demand.starts(1.0))),
         num_replicas_of_work=demand.replicas_of_work(1.0),
         loads=loads,

@@ -1,4 +1,7 @@
-"""What a workload would find in one cache as large as all together: the bound for any routing."""
+"""What a workload would find in one cache as large as all together.
+
+No strict bound: another order of eviction than LRU, or of requests, can find a little more.
+"""
 
 from collections import OrderedDict
 from collections.abc import Iterator
