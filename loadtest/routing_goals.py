@@ -34,6 +34,7 @@ console = Console(highlight=False, width=120)
 LOADS = (10.0, 17.14, 20.0, 21.8)
 """Times the trace's own speed: the whole trace's hour in 360, 210, 180 and 165 seconds."""
 BUSY = 17.14
+OVERLOAD = 23.5
 CONTENDERS = (
     "least-load", "least-work", "lmetric", "preble", "llm-d", "llm-d-weighted", "aibrix-prefix-cache",
     "vllm-router-cache-aware",
@@ -182,7 +183,7 @@ def cases_of(table: str, trace: WorkloadSource) -> list[Case]:
     return [
         Case(f"{what}: {label}", Task(source, DEFAULT_POLICY, plan, load, 0), constants)
         for what, source, load in (
-            *((f"load {load:g}", trace, load) for load in (*LOADS, 23.5)),
+            *((f"load {load:g}", trace, load) for load in (LOADS[0], LOADS[2], OVERLOAD)),
             ("agents", WorkloadSource("agents"), 1.0),
             ("rag", WorkloadSource("rag"), 1.0),
         )
