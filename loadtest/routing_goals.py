@@ -9,10 +9,12 @@ played unless ``--first`` and ``--last`` say otherwise: the first half was for t
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
+from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,16 +49,25 @@ LAGS = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 SETTLED_SECONDS = 5.0
 """Windows in which the time to the first token is looked at after a change."""
 
-Constants = Mapping[str, float]
-"""Constants of the default policy and of what it stands on, by name, in a run's own process."""
-MODULES = (policies.warm, cluster.waiting_room, cluster.booking)
+Constants = Mapping[str, object]
+"""Constants of the default policy and of what it stands on, by name, and what they are in a run."""
+MODULES = (policies.warm, cluster.waiting_room, cluster.booking.Booking)
 NEVER = 1e18
+
+
+def _no_progress(_: cluster.booking.Booking) -> bool:
+    return False
+
+
+NO_PROGRESS: Constants = {"progress": _no_progress}
+"""A prompt queues in full until its first token, as in routers that do not follow engines' events for it."""
 ABLATION: Mapping[str, Constants] = {
     "as it is": {},
     "stickiness off": {"STICKINESS": 0.0},
     "nothing counts as hot": {"HOT_SHARE": NEVER},
     "no waiting in the router": {"ROOM_TOKENS": NEVER},
     "no ageing of what waits": {"AGEING_TOKENS": 0.0},
+    "queues do not shrink": NO_PROGRESS,
     "no ties by the ring": {"TIE_TOKENS": 0.0, "STAY_TOKENS": -NEVER},
 }
 SWEEP: Mapping[str, Sequence[float]] = {
@@ -93,10 +104,8 @@ class Case:
 
 def measure(task: Task, constants: Constants) -> Figures:
     """Play one run."""
-    for name, value in constants.items():
-        module = next(module for module in MODULES if hasattr(module, name))
-        setattr(module, name, value)
-    run = play(task)
+    with _replaced(constants):
+        run = play(task)
     times = run.ttft()
     return Figures(
         mean=float(times.mean()),
@@ -107,6 +116,20 @@ def measure(task: Task, constants: Constants) -> Figures:
         moved=moved(run),
         settled=settled(run, task.plan),
     )
+
+
+@contextmanager
+def _replaced(constants: Constants) -> Iterator[None]:
+    """Constants have other values in this process, until the context ends."""
+    patches = [patch.object(_module_with(name), name, value) for name, value in constants.items()]
+    with ExitStack() as stack:
+        for one in patches:
+            stack.enter_context(one)
+        yield
+
+
+def _module_with(name: str) -> object:
+    return next(module for module in MODULES if hasattr(module, name))
 
 
 def moved(run: Run) -> float:
@@ -144,6 +167,12 @@ def cases_of(table: str, trace: WorkloadSource) -> list[Case]:
 
     if table == "trace":
         return [case(f"load {load:g}, {policy}", policy, load) for load in LOADS for policy in POLICIES]
+    if table == "uninformed":
+        return [
+            replace(case(f"load {load:g}, {policy}", policy, load), constants=NO_PROGRESS)
+            for load in LOADS
+            for policy in CONTENDERS
+        ]
     if table == "goodput":
         policies_compared = (DEFAULT_POLICY, *CONTENDERS)
         return [
@@ -217,7 +246,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    tables = ("trace", "goodput", "workloads", "routers", "lag", "changes", "ablation", "sweep")
+    tables = ("trace", "goodput", "workloads", "routers", "lag", "changes", "ablation", "sweep", "uninformed")
     parser.add_argument("tables", nargs="*", choices=tables, default=["trace"])
     parser.add_argument("--trace", type=Path, required=True)
     parser.add_argument("--first", type=int, default=3000, help="first request of the trace that is played")
