@@ -7,6 +7,7 @@ else needs to know. Scripts and `open_pubsub` hide what differs.
 import asyncio
 import hashlib
 import random
+import traceback
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from urllib.parse import SplitResult, urlsplit
 from redis.asyncio import ConnectionPool, Redis, RedisCluster
 from redis.asyncio.client import PubSub
 from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.connection import parse_url
+from redis.asyncio.connection import AbstractConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
@@ -38,8 +39,8 @@ MAX_CONNECTIONS = 10_000
 NODE_CHECK_SECONDS = 2.0
 """How often the node of a cluster that pub/sub listens to is asked whether it lives."""
 
-CLOSED_TRANSPORT = "handler is closed"
-"""What uvloop says, in a RuntimeError, when the client writes to a connection that has just been reset."""
+WRITE = AbstractConnection.send_packed_command.__code__
+"""Where redis-py writes a command to its connection."""
 
 
 def connect(url: str, timeout: float = 2.0) -> RedisClient:
@@ -229,7 +230,10 @@ def translated_errors() -> Iterator[None]:
         yield
     except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
         raise StoreUnavailableError(f"Redis: {str(error) or type(error).__name__}") from error
-    except RuntimeError as error:
-        if CLOSED_TRANSPORT not in str(error):
+    except (RuntimeError, AttributeError, TypeError) as error:
+        # What writing to a connection raises that was reset just before, or that a cluster's client closed
+        # under another caller: uvloop, asyncio (differently in each Python) and redis-py each say it in their
+        # own way, and redis-py passes it on.
+        if not any(frame.f_code is WRITE for frame, _ in traceback.walk_tb(error.__traceback__)):
             raise
-        raise StoreUnavailableError(f"Redis: {error}") from error
+        raise StoreUnavailableError(f"Redis: the connection was lost ({error})") from error

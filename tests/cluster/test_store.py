@@ -1,8 +1,10 @@
 """Which client a URL gives, and what is said about a bad one. Nothing connects here."""
 
+from unittest.mock import AsyncMock
+
 import pytest
 from redis.asyncio import Redis, RedisCluster
-from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 from redis.exceptions import ClusterDownError, MovedError, RedisClusterException, SlotNotCoveredError
 
@@ -122,9 +124,21 @@ def test_errors_of_every_kind_become_ours(error):
         raise error
 
 
-def test_write_to_a_closed_transport_is_an_error_of_the_connection():
-    """uvloop has no class of its own for it; any other RuntimeError is a mistake, and stays one."""
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("unable to perform operation on <TCPTransport>; the handler is closed"),  # uvloop
+        AttributeError("'NoneType' object has no attribute 'writelines'"),  # closed by another caller
+        TypeError("'NoneType' object is not callable"),  # asyncio of Python 3.12
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_write_to_a_closed_connection_is_an_error_of_the_connection(error, monkeypatch):
+    """These errors have no class of their own; anywhere else they are a mistake, and stay one."""
+    connection = Connection()
+    monkeypatch.setattr(Connection, "is_connected", True)
+    monkeypatch.setattr(connection, "_send_packed_command", AsyncMock(side_effect=error))
     with pytest.raises(StoreUnavailableError), translated_errors():
-        raise RuntimeError("unable to perform operation on <TCPTransport>; the handler is closed")
-    with pytest.raises(RuntimeError, match="changed size"), translated_errors():
-        raise RuntimeError("dictionary changed size during iteration")
+        await connection.send_packed_command(b"PING", check_health=False)
+    with pytest.raises(type(error)), translated_errors():
+        raise error.with_traceback(None)
