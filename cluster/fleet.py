@@ -97,8 +97,10 @@ class Fleet:
             self.index.clear(replica.slot)
         self.index.remove(replica.slot, removed)
         self.index.store(replica.slot, stored)
-        if stored and sum(booking.progress() for booking in list(replica.prefilling)):
-            self.load_changed(replica)
+        if stored:
+            computed = [booking.progress() for booking in list(replica.prefilling)]
+            if any(computed):
+                self.load_changed(replica)
 
     def snapshot(
         self,
@@ -126,8 +128,9 @@ class Fleet:
             eligible[barred] = False
         cached = np.zeros(len(model.ids), dtype=np.int64)
         share = 0.0
-        caches_seen = bool(keys) and model.namespace is not None
+        caches_seen = False
         if keys and model.namespace:
+            caches_seen = True
             block_size = model.namespace.block_size
             # The engine always computes a prompt's last token, and finds only full blocks in its cache.
             most = max(prompt_tokens - 1, 0) // block_size

@@ -44,7 +44,6 @@ CONTENDERS = (
 """Other policies that are best in some figure of the trace, or near it."""
 GENERATED = ("hot-prefix", "no-sharing", "bursts", "tenants", "chat", "agents", "rag")
 GOODPUT_LOADS = tuple(float(load) for load in range(15, 27))
-GOODPUT_SECONDS = 2.0
 LAGS = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 SETTLED_SECONDS = 5.0
 """Windows in which the time to the first token is looked at after a change."""
@@ -160,10 +159,10 @@ def _high(times: NDArray[np.float64], start: float) -> float:
 
 def cases_of(table: str, trace: WorkloadSource) -> list[Case]:
     """All lines of one table, before they are multiplied by seeds."""
-    plan = Plan()
+    normal = Plan()
 
-    def case(label: str, policy: str = DEFAULT_POLICY, load: float = BUSY, **changed: object) -> Case:
-        return Case(label, Task(trace, policy, replace(plan, **changed), load, 0))  # type: ignore[arg-type]
+    def case(label: str, policy: str = DEFAULT_POLICY, load: float = BUSY, plan: Plan = normal) -> Case:
+        return Case(label, Task(trace, policy, plan, load, 0))
 
     if table == "trace":
         return [case(f"load {load:g}, {policy}", policy, load) for load in LOADS for policy in POLICIES]
@@ -182,35 +181,35 @@ def cases_of(table: str, trace: WorkloadSource) -> list[Case]:
         ]
     if table == "workloads":
         slow = [
-            case(f"one replica at half speed, {policy}", policy, slow={0: 2.0})
+            case(f"one replica at half speed, {policy}", policy, plan=Plan(slow={0: 2.0}))
             for policy in (DEFAULT_POLICY, *CONTENDERS)
         ]
         return slow + [
-            Case(f"{name}, {policy}", Task(WorkloadSource(name), policy, plan, 1.0, 0))
+            Case(f"{name}, {policy}", Task(WorkloadSource(name), policy, normal, 1.0, 0))
             for name in GENERATED
             for policy in (DEFAULT_POLICY, *CONTENDERS)
         ]
     if table == "routers":
         return [
-            case(f"load {load:g}, {routers} routers", load=load, routers=routers)
+            case(f"load {load:g}, {routers} routers", load=load, plan=Plan(routers=routers))
             for load in LOADS[:3]
             for routers in (1, 2, 8)
         ]
     if table == "lag":
-        return [case(f"events {1000 * lag:g} ms late", event_lag_seconds=lag) for lag in LAGS]
+        return [case(f"events {1000 * lag:g} ms late", plan=Plan(event_lag_seconds=lag)) for lag in LAGS]
     if table == "changes":
         span = trace.build(0).sessions[-1].start / BUSY
         return [
             case("no change"),
-            case("a replica joins", changes=(Change(ChangeKind.JOIN, span / 3),)),
-            case("a replica dies", changes=(Change(ChangeKind.DEATH, span / 3),)),
+            case("a replica joins", plan=Plan(changes=(Change(ChangeKind.JOIN, span / 3),))),
+            case("a replica dies", plan=Plan(changes=(Change(ChangeKind.DEATH, span / 3),))),
         ]
     if table == "ablation":
         runs = [(label, constants) for label, constants in ABLATION.items()]
     else:
         runs = [(f"{name} {value:g}", {name: value}) for name, values in SWEEP.items() for value in values]
     return [
-        Case(f"{what}: {label}", Task(source, DEFAULT_POLICY, plan, load, 0), constants)
+        Case(f"{what}: {label}", Task(source, DEFAULT_POLICY, normal, load, 0), constants)
         for what, source, load in (
             *((f"load {load:g}", trace, load) for load in (LOADS[0], LOADS[2], OVERLOAD)),
             ("agents", WorkloadSource("agents"), 1.0),

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-import matplotlib  # noqa: F401 - a missing one must not be noticed only when all runs are over
 from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement

@@ -9,9 +9,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from loadtest.replay.drawing import panel_svg, write_png
 from loadtest.replay.experiment import Experiment
 from loadtest.replay.figures import COLUMNS, NEAR, Mark, Row, measure, rows_by_load, shown_columns, tabulate
 from loadtest.replay.palette import css_variables, series_styles
+from loadtest.replay.plots import plots_of
 from loadtest.replay.verdict import judge
 from loadtest.replay.windows import window_width, windowed
 from policies.catalog import DEFAULT_POLICY
@@ -19,12 +21,6 @@ from policies.catalog import DEFAULT_POLICY
 
 def write_report(experiment: Experiment, directory: Path) -> Path:
     """Write `report.html`, `results.json` and the PNG files. Returns the path of the page."""
-    from loadtest.replay.drawing import (
-        panel_svg,
-        write_png,
-    )  # takes a second: only those who draw wait for it
-    from loadtest.replay.plots import plots_of
-
     directory.mkdir(parents=True, exist_ok=True)
     rows = tabulate(experiment)
     (directory / "results.json").write_text(json.dumps(as_json(experiment, rows), indent=1) + "\n")

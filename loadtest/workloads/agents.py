@@ -7,8 +7,6 @@ Lanes run in step by their pauses only: one that is ahead may name an answer tha
 then finds nothing there to share.
 """
 
-# ruff: noqa: RUF009 - the defaults are frozen
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Quiet periods, and bursts at many times the mean rate."""
 
-# ruff: noqa: RUF009 - the defaults are frozen
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random

@@ -1,7 +1,5 @@
 """Multi-turn chat over a few system prompts, some of them far more popular than others."""
 
-# ruff: noqa: RUF009 - the defaults are frozen
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from random import Random

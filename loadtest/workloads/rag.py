@@ -1,7 +1,5 @@
 """Questions about documents that many users share, some documents far more often than others."""
 
-# ruff: noqa: RUF009 - the defaults are frozen
-
 from dataclasses import dataclass
 from random import Random
 

@@ -1,7 +1,5 @@
 """The two extremes of sharing, in single requests: one prefix for nearly everybody, and nothing in common."""
 
-# ruff: noqa: RUF009 - the defaults are frozen
-
 from dataclasses import dataclass
 from random import Random
 

@@ -1,7 +1,5 @@
 """Tenants of very different size: a few make most of the traffic, and many are tiny."""
 
-# ruff: noqa: RUF009 - the defaults are frozen
-
 from dataclasses import dataclass
 from random import Random
 
