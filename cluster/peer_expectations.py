@@ -35,8 +35,11 @@ class PeerExpectations:
                 expectation = self._index.expect(slot, unpack_keys(expected.keys))
                 self._open[name] = (now + LIMIT_SECONDS, expectation)
         for number in bookings.computed:
-            if known := self._open.pop((bookings.router, number), None):
-                self._computed[bookings.router, number] = (now + GRACE_SECONDS, known[1])
+            name = (bookings.router, number)
+            if name in self._open:
+                if earlier := self._computed.pop(name, None):  # told twice: a router that lost its answer
+                    self._index.forget(earlier[1])
+                self._computed[name] = (now + GRACE_SECONDS, self._open.pop(name)[1])
         while len(self._open) > MAX_EXPECTATIONS:
             self._index.forget(self._open.popitem(last=False)[1][1])
 
