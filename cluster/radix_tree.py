@@ -6,7 +6,16 @@ share the path up to it.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+
+from cluster.block_table import BlockKeys, BlockTable, as_keys
+from cluster.index_kernels import num_equal
+
+MAX_STARTS = 1 << 20
+"""Different first keys of paths; those beyond are not found in the middle of a prompt."""
+
+Span = tuple[int, int, int]
+"""A first place in a prompt, an end, and a bitset of slots."""
 
 
 class Run:
@@ -14,7 +23,7 @@ class Run:
 
     __slots__ = ("branches", "counts", "keys", "slots")
 
-    def __init__(self, keys: list[int]) -> None:
+    def __init__(self, keys: BlockKeys) -> None:
         self.keys = keys
         self.slots = 0
         """Bitset."""
@@ -35,18 +44,15 @@ class Run:
             del self.counts[slot]
             self.slots ^= 1 << slot
 
-    def num_shared(self, keys: Sequence[int], start: int) -> int:
+    def num_shared(self, keys: BlockKeys, start: int) -> int:
         """How many of this run's keys are also in a path, from ``start`` on."""
-        most = min(len(self.keys), len(keys) - start)
-        if self.keys[:most] == keys[start : start + most]:
-            return most
-        return next((place for place in range(most) if self.keys[place] != keys[start + place]), most)
+        return num_equal(self.keys, keys, start)
 
     def split(self, place: int) -> None:
         """Keep the first ``place`` keys; the others become a run of their own behind them."""
-        rest = Run(self.keys[place:])
+        rest = Run(self.keys[place:].copy())
         rest.slots, rest.counts, rest.branches = self.slots, dict(self.counts), self.branches
-        self.keys, self.branches = self.keys[:place], {rest.keys[0]: rest}
+        self.keys, self.branches = self.keys[:place].copy(), {int(rest.keys[0]): rest}
 
 
 class RadixTree:
@@ -55,42 +61,61 @@ class RadixTree:
     def __init__(self) -> None:
         self.starts: dict[int, Run] = {}
         """First runs of paths, by first key."""
+        self._start_keys = BlockTable(MAX_STARTS)
+        """The same keys, to find them in prompts: slot 0 has all of them."""
 
-    def add(self, slot: int, keys: Sequence[int]) -> None:
+    def add(self, slot: int, keys: Sequence[int] | BlockKeys) -> None:
         """Take in a path."""
+        path = as_keys(keys)
         branches, start = self.starts, 0
-        while start < len(keys):
-            run = branches.get(keys[start])
+        while start < len(path):
+            first = int(path[start])
+            run = branches.get(first)
             if run is None:
-                run = branches[keys[start]] = Run(list(keys[start:]))
-            shared = run.num_shared(keys, start)
+                run = branches[first] = Run(path[start:].copy())
+                if not start:
+                    self._start_keys.store(0, path[:1], MAX_STARTS)
+            shared = run.num_shared(path, start)
             if shared < len(run.keys):
                 run.split(shared)
             run.add(slot)
             branches, start = run.branches, start + shared
 
-    def remove(self, slot: int, keys: Sequence[int]) -> None:
+    def remove(self, slot: int, keys: Sequence[int] | BlockKeys) -> None:
         """Take out a path that was taken in."""
+        path = as_keys(keys)
         branches, start = self.starts, 0
-        while start < len(keys):
-            run = branches[keys[start]]
+        while start < len(path):
+            first = int(path[start])
+            run = branches[first]
             run.remove(slot)
             if not run.counts:  # and so nothing behind it has any
-                del branches[keys[start]]
+                del branches[first]
+                if not start:
+                    self._start_keys.remove(0, path[:1])
                 return
             branches, start = run.branches, start + len(run.keys)
 
-    def spans(self, keys: Sequence[int], start: int) -> Iterator[tuple[int, int, int]]:
-        """Who is about to hold which part of a prompt, on paths that begin with its key at ``start``: first
-        place, end and bitset of slots.
-        """
-        branches = self.starts
-        while start < len(keys) and (run := branches.get(keys[start])):
-            end = start + run.num_shared(keys, start)
-            yield start, end, run.slots
+    def spans(self, keys: Sequence[int] | BlockKeys, start: int) -> list[Span]:
+        """Who is about to hold which part of a prompt, on paths that begin with its key at ``start``."""
+        path = as_keys(keys)
+        branches, found = self.starts, []
+        while start < len(path) and (run := branches.get(int(path[start]))):
+            end = start + run.num_shared(path, start)
+            found.append((start, end, run.slots))
             if end < start + len(run.keys):
-                return
+                break
             branches, start = run.branches, end
+        return found
+
+    def all_spans(self, keys: BlockKeys) -> list[Span]:
+        """The same, on paths that begin anywhere in the prompt."""
+        found: list[Span] = []
+        start = self._start_keys.next_held(keys, 0)
+        while start < len(keys):
+            found += self.spans(keys, start)
+            start = self._start_keys.next_held(keys, start + 1)
+        return found
 
     def counts(self) -> Counter[tuple[int, int]]:
         """How many paths of each slot contain each key, as (slot, key)."""
@@ -100,6 +125,6 @@ class RadixTree:
             run = runs.pop()
             runs += run.branches.values()
             for slot, count in run.counts.items():
-                for key in run.keys:
+                for key in run.keys.tolist():
                     found[slot, key] += count
         return found

@@ -7,6 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
+from cluster.block_table import as_keys
+from cluster.index_sets import OWNED
 from cluster.prefix_index import PrefixIndex
 
 MAX_BLOCKS = 9
@@ -146,6 +148,32 @@ def test_many_replicas_and_depths():
     assert matched_in(index, range(150)) == {slot: min(slot, 150) for slot in range(1, 200)}
 
 
+def test_keys_may_be_lists_or_arrays():
+    """Whoever has keys as an array saves the conversion, and finds the same."""
+    index = PrefixIndex()
+    slot = index.add_replica()
+    prompt = [0, (1 << 64) - 1, 1 << 63, 7]
+    index.store(slot, as_keys(prompt[:2]))
+    expectation = index.expect(slot, as_keys(prompt[:3]))
+    assert matched_in(index, prompt) == matched_in(index, as_keys(prompt)) == {slot: 3}
+    assert index.num_confirmed(slot, as_keys(prompt), 0) == index.num_confirmed(slot, prompt, 1) == 2
+    index.forget(expectation)
+    index.remove(slot, as_keys(prompt[1:]))
+    assert index.owned(slot) == {0}
+
+
+def test_progress_is_seen_however_many_blocks_turn_up():
+    """Leading blocks count up to the first gap, and all of them once the last one is there."""
+    index = PrefixIndex()
+    slot = index.add_replica()
+    prompt = list(range(200))
+    index.store(slot, prompt[:150])
+    index.store(slot, prompt[151:199])
+    assert [index.num_confirmed(slot, prompt, known) for known in (0, 32, 149, 150)] == [150] * 4
+    index.store(slot, prompt[199:])
+    assert index.num_confirmed(slot, prompt, 0) == 200
+
+
 def test_expectation_survives_confirmation_and_eviction():
     """An expected block stays while the request runs, whatever events say meanwhile."""
     index = PrefixIndex()
@@ -163,7 +191,7 @@ def test_integrity_check_finds_a_difference():
     index = PrefixIndex()
     slot = index.add_replica()
     index.store(slot, [1])
-    index._holders[2] = 1
+    index._confirmed._arrays.slots[slot, OWNED] += 1
     with pytest.raises(AssertionError, match="union"):
         index.check_integrity()
 
