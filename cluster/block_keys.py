@@ -52,6 +52,14 @@ def pack_tokens(token_ids: Sequence[int]) -> bytes:
     return tokens.tobytes()
 
 
+def unpack_tokens(data: bytes) -> Sequence[int]:
+    """The token ids of `pack_tokens`."""
+    tokens = array("I", data)
+    if sys.byteorder == "big":
+        tokens.byteswap()
+    return tokens
+
+
 def block_key(parent: bytes, tokens: bytes) -> bytes:
     """Key of one full block of packed tokens whose predecessor has the key ``parent`` (the root for the first
     block).
@@ -61,14 +69,17 @@ def block_key(parent: bytes, tokens: bytes) -> bytes:
 
 def block_keys(root: bytes, token_ids: Sequence[int], block_size: int) -> list[int]:
     """Keys of all full blocks of ``block_size`` tokens in a prompt; its tail has none."""
-    data = pack_tokens(token_ids)
+    return unpack_keys(chained_keys(root, pack_tokens(token_ids), block_size))
+
+
+def chained_keys(parent: bytes, tokens: bytes, block_size: int) -> bytes:
+    """Packed keys of the full blocks in packed tokens, which follow the block with the key ``parent``."""
     step = TOKEN_BYTES * block_size
     keys = []
-    parent = root
-    for start in range(0, len(data) - step + 1, step):
-        parent = xxhash.xxh3_64_digest(parent + data[start : start + step])
-        keys.append(int.from_bytes(parent, "big"))
-    return keys
+    for start in range(0, len(tokens) - step + 1, step):
+        parent = xxhash.xxh3_64_digest(parent + tokens[start : start + step])
+        keys.append(parent)
+    return b"".join(keys)
 
 
 def pack_keys(keys: Iterable[int]) -> bytes:

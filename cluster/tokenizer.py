@@ -1,23 +1,25 @@
 """Renders and tokenises prompts exactly as the engine does, with the model's own chat template.
 
-Needs ``transformers`` and no torch. What vLLM does to a request before its template sees it is repeated
-here (`vllm/renderers`, 0.32): content parts are joined or wrapped as the template expects, tool call
-arguments become objects, tools get their missing fields. The router compares the outcome with the engine's
-``/tokenize`` and falls back to the ring where they differ, so a drift is an alarm and not a wrong key.
+Needs ``transformers`` and no torch. The router compares the outcome with the engine's ``/tokenize`` and falls
+back to the ring where they differ, so a drift is an alarm and not a wrong key.
 """
 
-import json
-import threading
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import xxhash
 
+from cluster.block_keys import TOKEN_BYTES, pack_tokens
+from cluster.chat_rendering import ChatRenderer, opening_position
 from cluster.errors import PromptError, TokenizerUnavailableError
+from cluster.prompt_cache import PromptCache
+from cluster.prompt_keys import Beginning, PendingPrompt
+from cluster.text_splits import find_splits
+from cluster.word_encoder import WordEncoder
 
 FINGERPRINTED_FILES = (
     "tokenizer.json",
@@ -27,17 +29,17 @@ FINGERPRINTED_FILES = (
     "chat_template.jinja",
 )
 
+TOKENS_PER_PART = 1024
+"""Prompts of token ids are cut into parts of this size."""
 
-TEMPLATE_ERRORS = (
-    jinja2.TemplateError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
-"""What a template, or a message that is not shaped as it expects, can raise."""
+SAMPLE = {
+    "messages": [
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "two"},
+        {"role": "user", "content": "three"},
+    ]
+}
+"""Shows which special tokens stand between messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,144 +71,99 @@ class PromptTokenizer:
     Raises `TokenizerUnavailableError` when the directory holds no tokenizer that ``transformers`` can load.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, cache: PromptCache | None = None) -> None:
+        # The tokenizer's own threads cost 20% more CPU time per prompt, and do not survive a fork.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         # Importing transformers takes seconds: done here, in the thread that loads the tokenizer.
         from transformers import AutoTokenizer
 
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
-            self._backend = self._tokenizer.backend_tokenizer
+            tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+            self._backend = tokenizer.backend_tokenizer
         except Exception as error:  # transformers raises whatever broken files make its parsers raise
             raise TokenizerUnavailableError(f"no usable tokenizer in {directory}: {error}") from error
         self.fingerprint = tokenizer_fingerprint(directory)
-        self.has_chat_template = isinstance(self._tokenizer.chat_template, str | dict | list)
-        self._parts_as_objects = self._template_reads_parts()
-        # transformers caches compiled templates in a plain dict; rendering may run in worker threads.
-        self._render_lock = threading.Lock()
+        self._renderer = ChatRenderer(tokenizer)
+        self.has_chat_template = self._renderer.has_template
+        sample = ""
+        with suppress(PromptError):
+            sample = self._renderer.render(SAMPLE)
+        self._splits = find_splits(self._backend, sample)
+        self._words = WordEncoder(self._backend)
+        self._surroundings = self._find_surroundings()
+        self.cache = cache or PromptCache()
 
     def chat(self, request: Mapping[str, Any]) -> Prompt:
-        """Render and tokenise the body of a chat completion request.
+        """Render and tokenise the body of a chat completion request, in full.
 
         Raises `PromptError` when the model has no chat template or its template refuses the messages.
         """
-        try:
-            text = self._render(request)
-        except TEMPLATE_ERRORS as error:
-            raise PromptError(f"the model's chat template refuses these messages: {error}") from error
+        text = self._renderer.render(request)
+        _utf8(text)
         encoding = self._backend.encode(text, add_special_tokens=bool(request.get("add_special_tokens")))
-        return Prompt(encoding.ids, self._opening_tokens(request["messages"], text, encoding))
+        position = opening_position(request["messages"], text)
+        token = encoding.char_to_token(position) if position >= 0 else None
+        return Prompt(encoding.ids, token or 0)
 
     def completion(self, prompt: str | Sequence[int], add_special_tokens: bool = True) -> Prompt:
-        """Tokenise one prompt of a text completion request; token ids pass through."""
+        """Tokenise one prompt of a text completion request, in full; token ids pass through."""
         if isinstance(prompt, str):
+            _utf8(prompt)
             return Prompt(self._backend.encode(prompt, add_special_tokens=add_special_tokens).ids, 0)
         return Prompt(prompt, 0)
+
+    def keyed_chat(self, request: Mapping[str, Any], root: bytes, block_size: int) -> PendingPrompt:
+        """Render the body of a chat completion request, and look up how much of it is known.
+
+        The result is that of `chat`, with block keys. Raises `PromptError` like it.
+        """
+        text = self._renderer.render(request)
+        position = opening_position(request["messages"], text)
+        opening_at = len(_utf8(text[:position])) if position >= 0 else -1
+        return self._keyed_text(text, bool(request.get("add_special_tokens")), root, block_size, opening_at)
+
+    def keyed_completion(
+        self, prompt: str | Sequence[int], root: bytes, block_size: int, add_special_tokens: bool = True
+    ) -> PendingPrompt:
+        """Look up how much of one prompt of a text completion request is known."""
+        if isinstance(prompt, str):
+            return self._keyed_text(prompt, add_special_tokens, root, block_size, -1)
+        data, step = pack_tokens(prompt), TOKENS_PER_PART * TOKEN_BYTES
+        cuts = [*range(step, len(data), step), len(data)]
+        beginning = Beginning(root, block_size, is_text=False)
+        return PendingPrompt(self.cache, beginning, data, cuts, bytes)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of the given tokens, special tokens left out."""
         return str(self._backend.decode(list(token_ids), skip_special_tokens=True))
 
-    def _render(self, request: Mapping[str, Any]) -> str:
-        reasoning_effort = request.get("reasoning_effort")
-        options: dict[str, Any] = {
-            "tools": [_complete_tool(tool) for tool in request["tools"]] if request.get("tools") else None,
-            "add_generation_prompt": request.get("add_generation_prompt", True),
-            "continue_final_message": request.get("continue_final_message", False),
-            "documents": request.get("documents"),
-        }
-        if reasoning_effort is not None:
-            options["reasoning_effort"] = reasoning_effort
-            options["enable_thinking"] = reasoning_effort != "none"
-        options.update(request.get("chat_template_kwargs") or {})
-        messages = [self._template_message(message) for message in request["messages"]]
-        with self._render_lock:
-            return str(self._tokenizer.apply_chat_template(messages, tokenize=False, **options))
+    def _keyed_text(
+        self, text: str, add_special_tokens: bool, root: bytes, block_size: int, opening_at: int
+    ) -> PendingPrompt:
+        data = _utf8(text)
+        front, back = self._surroundings if add_special_tokens else (b"", b"")
+        return PendingPrompt(
+            self.cache,
+            Beginning(root, block_size, is_text=True, tokens=front),
+            data,
+            list(self._splits.cuts(data)),
+            self._words.encode,
+            ending=back,
+            opening_at=opening_at,
+            tokens_before=self._words.tokens_before,
+        )
 
-    def _template_message(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        role, content = message["role"], message.get("content")
-        rendered: dict[str, Any] = {"role": role}
-        if self._parts_as_objects and role != "tool":
-            parts = [{"type": "text", "text": content}] if isinstance(content, str) else list(content or ())
-            rendered["content"] = [{"type": "text", "text": _part_text(part)} for part in parts]
-        else:
-            rendered["content"] = (
-                content if isinstance(content, str) else "\n".join(map(_part_text, content or ()))
-            )
-        if role == "assistant" and message.get("tool_calls"):
-            rendered["tool_calls"] = [_parsed_tool_call(call) for call in message["tool_calls"]]
-        if role == "assistant" and message.get("reasoning") is not None:
-            rendered["reasoning"] = rendered["reasoning_content"] = message["reasoning"]
-        if role == "tool" and "tool_call_id" in message:
-            rendered["tool_call_id"] = message["tool_call_id"]
-        if isinstance(message.get("name"), str):
-            rendered["name"] = message["name"]
-        return rendered
-
-    def _opening_tokens(self, messages: Sequence[Mapping[str, Any]], text: str, encoding: Any) -> int:
-        """Tokens in front of the first user message; 0 when its text cannot be found in the rendering."""
-        position = 0
-        for message in messages:
-            content = message.get("content")
-            if not isinstance(content, str):
-                content = "\n".join(map(_part_text, content or ()))
-            content = content.strip()
-            found = text.find(content, position) if content else -1
-            if message["role"] == "user":
-                token = encoding.char_to_token(found) if found >= 0 else None
-                return token or 0
-            # A short user message may also occur in what stands before it: look for it only behind that.
-            position = found + len(content) if found >= 0 else position
-        return 0
-
-    def _template_reads_parts(self) -> bool:
-        """Whether the chat template loops over the parts of a message (vLLM's content format "openai")."""
-        from transformers.utils import chat_template_utils
-
-        template = self._tokenizer.chat_template
-        if not isinstance(template, str):
-            return False
-        try:
-            tree = chat_template_utils._compile_jinja_template(template).environment.parse(template)
-        except jinja2.TemplateError:
-            return False
-        return any(_is_content(loop.iter) for loop in tree.find_all(jinja2.nodes.For))
+    def _find_surroundings(self) -> tuple[bytes, bytes]:
+        """Packed special tokens that the tokenizer puts in front of a text and behind it."""
+        plain = self._backend.encode("a", add_special_tokens=False).ids
+        whole = self._backend.encode("a", add_special_tokens=True).ids
+        front = next(number for number in range(len(whole)) if whole[number : number + len(plain)] == plain)
+        return pack_tokens(whole[:front]), pack_tokens(whole[front + len(plain) :])
 
 
-def _is_content(node: jinja2.nodes.Node) -> bool:
-    """Whether a template expression is ``message.content``, ``message['content']`` or a variable
-    ``content``."""
-    if isinstance(node, jinja2.nodes.Name):
-        return node.name == "content"
-    if isinstance(node, jinja2.nodes.Getattr):
-        return node.attr == "content"
-    if isinstance(node, jinja2.nodes.Getitem):
-        return isinstance(node.arg, jinja2.nodes.Const) and node.arg.value == "content"
-    return isinstance(node, jinja2.nodes.Filter) and node.node is not None and _is_content(node.node)
-
-
-def _part_text(part: Any) -> str:
-    if isinstance(part, str):
-        return part
-    if isinstance(part, Mapping) and isinstance(part.get("text"), str):
-        return str(part["text"])
-    raise PromptError("only text content can be tokenised here")
-
-
-def _complete_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
-    function = tool.get("function") or {}
-    complete = {field: function.get(field) for field in ("name", "description", "parameters")}
-    if function.get("strict") is not None:
-        complete["strict"] = function["strict"]
-    return {"type": tool.get("type", "function"), "function": complete}
-
-
-def _parsed_tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
-    function = dict(call.get("function") or {})
-    arguments = function.get("arguments")
-    if not isinstance(arguments, Mapping):
-        try:
-            arguments = json.loads(arguments) if arguments else {}
-        except (TypeError, ValueError):
-            arguments = {}
-        function["arguments"] = arguments if isinstance(arguments, dict) else {}
-    return {**call, "function": function}
+def _utf8(text: str) -> bytes:
+    """A text's bytes. Raises `PromptError` for half of a surrogate pair: no tokenizer takes it."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(f"the prompt is no valid Unicode text: {error}") from error

@@ -1,19 +1,25 @@
 """From a request body to what a decision needs: token counts, block keys, and a conversation key."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
-from cluster.block_keys import block_keys
+from cluster.block_keys import Namespace
 from cluster.errors import PromptError
+from cluster.prompt_keys import KeyedPrompt, PendingPrompt
 from cluster.replicas import Model
-from cluster.tokenizer import Prompt, PromptTokenizer
+from cluster.tokenizer import PromptTokenizer
 from router.api.schema import Call
 from router.errors import ContextTooLongError
 
-INLINE_BYTES = 64 * 1024
-"""Bodies up to this size are tokenised on the event loop (under 10 ms), longer ones in a thread."""
+INLINE_BYTES = 1024 * 1024
+INLINE_MESSAGES = 512
+"""Up to this size requests are rendered and looked up on the event loop: at most 3 ms."""
+INLINE_NEW_BYTES = 8 * 1024
+"""Up to this size new text is tokenised on the event loop: at most 5 ms. More goes to a thread."""
+
+NO_NAMESPACE = Namespace(model="", tokenizer_fingerprint="", block_size=0)
+"""Of a model whose blocks cannot be seen: nothing gets keys."""
 
 CHARACTERS_PER_TOKEN = 4
 """Guess for prompts that cannot be tokenised here; only their load is estimated with it."""
@@ -33,13 +39,13 @@ class PreparedPrompt:
 
 
 async def prepare(call: Call, model: Model, tokenizer: PromptTokenizer | None) -> PreparedPrompt:
-    """Tokenise a request's prompt and compute its block keys.
+    """Tokenise a request's prompt and compute its block keys, as far as the last turn has not done so.
 
     Without a tokenizer, or for a prompt that only the engine can render, the result has no keys, and the ring
     places the conversation. Raises `ContextTooLongError` when the prompt cannot fit into the model's context.
     """
     conversation_key = call.conversation_key(call.cache_salt.encode())
-    prompts = await _tokenise(call, tokenizer) if tokenizer and call.tokenisable else None
+    prompts = await _keyed(call, model, tokenizer) if tokenizer and call.tokenisable else None
     if prompts is None:
         return PreparedPrompt(
             keys=(),
@@ -49,44 +55,56 @@ async def prepare(call: Call, model: Model, tokenizer: PromptTokenizer | None) -
             exact=False,
         )
     for prompt in prompts:
-        if model.max_model_len and len(prompt.token_ids) >= model.max_model_len:
+        if model.max_model_len and prompt.num_tokens >= model.max_model_len:
             raise ContextTooLongError(
                 f"This model's maximum context length is {model.max_model_len} tokens. "
-                f"However, your prompt has {len(prompt.token_ids)} tokens: no room for an answer.",
+                f"However, your prompt has {prompt.num_tokens} tokens: no room for an answer.",
                 param="messages" if "messages" in call.fields else "prompt",
             )
-    keys: list[int] = []
-    if model.namespace is not None:
-        root = model.salted_namespace(call.cache_salt).root()
-        keys = block_keys(root, prompts[0].token_ids, model.namespace.block_size)
     return PreparedPrompt(
-        keys=keys,
-        prompt_tokens=sum(len(prompt.token_ids) for prompt in prompts),
+        keys=prompts[0].keys,
+        prompt_tokens=sum(prompt.num_tokens for prompt in prompts),
         opening_tokens=prompts[0].opening_tokens,
         conversation_key=conversation_key,
         exact=True,
     )
 
 
-async def _tokenise(call: Call, tokenizer: PromptTokenizer) -> list[Prompt] | None:
+async def _keyed(call: Call, model: Model, tokenizer: PromptTokenizer) -> list[KeyedPrompt] | None:
     """All prompts of the request (a text completion may hold several); None when they cannot be rendered."""
     try:
-        if len(call.raw) <= INLINE_BYTES:
-            return _prompts(call.fields, tokenizer)
-        return await asyncio.to_thread(_prompts, call.fields, tokenizer)
+        if len(call.raw) > INLINE_BYTES or len(call.fields.get("messages", ())) > INLINE_MESSAGES:
+            return await asyncio.to_thread(_look_up_and_finish, call, model, tokenizer)
+        pending = _look_up(call, model, tokenizer)
+        if sum(prompt.new_bytes for prompt in pending) > INLINE_NEW_BYTES:
+            return await asyncio.to_thread(_finish, pending, pausing=True)
+        return _finish(pending, pausing=False)
     except PromptError:
         # What the template refuses, the engine refuses too, and says why better than we could. Prompts with
         # images are rendered by the engine alone.
         return None
 
 
-def _prompts(fields: Mapping[str, Any], tokenizer: PromptTokenizer) -> list[Prompt]:
+def _look_up_and_finish(call: Call, model: Model, tokenizer: PromptTokenizer) -> list[KeyedPrompt]:
+    return _finish(_look_up(call, model, tokenizer), pausing=True)
+
+
+def _look_up(call: Call, model: Model, tokenizer: PromptTokenizer) -> list[PendingPrompt]:
+    """The request's prompts, and how much of them is known. Only the first one gets keys."""
+    namespace, fields = model.namespace or NO_NAMESPACE, call.fields
+    root = replace(namespace, cache_salt=call.cache_salt).root()
     if "messages" in fields:
-        return [tokenizer.chat(fields)]
+        return [tokenizer.keyed_chat(fields, root, namespace.block_size)]
     prompt = fields["prompt"]
     several = isinstance(prompt, list) and not isinstance(prompt[0], int)
     special = fields.get("add_special_tokens")
     return [
-        tokenizer.completion(one, add_special_tokens=special is not False)
-        for one in (prompt if several else [prompt])
+        tokenizer.keyed_completion(
+            one, root, 0 if number else namespace.block_size, add_special_tokens=special is not False
+        )
+        for number, one in enumerate(prompt if several else [prompt])
     ]
+
+
+def _finish(pending: Iterable[PendingPrompt], pausing: bool) -> list[KeyedPrompt]:
+    return [prompt.finish(pausing) for prompt in pending]

@@ -6,6 +6,7 @@ import pytest
 
 from cluster.block_keys import block_keys
 from cluster.fleet import Fleet
+from cluster.prompt_cache import PromptCache
 from cluster.tokenizer import PromptTokenizer
 from cluster.wire import Lease, Load, ReplicaState
 from router import prompts
@@ -50,11 +51,36 @@ async def test_chat_has_exact_tokens_and_keys(tokenizer):
     assert 0 < prepared.opening_tokens < len(tokens)
 
 
-async def test_long_body_is_tokenised_in_a_thread_with_the_same_result(tokenizer, monkeypatch):
+@pytest.mark.parametrize("limit", ["INLINE_BYTES", "INLINE_MESSAGES", "INLINE_NEW_BYTES"])
+async def test_much_work_is_done_in_a_thread_with_the_same_result(tiny_model, tokenizer, monkeypatch, limit):
     """Where it is done changes nothing."""
     inline = await prepare(chat(), model_of(), tokenizer)
-    monkeypatch.setattr(prompts, "INLINE_BYTES", 1)
+    monkeypatch.setattr(prompts, limit, 1)
+    threads = []
+    monkeypatch.setattr(
+        prompts.asyncio,
+        "to_thread",
+        lambda work, *args, **options: _in_thread(threads, work, *args, **options),
+    )
+    tokenizer.cache = PromptCache()
     assert await prepare(chat(), model_of(), tokenizer) == inline
+    assert len(threads) == 1
+
+
+async def _in_thread(threads, work, *args, **options):
+    """Runs it, and notes that it did."""
+    threads.append(work)
+    return work(*args, **options)
+
+
+async def test_second_turn_pays_for_its_new_part(tokenizer):
+    """What the first turn had is looked up, and a retry of the same prompt has its end to tokenise alone."""
+    tokenizer.cache = PromptCache()
+    prompt = tokenizer.keyed_chat(chat().fields, b"12345678", 4)
+    everything = prompt.new_bytes
+    prompt.finish()
+    assert tokenizer.keyed_chat(chat().fields, b"12345678", 4).new_bytes < everything / 3
+    assert tokenizer.keyed_chat(chat().fields, b"87654321", 4).new_bytes == everything
 
 
 async def test_cache_salt_separates_keys_and_conversations(tokenizer):

@@ -1,0 +1,143 @@
+"""Token counts and block keys of prompts, at the cost of what is new in them."""
+
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from cluster.block_keys import KEY_BYTES, TOKEN_BYTES, chained_keys, unpack_keys
+from cluster.prompt_cache import PromptCache, Segment
+
+PAUSE_SECONDS = 0.0001
+"""A sleep of no time gives up the GIL, but takes it back before others wake."""
+SLICE_BYTES = 16 * 1024
+"""Packed tokens whose keys are computed without a pause: well under a millisecond."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """What a prompt's tokens depend on besides its data, and what their keys do."""
+
+    root: bytes
+    """Of the namespace: its 8 bytes."""
+    block_size: int
+    """Tokens per block; 0 for no keys."""
+    is_text: bool
+    """Whether the data is text, and not tokens."""
+    tokens: bytes = b""
+    """Packed tokens in front of those of the data."""
+
+    def pack(self) -> bytes:
+        """As bytes; other beginnings give others."""
+        return self.root + self.block_size.to_bytes(4, "little") + bytes([self.is_text]) + self.tokens
+
+
+@dataclass(frozen=True, slots=True)
+class KeyedPrompt:
+    """What routing needs of a prompt."""
+
+    num_tokens: int
+    keys: list[int]
+    """Keys of its full blocks."""
+    opening_tokens: int = 0
+    """Leading tokens that other conversations are likely to share: everything before the first user
+    message."""
+
+
+class PendingPrompt:
+    """A prompt whose beginning has been looked for in the cache. `finish` does the rest of the work."""
+
+    def __init__(
+        self,
+        cache: PromptCache,
+        beginning: Beginning,
+        data: bytes,
+        cuts: Sequence[int],
+        encode: Callable[[bytes], bytes],
+        *,
+        ending: bytes = b"",
+        opening_at: int = -1,
+        tokens_before: Callable[[bytes, int], int | None] = lambda _part, _position: None,
+    ) -> None:
+        """Look up a prompt.
+
+        ``encode`` gives the packed tokens of a part of ``data``; ``cuts`` are the ends of its parts.
+        ``ending`` are packed tokens after those of the data. ``opening_at`` is where the first user message
+        begins, in bytes, and ``tokens_before`` counts the tokens of a part in front of such a place.
+        """
+        self._cache = cache
+        self._block_size = beginning.block_size
+        self._start = self._extended(Segment(0, beginning.root, b""), beginning.tokens, pausing=False)
+        self._data, self._cuts = data, cuts
+        self._encode, self._ending = encode, ending
+        self._opening_at, self._tokens_before = opening_at, tokens_before
+        hasher, view = cache.hasher(beginning.pack()), memoryview(data)
+        self._digests = []
+        """Of all parts but the last: where that is cut depends on what would follow."""
+        for start, end in zip((0, *cuts), cuts[:-1], strict=False):
+            hasher.update(view[start:end])
+            self._digests.append(hasher.digest())
+        self._segments: list[Segment] = []
+        for segment in map(cache.get, self._digests):
+            if segment is None:
+                break
+            self._segments.append(segment)
+        self.new_bytes = len(data) - self._begin(len(self._segments))
+        """Bytes of the data that have to be encoded."""
+
+    def finish(self, pausing: bool = False) -> KeyedPrompt:
+        """Encode what is new. With ``pausing`` others get to run every millisecond: for worker threads."""
+        segments = self._segments
+        for number in range(len(segments), len(self._cuts)):
+            before = segments[-1] if segments else self._start
+            start, end = self._begin(number), self._cuts[number]
+            segment = self._extended(before, self._encode(self._data[start:end]), pausing)
+            if start <= self._opening_at < end:
+                segment = msgspec.structs.replace(
+                    segment, opening_at=self._opening_at - start, opening_tokens=self._opening_tokens(number)
+                )
+            segments.append(segment)
+            if pausing:
+                time.sleep(PAUSE_SECONDS)
+        self._cache.keep(self._digests, segments[: len(self._digests)])
+        last = self._extended(segments[-1] if segments else self._start, self._ending, pausing)
+        keys = b"".join([self._start.keys, *[segment.keys for segment in segments], last.keys])
+        return KeyedPrompt(last.num_tokens, unpack_keys(keys), self._known_opening_tokens())
+
+    def _begin(self, number: int) -> int:
+        """Where a part begins."""
+        return self._cuts[number - 1] if number else 0
+
+    def _known_opening_tokens(self) -> int:
+        if self._opening_at < 0:
+            return 0
+        number = bisect_right(self._cuts, self._opening_at)
+        segment = self._segments[number]
+        if segment.opening_at == self._opening_at - self._begin(number):
+            return segment.opening_tokens
+        return self._opening_tokens(number)
+
+    def _opening_tokens(self, number: int) -> int:
+        """Tokens in front of the first user message, which begins in this part; 0 when that is no token."""
+        start, end = self._begin(number), self._cuts[number]
+        before = self._segments[number - 1] if number else self._start
+        count = self._tokens_before(self._data[start:end], self._opening_at - start)
+        return 0 if count is None else before.num_tokens + count
+
+    def _extended(self, before: Segment, tokens: bytes, pausing: bool) -> Segment:
+        """The segment that follows another one and holds these packed tokens."""
+        num_tokens = before.num_tokens + len(tokens) // TOKEN_BYTES
+        if not self._block_size:
+            return Segment(num_tokens, before.last_key, b"")
+        last_key, rest, keys = before.last_key, before.tail + tokens, []
+        block_bytes = self._block_size * TOKEN_BYTES
+        slice_bytes = max(SLICE_BYTES // block_bytes, 1) * block_bytes
+        for start in range(0, len(rest), slice_bytes):
+            keys.append(chained_keys(last_key, rest[start : start + slice_bytes], self._block_size))
+            last_key = keys[-1][-KEY_BYTES:] or last_key
+            if pausing and start:
+                time.sleep(PAUSE_SECONDS)
+        full_bytes = len(rest) // block_bytes * block_bytes
+        return Segment(num_tokens, last_key, rest[full_bytes:], b"".join(keys))
