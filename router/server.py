@@ -3,9 +3,11 @@
 import socket
 
 import uvicorn
+from fastapi import FastAPI
 
 from cluster.errors import StartUpError
 from router.app import create_app
+from router.client_connection import ClientConnection
 from router.settings import RouterSettings
 
 SHUTDOWN_SECONDS = 10
@@ -26,19 +28,24 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+def server_config(app: FastAPI) -> uvicorn.Config:
+    """How a router's application is served."""
+    return uvicorn.Config(
+        app,
+        loop="uvloop",
+        http=ClientConnection,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # nothing here asks for the client's address
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        backlog=4096,
+    )
+
+
 def create_server(settings: RouterSettings) -> uvicorn.Server:
     """A server for the router; run it with ``serve(sockets=[bind(…)])``."""
-    return uvicorn.Server(
-        uvicorn.Config(
-            create_app(settings),
-            loop="uvloop",
-            http="httptools",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-            backlog=4096,
-        )
-    )
+    return uvicorn.Server(server_config(create_app(settings)))

@@ -49,10 +49,13 @@ class EventSplitter:
     def __init__(self) -> None:
         self._rest = b""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no event has begun that is not whole."""
+        return not self._rest
+
     def feed(self, data: bytes) -> list[bytes]:
         """Take the next bytes; return the events that are complete now."""
-        if not self._rest and data.endswith(b"\n\n") and data.count(b"\n\n") == 1 and b"\r" not in data:
-            return [data]
         data = self._rest + data
         events, start = [], 0
         for end in _END.finditer(data):
@@ -67,6 +70,38 @@ class EventSplitter:
         """What has not been a whole event so far."""
         rest, self._rest = self._rest, b""
         return rest
+
+
+class EventFilter:
+    """What a client gets of an engine's stream, and what the router reads in it."""
+
+    def __init__(self, *, keep_usage: bool) -> None:
+        self._splitter = EventSplitter()
+        self._keep_usage = keep_usage
+        self.usage: Usage | None = None
+        self.done = False
+        """Whether the event that ends a stream has come."""
+        self.reported_error = False
+
+    def feed(self, data: bytes) -> bytes:
+        """Take the next bytes; return those that go on, in whole events."""
+        if (
+            self._splitter.is_empty
+            and data.endswith(b"\n\n")
+            and b"\r" not in data
+            and b'"error"' not in data
+            and data.count(b'"usage"') == data.count(b'"usage":null')
+        ):
+            self.done = self.done or data.startswith(DONE) or b"\n\n" + DONE in data
+            return data
+        return b"".join([event for event in self._splitter.feed(data) if self._passes(event)])
+
+    def _passes(self, event: bytes) -> bool:
+        usage, nothing_else = parse_usage(event)
+        self.usage = usage or self.usage
+        self.done = self.done or event.startswith(DONE)
+        self.reported_error = self.reported_error or error_status(event) is not None
+        return self._keep_usage or not nothing_else
 
 
 def parse_usage(event: bytes) -> tuple[Usage | None, bool]:

@@ -1,22 +1,26 @@
-"""HTTP to engines: one pool, limits on every wait, and foreign errors translated in this one place."""
+"""HTTP to engines: limits on every wait, and foreign errors translated in this one place.
+
+Requests for tokens go over connections of our own (`router.engine_pool`), small questions over aiohttp.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import aiohttp
 import msgspec
 
-from router.errors import AttemptFailedError, ReplyBrokenError
+from router.engine_pool import KEEP_ALIVE_SECONDS, EnginePool
+from router.errors import AttemptFailedError
 from router.settings import RouterSettings
-from router.sse import MAX_EVENT_BYTES, UNREADABLE, first_event
+from router.sse import UNREADABLE
+from router.upstream_reply import UpstreamReply
+from router.watchdog import Watchdog
 
-KEEP_ALIVE_SECONDS = 4.0
-"""Below the 5 s after which vLLM's server closes idle connections, so that none is reused as it closes."""
+__all__ = ["HEALTH_SECONDS", "Upstream", "UpstreamReply"]
 
-READ_BUFFER_BYTES = 64 * 1024
-MAX_REPLY_BYTES = 64 * 1024 * 1024
 MAX_TOKENS_BYTES = 4 * 1024 * 1024
 RETRIED_STATUSES = frozenset({429, 500, 502, 503, 504})
 SMALL_REQUEST_SECONDS = 10.0
@@ -25,72 +29,11 @@ HEALTH_SECONDS = 2.0
 ERROR_BYTES = 300
 """How much of an engine's error is passed on to the client."""
 
+_ENDS_A_LINE = re.compile(r"[\r\n\0]")
+
 
 class _Tokens(msgspec.Struct):
     tokens: list[int]
-
-
-class UpstreamReply:
-    """An engine's answer, from its first bytes on. Close it, or read it to its end.
-
-    ``first`` holds the bytes that have come already.
-    """
-
-    def __init__(
-        self,
-        response: aiohttp.ClientResponse,
-        first: bytes,
-        idle_seconds: float,
-        on_close: Callable[[], None],
-    ) -> None:
-        self._response = response
-        self._on_close: Callable[[], None] | None = on_close
-        self.first = first
-        self._idle_seconds = idle_seconds
-        self.status = response.status
-        self.content_type = response.headers.get("Content-Type", "application/json")
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it arrives. Raises `ReplyBrokenError` when it breaks off or the engine falls silent."""
-        data = self.first
-        while data:
-            yield data
-            data = await self._read()
-
-    async def read_event(self) -> bytes:
-        """Read on until `first` begins with a whole event, and return that. Raises `ReplyBrokenError`."""
-        while (event := first_event(self.first)) is None and len(self.first) < MAX_EVENT_BYTES:
-            data = await self._read()
-            if not data:
-                break
-            self.first += data
-        return event or self.first
-
-    async def read_all(self) -> None:
-        """Take the whole body into `first`. Raises `ReplyBrokenError`, also when it is over 64 MiB."""
-        parts, size = [], 0
-        async for chunk in self.chunks():
-            parts.append(chunk)
-            size += len(chunk)
-            if size > MAX_REPLY_BYTES:
-                raise ReplyBrokenError(f"larger than {MAX_REPLY_BYTES} bytes")
-        self.first = b"".join(parts)
-
-    async def _read(self) -> bytes:
-        try:
-            async with asyncio.timeout(self._idle_seconds):
-                return await self._response.content.readany()
-        except TimeoutError as error:
-            raise ReplyBrokenError(f"silent for {self._idle_seconds:g} s") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise ReplyBrokenError(_describe(error)) from error
-
-    def close(self) -> None:
-        """Drop the connection unless the body was read to its end: the engine then stops generating."""
-        self._response.close()
-        if self._on_close is not None:
-            self._on_close()
-            self._on_close = None
 
 
 class Upstream:
@@ -103,21 +46,20 @@ class Upstream:
         self._headers = (
             {"Authorization": f"Bearer {settings.engine_api_key}"} if settings.engine_api_key else {}
         )
+        self._authorization = "".join(f"{name}: {value}\r\n" for name, value in self._headers.items())
+        self._watchdog = Watchdog(min(1.0, settings.first_byte_seconds / 10, settings.idle_seconds / 10))
+        self._pool = EnginePool(settings.connect_seconds, self._watchdog)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0,  # open requests are bounded by admission
-                keepalive_timeout=KEEP_ALIVE_SECONDS,
-                ttl_dns_cache=30,
-            ),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_seconds),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),  # engines are no place to meet another client's cookies
-            read_bufsize=READ_BUFFER_BYTES,
-            skip_auto_headers=("User-Agent", "Accept-Encoding"),
         )
 
     async def close(self) -> None:
         """Close every connection."""
+        self._pool.close()
+        self._watchdog.close()
         await self._session.close()
 
     async def send(self, url: str, path: str, body: bytes, headers: Mapping[str, str]) -> UpstreamReply:
@@ -125,28 +67,39 @@ class Upstream:
 
         Raises `AttemptFailedError` when the engine cannot be reached, fails, or stays silent for too long.
         """
-        response: aiohttp.ClientResponse | None = None
         self.open_requests += 1
+        reply = UpstreamReply(self._settings.idle_seconds, self._closed)
         try:
-            with _translated(self._settings.first_byte_seconds):
-                async with asyncio.timeout(self._settings.first_byte_seconds):
-                    response = await self._session.post(
-                        url + path,
-                        data=body,
-                        headers={**self._headers, "Content-Type": "application/json", **headers},
-                    )
-                    first = await response.content.readany()
-            if response.status in RETRIED_STATUSES or not first:
+            await self._ask(reply, url, path, body, headers)
+            if reply.status in RETRIED_STATUSES or not reply.first:
                 raise AttemptFailedError(
-                    f"engine answered {response.status} {first[:ERROR_BYTES].decode(errors='replace')}",
-                    replica_down=response.status in (502, 503) or not first,
+                    f"engine answered {reply.status} {reply.first[:ERROR_BYTES].decode(errors='replace')}",
+                    replica_down=reply.status in (502, 503) or not reply.first,
                 )
         except BaseException:
-            if response is not None:
-                response.close()
-            self._closed()
+            reply.close()
             raise
-        return UpstreamReply(response, first, self._settings.idle_seconds, self._closed)
+        return reply
+
+    async def _ask(
+        self, reply: UpstreamReply, url: str, path: str, body: bytes, headers: Mapping[str, str]
+    ) -> None:
+        engine = self._pool.engine(url)
+        head = (
+            f"POST {engine.path_prefix}{path} HTTP/1.1\r\nHost: {engine.authority}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n{self._authorization}"
+        )
+        for name, value in headers.items():
+            if _ENDS_A_LINE.search(value):
+                raise ValueError(f"header {name} would end its line")
+            head += f"{name}: {value}\r\n"
+        request = f"{head}\r\n".encode("latin-1") + body
+        seconds = self._settings.first_byte_seconds
+        connection = self._pool.idle_connection(engine)
+        # An engine may close an idle connection just as it is used. That says nothing about the engine, and
+        # nothing was answered: the request is sent once more, on a new connection.
+        if connection is None or not await reply.ask(connection, request, seconds):
+            await reply.ask(await self._pool.connect(engine), request, seconds)
 
     def _closed(self) -> None:
         self.open_requests -= 1

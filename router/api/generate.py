@@ -1,30 +1,29 @@
 """The endpoints that generate: one request from its bytes to the last byte of its answer."""
 
-import asyncio
 import time
-import uuid
-from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
-from typing import Any
+from collections.abc import Callable, Mapping
+from secrets import token_hex
 
 import msgspec
-from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from cluster.fleet import Fleet
 from router.accounting import Accounts, RequestRecord
 from router.admission import Admission
+from router.api.direct import DirectClient
 from router.api.schema import Call
-from router.api.transport import error_headers, impatient, read_body, send_reply, start_reply
+from router.api.transport import AsgiClient, Client
 from router.auth import Authenticator
+from router.client_connection import direct_reply
 from router.dispatch import Dispatcher, Exchange
-from router.errors import ApiError, ClientStalledError, ReplyBrokenError, UnknownModelError, UpstreamError
+from router.errors import ApiError, ClientStalledError, UnknownModelError, UpstreamError
 from router.prompts import prepare
 from router.settings import RouterSettings
-from router.sse import DONE, EventSplitter, error_status, parse_usage, usage_of_reply
+from router.sse import DONE, EventFilter, usage_of_reply
 from router.tokenizers import Tokenizers
+from router.watchdog import Watchdog
 
-PASSED_HEADERS = ("traceparent", "tracestate")
+PASSED_HEADERS = (b"traceparent", b"tracestate")
 CLIENT_CLOSED_REQUEST = 499
 
 
@@ -50,25 +49,22 @@ class GenerationEndpoint:
         self._authenticate = authenticate
         self._admission = admission
         self._settings = settings
+        self._watchdog = Watchdog(min(1.0, settings.stalled_client_seconds / 10))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        headers, settings = Headers(scope=scope), self._settings
-        send = impatient(send, settings.stalled_client_seconds)
+        headers = dict(reversed(scope["headers"]))  # the first of several counts
+        client = self._client(scope, receive, send)
         record = RequestRecord(request_id=_request_id(headers), path=scope["path"])
         try:
-            record.tenant = self._authenticate(headers.get("authorization"))
+            record.tenant = self._authenticate(_text(headers.get(b"authorization")))
             with self._admission.admitted():
-                raw = await read_body(headers, receive, settings.max_body_bytes, settings.body_seconds)
-                if raw is None:
+                if not await self._serve(client, headers, record):
                     record.outcome, record.status = "cancelled", CLIENT_CLOSED_REQUEST
-                    return
-                await _until_disconnect(self._answer(raw, headers, record, send), receive, record)
         except ApiError as error:
             record.outcome = "failed" if error.status >= 500 else "refused"
             record.status, record.error = error.status, error.message
-            body = msgspec.json.encode(error.body())
-            await send_reply(send, error.status, body, error_headers(error, record))
+            await client.reply(error.status, _error_headers(error, record), msgspec.json.encode(error.body()))
         except ClientStalledError as error:
             # The answer has begun and cannot be ended properly: the server cuts the connection.
             record.outcome, record.status, record.error = "cancelled", CLIENT_CLOSED_REQUEST, str(error)
@@ -80,7 +76,21 @@ class GenerationEndpoint:
         finally:
             self._accounts.finish(record)
 
-    async def _answer(self, raw: bytes, headers: Headers, record: RequestRecord, send: Send) -> None:
+    def _client(self, scope: Scope, receive: Receive, send: Send) -> Client:
+        seconds = self._settings.stalled_client_seconds
+        if (direct := direct_reply(scope)) is not None:
+            return DirectClient(direct, scope, receive, seconds, self._watchdog)
+        return AsgiClient(scope, receive, send, seconds)
+
+    async def _serve(self, client: Client, headers: dict[bytes, bytes], record: RequestRecord) -> bool:
+        """Read and answer the request. False when the client left first."""
+        limits = self._settings
+        raw = await client.read_body(limits.max_body_bytes, limits.body_seconds)
+        return raw is not None and await client.stays_for(self._answer(raw, headers, record, client))
+
+    async def _answer(
+        self, raw: bytes, headers: dict[bytes, bytes], record: RequestRecord, client: Client
+    ) -> None:
         call = self._parse(raw)
         record.stream = call.stream
         model = self._fleet.models.get(call.model)
@@ -89,89 +99,55 @@ class GenerationEndpoint:
         record.model = model.name
         prompt = await prepare(call, model, self._tokenizers.get(model.name))
         record.prompt_tokens, record.exact = prompt.prompt_tokens, prompt.exact
-        passed = {name: headers[name] for name in PASSED_HEADERS if name in headers}
-        exchange = await self._dispatcher.start(
-            call, prompt, record, {**passed, "X-Request-Id": record.request_id}
-        )
+        passed = {"X-Request-Id": record.request_id}
+        for name in PASSED_HEADERS:
+            if name in headers:
+                passed[name.decode()] = headers[name].decode("latin-1")
+        exchange = await self._dispatcher.start(call, prompt, record, passed)
         succeeded = False
         try:
             if call.stream and exchange.reply.status == 200:
-                succeeded = await _relay_stream(call, exchange, record, send)
+                succeeded = await _relay_stream(call, exchange, record, client)
             else:
-                succeeded = await _relay_whole(exchange, record, send)
+                succeeded = await _relay_whole(exchange, record, client)
         finally:
             exchange.close(succeeded)
         if record.usage is not None and prompt.exact:
             self._tokenizers.compare(model.name, prompt.prompt_tokens, record.usage.prompt_tokens)
 
 
-async def _relay_whole(exchange: Exchange, record: RequestRecord, send: Send) -> bool:
+async def _relay_whole(exchange: Exchange, record: RequestRecord, client: Client) -> bool:
     """Pass on an answer that has been read whole. True when the engine succeeded."""
     reply = exchange.reply
-    body = reply.first
     record.first_byte = time.monotonic()
-    record.usage = usage_of_reply(body) if reply.status == 200 else None
+    record.usage = usage_of_reply(reply.first) if reply.status == 200 else None
     record.status = reply.status
     record.outcome = "ok" if reply.status < 400 else "refused"
-    await send_reply(send, reply.status, body, _reply_headers(reply.content_type, record))
+    await client.reply(reply.status, _reply_headers(reply.content_type, record), reply.first)
     return reply.status == 200
 
 
-async def _relay_stream(call: Call, exchange: Exchange, record: RequestRecord, send: Send) -> bool:
+async def _relay_stream(call: Call, exchange: Exchange, record: RequestRecord, client: Client) -> bool:
     """Pass on a stream event by event. True when it was complete."""
+    reply = exchange.reply
     record.first_byte = time.monotonic()
-    record.status = exchange.reply.status
-    await start_reply(send, exchange.reply.status, _reply_headers(exchange.reply.content_type, record))
-    splitter, done = EventSplitter(), False
+    record.status = reply.status
+    events, rest = EventFilter(keep_usage=call.wants_usage), b""
     try:
-        async for chunk in exchange.reply.chunks():
-            passed = []
-            for event in splitter.feed(chunk):
-                usage, nothing_else = parse_usage(event)
-                record.usage = usage or record.usage
-                done = done or event.startswith(DONE)
-                if error_status(event) is not None:
-                    record.error = "the engine reported an error in the stream"
-                if call.wants_usage or not nothing_else:
-                    passed.append(event)
-            if passed:
-                await send({"type": "http.response.body", "body": b"".join(passed), "more_body": True})
-        if not done:
-            raise ReplyBrokenError("the stream ended early")
-    except ReplyBrokenError as error:
-        record.error = str(error)
-        event = msgspec.json.encode(UpstreamError(f"The engine's answer broke off: {error}").body())
-        await send(
-            {
-                "type": "http.response.body",
-                "body": b"data: " + event + b"\n\n" + DONE + b"\n\n",
-                "more_body": True,
-            }
-        )
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
+        broken = await client.relay(reply.status, _reply_headers(reply.content_type, record), reply, events)
+    finally:
+        record.usage = events.usage
+        if events.reported_error:
+            record.error = "the engine reported an error in the stream"
+    if broken is None and not events.done:
+        broken = "the stream ended early"
+    if broken is not None:
+        record.error = broken
+        error = UpstreamError(f"The engine's answer broke off: {broken}")
+        rest = b"data: " + msgspec.json.encode(error.body()) + b"\n\n" + DONE + b"\n\n"
+    await client.end(rest)
     record.outcome = "broken" if record.error else "ok"
     return not record.error
-
-
-async def _until_disconnect(work: Coroutine[Any, Any, None], receive: Receive, record: RequestRecord) -> None:
-    """Run the work; when the client leaves first, cancel it and wait until it has cleaned up."""
-    task = asyncio.ensure_future(work)
-    watcher = asyncio.ensure_future(_disconnected(receive))
-    try:
-        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            record.outcome, record.status = "cancelled", CLIENT_CLOSED_REQUEST
-            task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-    finally:
-        watcher.cancel()
-        task.cancel()
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _reply_headers(content_type: str, record: RequestRecord) -> Mapping[str, str]:
@@ -185,6 +161,17 @@ def _reply_headers(content_type: str, record: RequestRecord) -> Mapping[str, str
     }
 
 
-def _request_id(headers: Headers) -> str:
-    given = headers.get("x-request-id", "")
-    return given if 0 < len(given) <= 128 and given.isascii() and given.isprintable() else uuid.uuid4().hex
+def _error_headers(error: ApiError, record: RequestRecord) -> Mapping[str, str]:
+    headers = {"content-type": "application/json", "x-request-id": record.request_id}
+    if error.retry_after is not None:
+        headers["retry-after"] = str(error.retry_after)
+    return headers
+
+
+def _request_id(headers: dict[bytes, bytes]) -> str:
+    given = _text(headers.get(b"x-request-id")) or ""
+    return given if 0 < len(given) <= 128 and given.isascii() and given.isprintable() else token_hex(16)
+
+
+def _text(value: bytes | None) -> str | None:
+    return value.decode("latin-1") if value is not None else None

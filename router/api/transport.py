@@ -1,13 +1,106 @@
-"""Bytes between client and router: reading a bounded body, sending a reply."""
+"""Bytes between a client and the router, as any ASGI server carries them."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from contextlib import suppress
+from typing import Any, Protocol
 
 from starlette.datastructures import Headers
-from starlette.types import Message, Receive, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from router.accounting import RequestRecord
-from router.errors import ApiError, BodyTooLargeError, BodyTooSlowError, ClientStalledError
+from router.errors import BodyTooLargeError, BodyTooSlowError, ClientStalledError, ReplyBrokenError
+from router.sse import EventFilter
+from router.upstream import UpstreamReply
+
+
+class Client(Protocol):
+    """Who sent a request and gets its answer."""
+
+    async def read_body(self, limit: int, seconds: float) -> bytes | None:
+        """See the function `read_body`."""
+
+    async def stays_for(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Do the work. False when the client left first: then it was cancelled, and has cleaned up."""
+
+    async def reply(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """Send a whole answer. Raises `ClientStalledError`, like all that send."""
+
+    async def relay(
+        self, status: int, headers: Mapping[str, str], reply: UpstreamReply, events: EventFilter
+    ) -> str | None:
+        """Begin an answer with what the filter lets pass of an engine's; why that broke off, or None."""
+
+    async def end(self, rest: bytes) -> None:
+        """Send the rest of an answer that was begun by `relay`."""
+
+
+class AsgiClient:
+    """A client behind any ASGI server."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, stalled_seconds: float) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._send_now = send
+        self._stalled_seconds = stalled_seconds
+
+    async def read_body(self, limit: int, seconds: float) -> bytes | None:
+        """See `Client`."""
+        return await read_body(Headers(scope=self._scope), self._receive, limit, seconds)
+
+    async def stays_for(self, work: Coroutine[Any, Any, None]) -> bool:
+        """See `Client`."""
+        task = asyncio.ensure_future(work)
+        watcher = asyncio.ensure_future(self._disconnected())
+        try:
+            await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
+            stayed = task.done()
+            if not stayed:
+                task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            return stayed
+        finally:
+            watcher.cancel()
+            task.cancel()
+
+    async def _disconnected(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def reply(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """See `Client`."""
+        await self._start(status, {**headers, "content-length": str(len(body))})
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def relay(
+        self, status: int, headers: Mapping[str, str], reply: UpstreamReply, events: EventFilter
+    ) -> str | None:
+        """See `Client`."""
+        await self._start(status, headers)
+        try:
+            async for chunk in reply.chunks():
+                if passed := events.feed(chunk):
+                    await self._send({"type": "http.response.body", "body": passed, "more_body": True})
+        except ReplyBrokenError as error:
+            return str(error)
+        return None
+
+    async def end(self, rest: bytes) -> None:
+        """See `Client`."""
+        await self._send({"type": "http.response.body", "body": rest, "more_body": False})
+
+    async def _start(self, status: int, headers: Mapping[str, str]) -> None:
+        encoded = [
+            (name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()
+        ]
+        await self._send({"type": "http.response.start", "status": status, "headers": encoded})
+
+    async def _send(self, message: Message) -> None:
+        try:
+            async with asyncio.timeout(self._stalled_seconds):
+                await self._send_now(message)
+        except TimeoutError as error:
+            raise ClientStalledError(f"the client took nothing for {self._stalled_seconds:g} s") from error
 
 
 async def read_body(headers: Headers, receive: Receive, limit: int, seconds: float) -> bytes | None:
@@ -41,38 +134,3 @@ async def _read(receive: Receive, limit: int) -> bytes | None:
 
 def _too_large(limit: int) -> BodyTooLargeError:
     return BodyTooLargeError(f"The request body is larger than {limit} bytes.")
-
-
-def impatient(send: Send, seconds: float) -> Send:
-    """The same ``send``, which raises `ClientStalledError` when the client takes nothing for too long."""
-
-    async def send_in_time(message: Message) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await send(message)
-        except TimeoutError as error:
-            raise ClientStalledError(f"the client took nothing for {seconds:g} s") from error
-
-    return send_in_time
-
-
-async def start_reply(send: Send, status: int, headers: Mapping[str, str]) -> None:
-    """Send status and headers; the body follows."""
-    encoded = [
-        (name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": encoded})
-
-
-async def send_reply(send: Send, status: int, body: bytes, headers: Mapping[str, str]) -> None:
-    """Send a whole reply."""
-    await start_reply(send, status, {**headers, "content-length": str(len(body))})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
-
-
-def error_headers(error: ApiError, record: RequestRecord) -> Mapping[str, str]:
-    """Headers of an error reply."""
-    headers = {"content-type": "application/json", "x-request-id": record.request_id}
-    if error.retry_after is not None:
-        headers["retry-after"] = str(error.retry_after)
-    return headers

@@ -6,12 +6,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import aiohttp
 import pytest
 import uvicorn
+import uvloop
 
 from cluster.tokenizer import PromptTokenizer
 from cluster.wire import Lease, Load, ReplicaState
 from router import tokenizers
 from router.app import create_app
-from router.server import bind
+from router.server import bind, server_config
 from router.settings import RouterSettings
 from tests.redis_process import running_redis
 from tests.router.fake_engine import FakeEngine
@@ -76,13 +77,13 @@ class Router:
 
 
 @asynccontextmanager
-async def running(settings):
-    """Serve a router on a port that the system gives."""
+async def running(settings, http=None):
+    """Serve a router on a port that the system gives; ``http`` names connections that are not our own."""
     app = create_app(settings)
     listener = bind(settings.host, settings.port)
-    config = uvicorn.Config(
-        app, http="httptools", lifespan="on", log_config=None, timeout_graceful_shutdown=1
-    )
+    config = server_config(app)
+    config.timeout_graceful_shutdown = 1
+    config.http = http or config.http
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
@@ -100,6 +101,11 @@ async def running(settings):
             await asyncio.wait(server.server_state.tasks, timeout=2)
         await server.lifespan.shutdown()
         listener.close()
+
+
+def pytest_asyncio_loop_factories():
+    """The event loop that routers run on."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture(scope="session")

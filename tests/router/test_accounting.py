@@ -6,7 +6,6 @@ from structlog.testing import capture_logs
 from cluster.fleet import Fleet
 from cluster.wire import Lease, Load, ReplicaState
 from policies.catalog import POLICIES
-from router import accounting
 from router.accounting import Accounts, RequestRecord
 from router.arm_totals import ArmTotals, Column
 from router.experiment import Assignment
@@ -46,17 +45,18 @@ def record(replica="a", outcome="ok", **changes):
 
 def samples(metrics):
     """Every sample of the exposition by its name with labels."""
+    metrics.refresh()
     lines = metrics.exposition().decode().splitlines()
     return {
         name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")
     }
 
 
-def test_sums_per_replica(accounts):
+def test_sums_per_replica(accounts, metrics):
     """Predicted and delivered tokens, requests and failures add up."""
     for each in (record(), record(outcome="broken"), record(outcome="cancelled", usage=None)):
         accounts.finish(each)
-    totals = accounts.totals("a")
+    totals = metrics.replica_totals()["a"]
     assert (totals.requests, totals.failures) == (3, 1)
     assert (totals.prompt_tokens, totals.predicted_cached_tokens, totals.delivered_cached_tokens) == (
         200,
@@ -64,19 +64,19 @@ def test_sums_per_replica(accounts):
         96,
     )
     assert totals.hit_rate == pytest.approx(0.48)
-    assert accounts.totals("b").hit_rate is None
+    assert metrics.replica_totals()["b"].hit_rate is None
 
 
-def test_engine_that_does_not_say_what_was_cached(accounts):
+def test_engine_that_does_not_say_what_was_cached(accounts, metrics):
     """Without details nothing counts as delivered."""
     accounts.finish(record(usage=Usage(100, 5, None)))
-    assert accounts.totals("a").delivered_cached_tokens == 0
+    assert metrics.replica_totals()["a"].delivered_cached_tokens == 0
 
 
 def test_request_that_reached_no_replica_counts_for_none(accounts, metrics):
     """A refused request has an outcome and no replica."""
     accounts.finish(record(replica="", outcome="refused", usage=None))
-    assert accounts.totals("").requests == 0
+    assert metrics.replica_totals()[""].requests == 0
     name = 'warmroute_requests_total{arm="",model="m",outcome="refused",policy=""}'
     assert samples(metrics)[name] == 1
 
@@ -144,12 +144,3 @@ def test_gauges_read_the_fleet(fleet, metrics):
     assert found["warmroute_index_blocks"] == 2
     assert found["warmroute_ready_replicas"] == 1
     assert found["warmroute_redis_reachable"] == 0
-
-
-def test_number_of_replicas_remembered_is_bounded(accounts, monkeypatch):
-    """The replica not seen for longest is forgotten first."""
-    monkeypatch.setattr(accounting, "MAX_REPLICAS_REMEMBERED", 2)
-    for name in ("a", "b", "a", "c"):
-        accounts.finish(record(replica=name))
-    assert accounts.totals("a").requests == 2
-    assert accounts.totals("b").requests == 0

@@ -172,6 +172,7 @@ async def test_policy_unknown_to_this_router_is_said_in_healthz(steered, redis_s
             found = (await steered.get("/healthz"))[1]["degraded"]
             if found == expected:
                 return
+            await asyncio.sleep(0.01)
         raise AssertionError(found)
 
     await degraded(["policy 'clairvoyant', set for all routers, is unknown here: 'round-robin' decides"])

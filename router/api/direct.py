@@ -1,0 +1,147 @@
+"""Bytes between a client and the router where the server is our own: no task and no coroutine per chunk.
+
+A chunk goes from the engine's connection to the client's within one callback.
+"""
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope
+
+from router.api.transport import read_body
+from router.client_connection import DirectReply
+from router.errors import ClientStalledError
+from router.sse import EventFilter
+from router.upstream import UpstreamReply
+from router.watchdog import NEVER, Watchdog
+
+
+class DirectClient:
+    """A client on a `ClientConnection`. What the methods do is said in `router.api.transport.Client`."""
+
+    def __init__(
+        self,
+        direct: DirectReply,
+        scope: Scope,
+        receive: Receive,
+        stalled_seconds: float,
+        watchdog: Watchdog,
+    ) -> None:
+        self._direct = direct
+        self._scope = scope
+        self._receive = receive
+        self._stalled_seconds = stalled_seconds
+        self._watchdog = watchdog
+        self.deadline = NEVER
+        """Until when the client must take something; see `router.watchdog.Watched`."""
+        self._upstream: UpstreamReply | None = None
+        self._events: EventFilter
+        self._broken: str | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        direct.on_resumed = self._resumed
+
+    async def read_body(self, limit: int, seconds: float) -> bytes | None:
+        """See `Client`."""
+        if (body := self._direct.take_body(limit)) is not None:
+            return body
+        return await read_body(Headers(scope=self._scope), self._receive, limit, seconds)
+
+    async def stays_for(self, work: Coroutine[Any, Any, None]) -> bool:
+        """See `Client`."""
+        task = asyncio.current_task()
+        assert task is not None
+        if self._direct.is_gone:
+            work.close()
+            return False
+        self._direct.on_gone = task.cancel
+        try:
+            await work
+        except asyncio.CancelledError:
+            if not self._direct.is_gone:
+                raise
+            task.uncancel()
+            return False
+        finally:
+            self._direct.on_gone = None
+            self._watchdog.discard(self)
+        return True
+
+    async def reply(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """See `Client`."""
+        self._direct.start(status, headers, body)
+        await self._drained()
+        self._direct.end()
+
+    async def relay(
+        self, status: int, headers: Mapping[str, str], reply: UpstreamReply, events: EventFilter
+    ) -> str | None:
+        """See `Client`."""
+        self._events, self._upstream = events, reply
+        self._direct.start(status, headers)
+        reply.relay(self)
+        if self._upstream is not None:
+            await self._wait()
+        return self._broken
+
+    async def end(self, rest: bytes) -> None:
+        """See `Client`."""
+        if rest:
+            self._direct.write(rest)
+        await self._drained()
+        self._direct.end()
+
+    async def _drained(self) -> None:
+        if self._direct.is_full:
+            self._count_down()
+            await self._wait()
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _count_down(self) -> None:
+        self.deadline = asyncio.get_running_loop().time() + self._stalled_seconds
+        self._watchdog.add(self)
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # ---- called by the engine's connection ----
+
+    def received(self, data: bytes) -> None:
+        """Pass on what passes the filter; take nothing more while the client does not take it."""
+        if passed := self._events.feed(data):
+            self._direct.write(passed)
+            if self._direct.is_full and self._upstream is not None:
+                self._upstream.pause()
+                self._count_down()
+
+    def ended(self, broken: str | None) -> None:
+        """The engine's answer is over."""
+        self._upstream, self._broken = None, broken
+        self._wake()
+
+    # ---- called by the client's connection, and by the watchdog ----
+
+    def _resumed(self) -> None:
+        self._watchdog.discard(self)
+        if self._upstream is not None:
+            self._upstream.resume()
+        else:
+            self._wake()
+
+    def overdue(self) -> None:
+        """The client has not taken anything for too long."""
+        self._watchdog.discard(self)
+        self._direct.on_gone = None
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(
+                ClientStalledError(f"the client took nothing for {self._stalled_seconds:g} s")
+            )
+        self._direct.cut()
