@@ -5,7 +5,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-fast lint format check clean clean-all
+.PHONY: help setup serve bench test test-fast lint format check clean clean-all
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -18,6 +18,9 @@ setup: ## create .venv from the lock file, nothing else
 
 serve: setup ## start Redis, Ray, the engines and the router; Ctrl-C stops them all
 	@exec $(BIN)/warmroute serve $(ARGS)
+
+bench: setup ## what routing costs: this router, and others where ARGS=install has installed them (minutes)
+	@exec $(BIN)/python -m loadtest.bench $(ARGS)
 
 test: setup ## all tests, with real Redis, real Ray Serve and real vLLM (minutes)
 	@exec $(BIN)/python -m pytest $(ARGS)
