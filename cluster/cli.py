@@ -89,6 +89,13 @@ def router(
     redis_url: RedisUrl = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that share the port, each a router of its own: about one per CPU core that is "
+            "free for them. Default: 1."
+        ),
+    ] = None,
     tokenizer: Annotated[
         list[str] | None,
         typer.Option(help="MODEL=DIRECTORY; repeatable. Otherwise the engine's own directory is read."),
@@ -107,6 +114,7 @@ def router(
         redis_url=redis_url,
         host=host,
         port=port,
+        workers=workers,
         tokenizers=",".join(tokenizer) if tokenizer else None,
         policy=policy,
         engine_api_key=engine_api_key,
@@ -114,7 +122,12 @@ def router(
         log_level=log_level,
     )
     configure_logging(settings.log_level)
-    create_server(settings).run(sockets=[bind(settings.host, settings.port)])
+    listener = bind(settings.host, settings.port)
+    if settings.workers > 1:
+        from router.workers import run_workers
+
+        raise typer.Exit(run_workers(settings, listener))
+    create_server(settings).run(sockets=[listener])
 
 
 @app.command()

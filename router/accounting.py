@@ -1,7 +1,6 @@
-"""What became of every request: one record each, summed up per replica, in metrics, and in one log line."""
+"""What became of every request: one record each, in metrics, in a running experiment, and in one log line."""
 
 import time
-from collections import OrderedDict
 from dataclasses import dataclass, field
 
 import structlog
@@ -10,8 +9,6 @@ from router.arm_totals import Column
 from router.experiment import Assignment
 from router.metrics import Metrics
 from router.sse import Usage
-
-MAX_REPLICAS_REMEMBERED = 4096
 
 log = structlog.get_logger()
 
@@ -56,51 +53,17 @@ class RequestRecord:
         return self.assignment.arm if self.assignment else ""
 
 
-@dataclass(slots=True)
-class ReplicaTotals:
-    """Sums over all requests that ended on one replica."""
-
-    requests: int = 0
-    failures: int = 0
-    prompt_tokens: int = 0
-    """As the engine counted them."""
-    predicted_cached_tokens: int = 0
-    delivered_cached_tokens: int = 0
-
-    @property
-    def hit_rate(self) -> float | None:
-        """Share of prompt tokens that the engine found in its cache; None before the first request."""
-        return self.delivered_cached_tokens / self.prompt_tokens if self.prompt_tokens else None
-
-
 class Accounts:
     """Takes every finished record."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._totals: OrderedDict[str, ReplicaTotals] = OrderedDict()
-
-    def totals(self, replica: str) -> ReplicaTotals:
-        """The sums of one replica; replicas not seen for longest are forgotten beyond 4,096."""
-        totals = self._totals.setdefault(replica, ReplicaTotals())
-        self._totals.move_to_end(replica)
-        if len(self._totals) > MAX_REPLICAS_REMEMBERED:
-            self._totals.popitem(last=False)
-        return totals
 
     def finish(self, record: RequestRecord) -> None:
         """Add a finished request to sums, metrics and log."""
         ended = time.monotonic()
         ttft = record.first_byte - record.started if record.first_byte is not None else None
         usage = record.usage
-        if record.replica:
-            totals = self.totals(record.replica)
-            totals.requests += 1
-            totals.failures += record.outcome in ("failed", "broken")
-            if usage is not None:
-                totals.prompt_tokens += usage.prompt_tokens
-                totals.predicted_cached_tokens += record.expected_cached_tokens
-                totals.delivered_cached_tokens += usage.cached_tokens or 0
         _count_for_experiment(record, ttft)
         self._metrics.observe(record, ttft)
         log.info(

@@ -4,12 +4,14 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cluster.fleet import Fleet
 from cluster.follower import Follower
@@ -31,6 +33,7 @@ from router.errors import ApiError, UnknownPathError
 from router.health import Health
 from router.metrics import Metrics
 from router.probes import Probes
+from router.readiness import Readiness
 from router.settings import RouterSettings
 from router.steering import Steering
 from router.tokenizers import Tokenizers
@@ -43,11 +46,27 @@ log = structlog.get_logger()
 GENERATION_PATHS = {"/v1/chat/completions": parse_chat, "/v1/completions": parse_completion}
 
 
-def create_app(settings: RouterSettings) -> FastAPI:
+class RouterApplication(FastAPI):
+    """FastAPI, whose middleware is not asked about requests for tokens."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.endpoints: dict[str, ASGIApp] = {}
+        """What answers a POST to these paths."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self.endpoints:
+            await self.endpoints[scope["path"]](scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def create_app(settings: RouterSettings) -> RouterApplication:
     """A router as an ASGI application. It connects to Redis when its lifespan starts."""
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: RouterApplication) -> AsyncIterator[None]:
         fleet = Fleet(settings.max_blocks)
         redis = connect(settings.redis_url)
         router_id = uuid.uuid4().hex
@@ -75,20 +94,20 @@ def create_app(settings: RouterSettings) -> FastAPI:
                 admission,
                 settings,
             )
-            app.router.routes.append(Route(path, endpoint, methods=["POST"]))
+            app.endpoints[path] = endpoint
+            app.router.routes.append(Route(path, endpoint, methods=["POST"]))  # refuses other methods
         app.include_router(model_routes(fleet, authenticate))
         app.include_router(
-            admin_routes(
-                router_id, fleet, follower, steering, tokenizers, health, upstream, accounts, metrics
-            )
+            admin_routes(router_id, fleet, follower, steering, tokenizers, health, upstream, metrics)
         )
         app.include_router(steering_routes(steering, settings))
         app.state.fleet = fleet
         tasks = [
             asyncio.create_task(_keep_running(part.run))
-            for part in (follower, gossip, steering, tokenizers, probes)
+            for part in (follower, gossip, steering, tokenizers, probes, metrics)
         ]
         try:
+            await Readiness(fleet, follower, steering, tokenizers).wait(settings.ready_seconds)
             yield
         finally:
             await cancel_and_wait(*tasks)
@@ -96,7 +115,7 @@ def create_app(settings: RouterSettings) -> FastAPI:
             await upstream.close()
             await redis.aclose()
 
-    return FastAPI(
+    return RouterApplication(
         title="Warmroute",
         description="Routes each conversation to the replica that still holds its KV blocks.",
         lifespan=lifespan,

@@ -1,16 +1,26 @@
-"""Prometheus metrics of a router, in a registry of its own."""
+"""Prometheus metrics of a router, in a registry of its own.
+
+Where several processes are one router to the outside (`router.workers`), each keeps its numbers in files that
+all of them read (``prometheus_client``'s multiprocess mode), and any of them answers for all. The files are
+named after the worker's number and not its process: one that is started again counts on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import os
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from cluster.fleet import Fleet
 from cluster.wire import ReplicaState
 from router.health import KINDS, Health
+from router.replica_totals import ReplicaTotals, replica_totals
 
 if TYPE_CHECKING:
     from router.accounting import RequestRecord
@@ -20,12 +30,27 @@ ARM_LABELS = ("policy", "arm")
 """By which policy a request was decided, and whether as a control in an experiment; empty without a
 decision."""
 DECISION_BUCKETS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05)
+REFRESH_SECONDS = 1.0
+"""How old the gauges of other processes may be."""
+FILES = "PROMETHEUS_MULTIPROC_DIR"
+"""The environment variable with which ``prometheus_client`` is told where files are shared."""
+
+AmongWorkers = Literal["livesum", "livemax"]
+"""What a gauge shows for several processes: their sum, or, of what all of them see, the largest."""
+
+
+def share_with_other_processes(directory: Path, number: int) -> None:
+    """From now on new metrics of this process are kept in files there; ``number`` tells processes apart."""
+    os.environ[FILES] = str(directory)
+    values.ValueClass = values.MultiProcessValue(lambda: number)  # type: ignore[no-untyped-call]
 
 
 class Metrics:
-    """Counters that records feed, and gauges that read the fleet when they are asked."""
+    """Counters that records feed, and gauges that read the fleet."""
 
     def __init__(self, fleet: Fleet) -> None:
+        self._files = os.environ.get(FILES)
+        self._gauges: list[tuple[Gauge, Callable[[], float]]] = []
         self._registry = registry = CollectorRegistry()
         self._requests = Counter(
             "warmroute_requests",
@@ -37,6 +62,12 @@ class Metrics:
             "warmroute_replica_requests",
             "Requests by replica and reason",
             ["replica", "reason"],
+            registry=registry,
+        )
+        self._replica_failures = Counter(
+            "warmroute_replica_failures",
+            "Requests that failed at a replica, or broke off",
+            ["replica"],
             registry=registry,
         )
         self._prompt_tokens = Counter(
@@ -82,11 +113,17 @@ class Metrics:
             buckets=LATENCY_BUCKETS,
             registry=registry,
         )
-        self._gauge("warmroute_open_bookings", "Requests booked on replicas", lambda: fleet.open_bookings)
+        self._gauge(
+            "warmroute_open_bookings",
+            "Requests booked on replicas",
+            lambda: fleet.open_bookings,
+            "livesum",
+        )
         self._gauge(
             "warmroute_waiting_requests",
             "Booked requests that wait in the router for room at an engine",
             lambda: fleet.waiting_requests,
+            "livesum",
         )
         self._gauge("warmroute_index_blocks", "Distinct blocks in the prefix index", lambda: len(fleet.index))
         self._gauge(
@@ -108,9 +145,14 @@ class Metrics:
 
     def watch(self, health: Health) -> None:
         """Show how many degradations of each kind hold."""
-        gauge = Gauge("warmroute_degraded", "Degradations that hold", ["kind"], registry=self._registry)
-        for kind in KINDS:
-            gauge.labels(kind).set_function(partial(health.count, kind))
+        gauge = Gauge(
+            "warmroute_degraded",
+            "Degradations that hold",
+            ["kind"],
+            registry=self._registry,
+            multiprocess_mode="livemax",
+        )
+        self._gauges += [(gauge.labels(kind), partial(health.count, kind)) for kind in KINDS]
 
     def observe(self, record: RequestRecord, ttft: float | None) -> None:
         """Count a finished request; ``ttft`` in seconds."""
@@ -120,6 +162,8 @@ class Metrics:
             self._retries.inc(record.attempts - 1)
         if record.replica:
             self._replica_requests.labels(record.replica, record.reason).inc()
+            if record.outcome in ("failed", "broken"):
+                self._replica_failures.labels(record.replica).inc()
             self._decision.observe(record.decision_seconds)
             self._held.labels(record.model, *arm).observe(record.held_seconds)
         if record.replica and record.usage is not None:
@@ -129,9 +173,35 @@ class Metrics:
         if ttft is not None:
             self._ttft.labels(record.model, *arm).observe(ttft)
 
-    def exposition(self) -> bytes:
-        """All metrics in Prometheus' text format."""
-        return generate_latest(self._registry)
+    async def run(self) -> None:
+        """Until cancelled, show other processes how the gauges of this one stand."""
+        while True:
+            await asyncio.sleep(REFRESH_SECONDS)
+            if self._files:
+                self.refresh()
 
-    def _gauge(self, name: str, documentation: str, read: Callable[[], float]) -> None:
-        Gauge(name, documentation, registry=self._registry).set_function(read)
+    def refresh(self) -> None:
+        """Read the fleet into the gauges."""
+        for gauge, read in self._gauges:
+            gauge.set(read())
+
+    def exposition(self) -> bytes:
+        """All metrics in Prometheus' text format. Any thread may ask: a thousand replicas take 0.1 s."""
+        return generate_latest(self._of_all_processes())
+
+    def replica_totals(self) -> Mapping[str, ReplicaTotals]:
+        """What became of the requests of each replica. Any thread may ask."""
+        return replica_totals(self._of_all_processes().collect())
+
+    def _of_all_processes(self) -> CollectorRegistry:
+        if not self._files:
+            return self._registry
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, self._files)  # type: ignore[no-untyped-call]
+        return registry
+
+    def _gauge(
+        self, name: str, documentation: str, read: Callable[[], float], among: AmongWorkers = "livemax"
+    ) -> None:
+        gauge = Gauge(name, documentation, registry=self._registry, multiprocess_mode=among)
+        self._gauges.append((gauge, read))

@@ -16,6 +16,10 @@ class RouterSettings(ClusterSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
+    workers: int = Field(1, ge=1, le=256)
+    """Processes that share the port; each is a router of its own, with these bounds of its own."""
+    ready_seconds: float = Field(0.0, ge=0)
+    """How long a router that starts may take to learn the fleet's state before it takes requests."""
     policy: str = DEFAULT_POLICY
     tokenizers: Annotated[dict[str, Path], NoDecode] = Field(default_factory=dict)
     """MODEL=DIRECTORY pairs, separated by commas; other models are read from the engine's own directory."""

@@ -1,5 +1,6 @@
 """What operators ask: is it healthy, which replicas are there, how well do their caches serve."""
 
+import asyncio
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -11,9 +12,10 @@ from cluster.fleet import Fleet
 from cluster.follower import Follower
 from cluster.replicas import Replica
 from cluster.wire import Booked, ReplicaState
-from router.accounting import Accounts
 from router.health import Health
 from router.metrics import Metrics
+from router.readiness import Readiness
+from router.replica_totals import ReplicaTotals
 from router.steering import Steering
 from router.tokenizers import Tokenizers
 from router.upstream import Upstream
@@ -27,11 +29,11 @@ def admin_routes(
     tokenizers: Tokenizers,
     health: Health,
     upstream: Upstream,
-    accounts: Accounts,
     metrics: Metrics,
 ) -> APIRouter:
     """The routes for operators and for whatever watches over the router's life."""
     routes = APIRouter()
+    readiness = Readiness(fleet, follower, steering, tokenizers)
 
     @routes.get("/healthz")
     async def healthz() -> dict[str, Any]:
@@ -42,30 +44,24 @@ def admin_routes(
     @routes.get("/readyz")
     async def ready(response: Response) -> dict[str, Any]:
         """Whether requests can be served well: 200, otherwise 503 and what is missing."""
-        missing = []
-        if not (follower.synchronised.is_set() and steering.synchronised.is_set()):
-            missing.append("the state in Redis has not been read yet")
-        if not any(model.ready for model in fleet.models.values()):
-            missing.append("no replica is ready")
-        missing += [
-            f"the tokenizer of {model.name} has not been checked yet"
-            for model in fleet.models.values()
-            if model.ready and not tokenizers.settled(model.name)
-        ]
+        missing = readiness.missing()
         response.status_code = 503 if missing else 200
         return {"ready": not missing, "missing": missing}
 
     @routes.get("/metrics", response_class=Response)
     async def prometheus() -> Response:
         """Metrics in Prometheus' text format."""
-        return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        metrics.refresh()
+        text = await asyncio.to_thread(metrics.exposition)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @routes.get("/admin/replicas")
     async def replicas() -> dict[str, Any]:
         """Every replica: state, load, blocks, and what its cache was believed to hold and did hold."""
+        totals = await asyncio.to_thread(metrics.replica_totals)
         ordered = sorted(fleet.replicas.values(), key=lambda replica: replica.lease.replica)
         return {
-            "replicas": [_describe(replica, fleet, accounts) for replica in ordered],
+            "replicas": [_describe(replica, fleet, totals) for replica in ordered],
             "ready": sum(replica.lease.state is ReplicaState.READY for replica in ordered),
             "open_bookings": fleet.open_bookings,
             "other_routers": len(fleet.peers.by_router()),
@@ -113,9 +109,9 @@ def _describe_bookings(booked: Mapping[str, Booked]) -> dict[str, dict[str, int]
     }
 
 
-def _describe(replica: Replica, fleet: Fleet, accounts: Accounts) -> dict[str, Any]:
+def _describe(replica: Replica, fleet: Fleet, all_totals: Mapping[str, ReplicaTotals]) -> dict[str, Any]:
     lease, load = replica.lease, replica.load
-    totals = accounts.totals(lease.replica)
+    totals = all_totals.get(lease.replica, ReplicaTotals())
     return {
         "replica": lease.replica,
         "url": lease.url,

@@ -57,6 +57,7 @@ def test_every_command_has_help(command):
     ("arguments", "variable"),
     [
         (["router", "--port", "70000"], "WARMROUTE_PORT"),
+        (["router", "--workers", "0"], "WARMROUTE_WORKERS"),
         (["router", "--policy", "coin-toss"], "WARMROUTE_POLICY"),
         (["router", "--tokenizer", "no-directory"], "WARMROUTE_TOKENIZERS"),
         (["router", "--deployment", "two words"], "WARMROUTE_DEPLOYMENT"),
@@ -86,9 +87,10 @@ def test_unknown_option_is_a_usage_error(capsys):
     assert "--prot" in error
 
 
-def test_port_that_is_taken(capsys, taken_port):
-    """The message says which port and what to do."""
-    code, error = run_main(["router", "--port", str(taken_port)], capsys)
+@pytest.mark.parametrize("workers", ["1", "4"])
+def test_port_that_is_taken(capsys, taken_port, workers):
+    """The message says which port and what to do, also before several processes are started."""
+    code, error = run_main(["router", "--port", str(taken_port), "--workers", workers], capsys)
     assert code == 2
     assert f"cannot listen on 127.0.0.1:{taken_port}" in error
     assert "--port" in error

@@ -1,0 +1,42 @@
+"""Whether a router can serve requests well yet."""
+
+import asyncio
+
+from cluster.fleet import Fleet
+from cluster.follower import Follower
+from router.steering import Steering
+from router.tokenizers import Tokenizers
+
+POLL_SECONDS = 0.05
+
+
+class Readiness:
+    """What a router still lacks."""
+
+    def __init__(self, fleet: Fleet, follower: Follower, steering: Steering, tokenizers: Tokenizers) -> None:
+        self._fleet = fleet
+        self._follower = follower
+        self._steering = steering
+        self._tokenizers = tokenizers
+
+    def missing(self) -> list[str]:
+        """All that is missing, in words; empty when requests can be served well."""
+        ready = any(model.ready for model in self._fleet.models.values())
+        return [*self._unknown(), *([] if ready else ["no replica is ready"])]
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until this router knows what the fleet is now, if only that it is empty; at most so long."""
+        for _ in range(round(seconds / POLL_SECONDS)):
+            if not self._unknown():
+                return
+            await asyncio.sleep(POLL_SECONDS)
+
+    def _unknown(self) -> list[str]:
+        synchronised = self._follower.synchronised.is_set() and self._steering.synchronised.is_set()
+        unknown = [] if synchronised else ["the state in Redis has not been read yet"]
+        unknown += [
+            f"the tokenizer of {model.name} has not been checked yet"
+            for model in self._fleet.models.values()
+            if model.ready and not self._tokenizers.settled(model.name)
+        ]
+        return unknown
