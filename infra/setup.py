@@ -331,6 +331,7 @@ class Installer:
             self._torch()
         self._packages()
         self._project()
+        self._compile()
         if self._changed:
             self._verify()
         target.set_stamp()
@@ -400,6 +401,12 @@ class Installer:
     def _project(self) -> None:
         self._progress.begin("installing warmroute itself")
         self._uv("install", "--no-deps", "--no-build-isolation", "--editable", self._target.root)
+        self._progress.done()
+
+    def _compile(self) -> None:
+        """Have numba keep what it compiles, else the first router starts later by as much."""
+        self._progress.begin("compiling the index")
+        run_step(self._progress, [self._target.python, "-c", "import cluster.block_table"], lambda _: "numba")
         self._progress.done()
 
     def _verify(self) -> None:

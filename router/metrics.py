@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -35,6 +35,10 @@ REFRESH_SECONDS = 1.0
 FILES = "PROMETHEUS_MULTIPROC_DIR"
 """The environment variable with which ``prometheus_client`` is told where files are shared."""
 
+LABELS_REMEMBERED = 4096
+"""For each metric."""
+Labelled = TypeVar("Labelled", Counter, Histogram)
+
 AmongWorkers = Literal["livesum", "livemax"]
 """What a gauge shows for several processes: their sum, or, of what all of them see, the largest."""
 
@@ -45,6 +49,11 @@ def share_with_other_processes(directory: Path, number: int) -> None:
     values.ValueClass = values.MultiProcessValue(lambda: number)  # type: ignore[no-untyped-call]
 
 
+def labelled(metric: Labelled) -> Callable[..., Labelled]:
+    """A metric's ``labels``, remembering what it gave: that takes a tenth of the time."""
+    return lru_cache(LABELS_REMEMBERED)(metric.labels)
+
+
 class Metrics:
     """Counters that records feed, and gauges that read the fleet."""
 
@@ -52,53 +61,67 @@ class Metrics:
         self._files = os.environ.get(FILES)
         self._gauges: list[tuple[Gauge, Callable[[], float]]] = []
         self._registry = registry = CollectorRegistry()
-        self._requests = Counter(
-            "warmroute_requests",
-            "Requests by how they ended",
-            ["model", "outcome", *ARM_LABELS],
-            registry=registry,
+        self._requests = labelled(
+            Counter(
+                "warmroute_requests",
+                "Requests by how they ended",
+                ["model", "outcome", *ARM_LABELS],
+                registry=registry,
+            )
         )
-        self._replica_requests = Counter(
-            "warmroute_replica_requests",
-            "Requests by replica and reason",
-            ["replica", "reason"],
-            registry=registry,
+        self._replica_requests = labelled(
+            Counter(
+                "warmroute_replica_requests",
+                "Requests by replica and reason",
+                ["replica", "reason"],
+                registry=registry,
+            )
         )
-        self._replica_failures = Counter(
-            "warmroute_replica_failures",
-            "Requests that failed at a replica, or broke off",
-            ["replica"],
-            registry=registry,
+        self._replica_failures = labelled(
+            Counter(
+                "warmroute_replica_failures",
+                "Requests that failed at a replica, or broke off",
+                ["replica"],
+                registry=registry,
+            )
         )
-        self._prompt_tokens = Counter(
-            "warmroute_prompt_tokens",
-            "Prompt tokens as engines counted them",
-            ["replica", *ARM_LABELS],
-            registry=registry,
+        self._prompt_tokens = labelled(
+            Counter(
+                "warmroute_prompt_tokens",
+                "Prompt tokens as engines counted them",
+                ["replica", *ARM_LABELS],
+                registry=registry,
+            )
         )
-        self._predicted = Counter(
-            "warmroute_predicted_cached_tokens",
-            "Prompt tokens the chosen replica was believed to hold",
-            ["replica", *ARM_LABELS],
-            registry=registry,
+        self._predicted = labelled(
+            Counter(
+                "warmroute_predicted_cached_tokens",
+                "Prompt tokens the chosen replica was believed to hold",
+                ["replica", *ARM_LABELS],
+                registry=registry,
+            )
         )
-        self._delivered = Counter(
-            "warmroute_delivered_cached_tokens",
-            "Prompt tokens engines found in their cache",
-            ["replica", *ARM_LABELS],
-            registry=registry,
+        self._delivered = labelled(
+            Counter(
+                "warmroute_delivered_cached_tokens",
+                "Prompt tokens engines found in their cache",
+                ["replica", *ARM_LABELS],
+                registry=registry,
+            )
         )
         self._retries = Counter(
             "warmroute_retries",
             "Attempts that failed before the first byte and were repeated",
             registry=registry,
         )
-        self._ttft = Histogram(
-            "warmroute_time_to_first_token_seconds",
-            "From the request's arrival to the first byte of its answer",
-            ["model", *ARM_LABELS],
-            buckets=LATENCY_BUCKETS,
-            registry=registry,
+        self._ttft = labelled(
+            Histogram(
+                "warmroute_time_to_first_token_seconds",
+                "From the request's arrival to the first byte of its answer",
+                ["model", *ARM_LABELS],
+                buckets=LATENCY_BUCKETS,
+                registry=registry,
+            )
         )
         self._decision = Histogram(
             "warmroute_decision_seconds",
@@ -106,12 +129,14 @@ class Metrics:
             buckets=DECISION_BUCKETS,
             registry=registry,
         )
-        self._held = Histogram(
-            "warmroute_held_seconds",
-            "How long requests waited in the router for room at an engine",
-            ["model", *ARM_LABELS],
-            buckets=LATENCY_BUCKETS,
-            registry=registry,
+        self._held = labelled(
+            Histogram(
+                "warmroute_held_seconds",
+                "How long requests waited in the router for room at an engine",
+                ["model", *ARM_LABELS],
+                buckets=LATENCY_BUCKETS,
+                registry=registry,
+            )
         )
         self._gauge(
             "warmroute_open_bookings",
@@ -157,21 +182,21 @@ class Metrics:
     def observe(self, record: RequestRecord, ttft: float | None) -> None:
         """Count a finished request; ``ttft`` in seconds."""
         arm = (record.policy, record.arm)
-        self._requests.labels(record.model, record.outcome, *arm).inc()
+        self._requests(record.model, record.outcome, *arm).inc()
         if record.attempts > 1:
             self._retries.inc(record.attempts - 1)
         if record.replica:
-            self._replica_requests.labels(record.replica, record.reason).inc()
+            self._replica_requests(record.replica, record.reason).inc()
             if record.outcome in ("failed", "broken"):
-                self._replica_failures.labels(record.replica).inc()
+                self._replica_failures(record.replica).inc()
             self._decision.observe(record.decision_seconds)
-            self._held.labels(record.model, *arm).observe(record.held_seconds)
+            self._held(record.model, *arm).observe(record.held_seconds)
         if record.replica and record.usage is not None:
-            self._prompt_tokens.labels(record.replica, *arm).inc(record.usage.prompt_tokens)
-            self._predicted.labels(record.replica, *arm).inc(record.expected_cached_tokens)
-            self._delivered.labels(record.replica, *arm).inc(record.usage.cached_tokens or 0)
+            self._prompt_tokens(record.replica, *arm).inc(record.usage.prompt_tokens)
+            self._predicted(record.replica, *arm).inc(record.expected_cached_tokens)
+            self._delivered(record.replica, *arm).inc(record.usage.cached_tokens or 0)
         if ttft is not None:
-            self._ttft.labels(record.model, *arm).observe(ttft)
+            self._ttft(record.model, *arm).observe(ttft)
 
     async def run(self) -> None:
         """Until cancelled, show other processes how the gauges of this one stand."""
