@@ -44,6 +44,18 @@ def as_keys(keys: Iterable[int]) -> BlockKeys:
     return np.frombuffer(array("Q", keys), dtype=np.uint64)
 
 
+def unpack(data: bytes) -> BlockKeys:
+    """The keys of `cluster.block_keys.pack_keys`. Raises `ValueError` for other lengths than of
+    whole keys.
+    """
+    return np.frombuffer(data, dtype=">u8").astype(np.uint64)
+
+
+def pack(keys: BlockKeys) -> bytes:
+    """The reverse of `unpack`."""
+    return keys.astype(">u8").tobytes()
+
+
 class BlockTable:
     """A map from keys, any 64-bit numbers, to sets of slots."""
 

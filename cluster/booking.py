@@ -1,8 +1,8 @@
 """One request's load on one replica, from the decision until its stream has ended."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from cluster.block_table import BlockKeys
 from cluster.replicas import Replica
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ class Booking:
         self,
         fleet: "Fleet",
         replica: Replica,
-        keys: Sequence[int],
+        keys: BlockKeys,
         prompt_tokens: int,
         cached_tokens: int,
         streamed: bool,
@@ -28,7 +28,7 @@ class Booking:
         self.replica = replica
         self.held = False
         """Whether the request waits in the router."""
-        covered = bool(keys) and len(keys) == prompt_tokens // block_size
+        covered = 0 < len(keys) == prompt_tokens // block_size
         self.watched = covered and lease.publishes_events and not fleet.index.full
         """Whether the engine's events show how far the prompt has been computed."""
         self._fleet = fleet

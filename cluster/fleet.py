@@ -5,10 +5,11 @@ Redis.
 """
 
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
+from cluster.block_table import BlockKeys, as_keys
 from cluster.booking import Booking
 from cluster.branches import Branches
 from cluster.pace import relative_paces
@@ -91,13 +92,19 @@ class Fleet:
         self._models = None
         self._waiting.send_away(replica)
 
-    def apply(self, replica: Replica, stored: Collection[int], removed: Iterable[int], cleared: bool) -> None:
+    def apply(
+        self,
+        replica: Replica,
+        stored: Collection[int] | BlockKeys,
+        removed: Collection[int] | BlockKeys,
+        cleared: bool,
+    ) -> None:
         """Apply one batch of a replica's ownership changes."""
         if cleared:
             self.index.clear(replica.slot)
         self.index.remove(replica.slot, removed)
         self.index.store(replica.slot, stored)
-        if stored:
+        if len(stored):
             computed = [booking.progress() for booking in list(replica.prefilling)]
             if any(computed):
                 self.load_changed(replica)
@@ -105,7 +112,7 @@ class Fleet:
     def snapshot(
         self,
         model: Model,
-        keys: Sequence[int],
+        keys: Sequence[int] | BlockKeys,
         prompt_tokens: int,
         now: float,
         excluded: Collection[str] = (),
@@ -129,7 +136,7 @@ class Fleet:
         cached = np.zeros(len(model.ids), dtype=np.int64)
         share = 0.0
         caches_seen = False
-        if keys and model.namespace:
+        if len(keys) and model.namespace:
             caches_seen = True
             block_size = model.namespace.block_size
             # The engine always computes a prompt's last token, and finds only full blocks in its cache.
@@ -137,7 +144,7 @@ class Fleet:
             matched = self.index.matched_blocks(keys).take(model.slots)
             cached = block_size * np.minimum(matched, most) * rows["publishes_events"]
             if known := int(matched.max(initial=0)):
-                share = self._branches[model.replicas[0].lease.model].share(keys[known - 1])
+                share = self._branches[model.replicas[0].lease.model].share(int(keys[known - 1]))
         for array in (rows, eligible, cached):
             array.flags.writeable = False
         return Snapshot(
@@ -157,7 +164,7 @@ class Fleet:
     def book(
         self,
         replica: Replica,
-        keys: Sequence[int],
+        keys: Sequence[int] | BlockKeys,
         prompt_tokens: int,
         cached_tokens: int = 0,
         conversation_key: int = 0,
@@ -179,8 +186,8 @@ class Fleet:
         self.num_bookings += 1
         num_held = cached_tokens // replica.lease.block_size if replica.lease.block_size else 0
         if 0 < num_held < len(keys):
-            self._branches[replica.lease.model].add(keys[num_held - 1])
-        return Booking(self, replica, keys, prompt_tokens, cached_tokens, streamed)
+            self._branches[replica.lease.model].add(int(keys[num_held - 1]))
+        return Booking(self, replica, as_keys(keys), prompt_tokens, cached_tokens, streamed)
 
     def hold(self, booking: Booking, room_tokens: float, since: float, go: Callable[[bool], None]) -> bool:
         """Whether a request has to wait until its replica's engine has less than ``room_tokens`` to compute.

@@ -8,7 +8,7 @@ time to arrive, until its router falls silent, or for `LIMIT_SECONDS` when the m
 from collections import OrderedDict
 from collections.abc import Mapping
 
-from cluster.block_keys import unpack_keys
+from cluster.block_table import unpack
 from cluster.prefix_index import Expectation, PrefixIndex
 from cluster.wire import Bookings
 
@@ -32,7 +32,7 @@ class PeerExpectations:
         for expected in bookings.expected:
             slot, name = slots.get(expected.replica), (bookings.router, expected.number)
             if slot is not None and name not in self._open:
-                expectation = self._index.expect(slot, unpack_keys(expected.keys))
+                expectation = self._index.expect(slot, unpack(expected.keys))
                 self._open[name] = (now + LIMIT_SECONDS, expectation)
         for number in bookings.computed:
             name = (bookings.router, number)

@@ -9,7 +9,7 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Collection, Mapping, Sequence
 
-from cluster.block_keys import pack_keys
+from cluster.block_table import BlockKeys, as_keys, pack
 from cluster.wire import Booked, Bookings, Expected
 
 SILENCE_SECONDS = 1.5
@@ -27,7 +27,7 @@ class Outbox:
     def __init__(self) -> None:
         self.wake = asyncio.Event()
         self._replicas: set[str] = set()
-        self._expected: OrderedDict[int, tuple[str, Sequence[int]]] = OrderedDict()
+        self._expected: OrderedDict[int, tuple[str, BlockKeys]] = OrderedDict()
         self._computed: deque[int] = deque(maxlen=MAX_WAITING)
 
     def changed(self, replica_id: str) -> None:
@@ -35,10 +35,10 @@ class Outbox:
         self._replicas.add(replica_id)
         self.wake.set()
 
-    def expected(self, number: int, replica_id: str, keys: Sequence[int]) -> None:
+    def expected(self, number: int, replica_id: str, keys: Sequence[int] | BlockKeys) -> None:
         """A prompt has been sent to a replica; these are its blocks that the replica does not hold yet."""
-        if keys:
-            self._expected[number] = replica_id, keys[:MAX_EXPECTED_KEYS]
+        if len(keys):
+            self._expected[number] = replica_id, as_keys(keys[:MAX_EXPECTED_KEYS])
             if len(self._expected) > MAX_WAITING:
                 self._expected.popitem(last=False)
 
@@ -50,8 +50,7 @@ class Outbox:
     def take(self) -> tuple[set[str], tuple[Expected, ...], tuple[int, ...]]:
         """Empty the box: replicas, expected blocks, computed prompts."""
         expected = tuple(
-            Expected(number, replica_id, pack_keys(keys))
-            for number, (replica_id, keys) in self._expected.items()
+            Expected(number, replica_id, pack(keys)) for number, (replica_id, keys) in self._expected.items()
         )
         contents = self._replicas, expected, tuple(self._computed)
         self._replicas = set()

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from cluster.block_keys import KEY_BYTES, TOKEN_BYTES, chained_keys, unpack_keys
+from cluster.block_keys import KEY_BYTES, TOKEN_BYTES, chained_keys
+from cluster.block_table import BlockKeys, unpack
 from cluster.prompt_cache import PromptCache, Segment
 
 PAUSE_SECONDS = 0.0001
@@ -39,8 +40,8 @@ class KeyedPrompt:
     """What routing needs of a prompt."""
 
     num_tokens: int
-    keys: list[int]
-    """Keys of its full blocks."""
+    keys: BlockKeys
+    """Of its full blocks."""
     opening_tokens: int = 0
     """Leading tokens that other conversations are likely to share: everything before the first user
     message."""
@@ -104,7 +105,7 @@ class PendingPrompt:
         self._cache.keep(self._digests, segments[: len(self._digests)])
         last = self._extended(segments[-1] if segments else self._start, self._ending, pausing)
         keys = b"".join([self._start.keys, *[segment.keys for segment in segments], last.keys])
-        return KeyedPrompt(last.num_tokens, unpack_keys(keys), self._known_opening_tokens())
+        return KeyedPrompt(last.num_tokens, unpack(keys), self._known_opening_tokens())
 
     def _begin(self, number: int) -> int:
         """Where a part begins."""

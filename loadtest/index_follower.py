@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -22,6 +22,7 @@ import numpy.typing as npt
 import typer
 import uvloop
 
+from cluster.block_table import BlockKeys, as_keys
 from cluster.fleet import Fleet
 from cluster.follower import Follower
 from cluster.log import configure_logging
@@ -59,13 +60,18 @@ class RecordingFleet(Fleet):
         self.counts = array("Q")
         self.keys = array("Q")
 
-    def apply(self, replica: Replica, stored: Iterable[int], removed: Iterable[int], cleared: bool) -> None:
+    def apply(
+        self,
+        replica: Replica,
+        stored: Collection[int] | BlockKeys,
+        removed: Collection[int] | BlockKeys,
+        cleared: bool,
+    ) -> None:
         """Apply, then look at the clock."""
-        keys = array("Q", stored)
-        super().apply(replica, keys, removed, cleared)
+        super().apply(replica, stored, removed, cleared)
         self.times.append(time.time())
-        self.counts.append(len(keys))
-        self.keys.extend(keys)
+        self.counts.append(len(stored))
+        self.keys.frombytes(as_keys(stored).tobytes())
 
     def progress(self, capacity: int) -> Progress:
         """How much is known now."""

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.block_keys import Namespace, block_keys
+from cluster.block_table import BlockKeys
 from cluster.prompt_cache import PromptCache
 from cluster.tokenizer import PromptTokenizer
 
@@ -71,12 +72,12 @@ def in_full(tokenizer: PromptTokenizer, request: Chat) -> list[int]:
 
 def by_pieces(
     tokenizer: PromptTokenizer, request: Chat, root: bytes = ROOT, pausing: bool = False
-) -> list[int]:
+) -> BlockKeys:
     """What is new, as the router does it."""
     return tokenizer.keyed_chat(request, root, BLOCK_SIZE).finish(pausing).keys
 
 
-def cpu_seconds(work: Callable[..., list[int]], *args: Any) -> float:
+def cpu_seconds(work: Callable[..., object], *args: Any) -> float:
     """CPU time that the process spends on it."""
     start = time.process_time()
     work(*args)
@@ -123,7 +124,7 @@ def cold_table(model: Path, texts: Texts) -> Table:
     table = Table("event loop beside", "tokens", "took", "woken late: p50", "p99", "max")
     tokenizer = PromptTokenizer(model)
     requests = [{"messages": [{"role": "user", "content": texts.take(COLD_WORDS)}]} for _ in range(4)]
-    works: dict[str, Callable[[], list[int]] | None] = {
+    works: dict[str, Callable[[], object] | None] = {
         "nothing": None,
         "pieces, no word known": lambda: by_pieces(tokenizer, requests[0], pausing=True),
         "pieces": lambda: by_pieces(tokenizer, requests[1], pausing=True),

@@ -1,10 +1,13 @@
 """From a request body to what a decision needs: token counts, block keys, and a conversation key."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from cluster.block_keys import Namespace
+from cluster.block_table import BlockKeys
 from cluster.errors import PromptError
 from cluster.prompt_keys import KeyedPrompt, PendingPrompt
 from cluster.replicas import Model
@@ -21,6 +24,8 @@ INLINE_NEW_BYTES = 8 * 1024
 NO_NAMESPACE = Namespace(model="", tokenizer_fingerprint="", block_size=0)
 """Of a model whose blocks cannot be seen: nothing gets keys."""
 
+NO_KEYS: BlockKeys = np.empty(0, dtype=np.uint64)
+
 CHARACTERS_PER_TOKEN = 4
 """Guess for prompts that cannot be tokenised here; only their load is estimated with it."""
 
@@ -29,8 +34,8 @@ CHARACTERS_PER_TOKEN = 4
 class PreparedPrompt:
     """A prompt as routing sees it."""
 
-    keys: Sequence[int]
-    """Block keys; empty when the prompt could not be tokenised here."""
+    keys: BlockKeys
+    """Block keys; none when the prompt could not be tokenised here."""
     prompt_tokens: int
     """Exact when ``exact``, otherwise guessed from the size of the body."""
     opening_tokens: int
@@ -48,7 +53,7 @@ async def prepare(call: Call, model: Model, tokenizer: PromptTokenizer | None) -
     prompts = await _keyed(call, model, tokenizer) if tokenizer and call.tokenisable else None
     if prompts is None:
         return PreparedPrompt(
-            keys=(),
+            keys=NO_KEYS,
             prompt_tokens=max(1, len(call.raw) // CHARACTERS_PER_TOKEN),
             opening_tokens=0,
             conversation_key=conversation_key,

@@ -77,7 +77,7 @@ def assert_equal_to_whole(pending, whole, block_size):
     prompt = pending.finish()
     assert prompt.num_tokens == len(whole.token_ids)
     assert prompt.opening_tokens == whole.opening_tokens
-    assert prompt.keys == block_keys(root(block_size), whole.token_ids, block_size)
+    assert prompt.keys.tolist() == block_keys(root(block_size), whole.token_ids, block_size)
 
 
 def test_cuts_are_found(kinds):
@@ -182,7 +182,8 @@ def test_pauses_change_nothing(chatml):
     chatml.cache = PromptCache()
     quick = chatml.keyed_chat(request, root(16), 16).finish()
     chatml.cache, chatml._splits = PromptCache(), Splits()
-    assert chatml.keyed_chat(request, root(16), 16).finish(pausing=True) == quick
+    slow = chatml.keyed_chat(request, root(16), 16).finish(pausing=True)
+    assert replace(slow, keys=slow.keys.tolist()) == replace(quick, keys=quick.keys.tolist())
 
 
 def test_half_a_surrogate_pair_is_a_prompt_error(chatml):
