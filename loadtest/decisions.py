@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cluster.block_keys import pack_keys, unpack_keys
+from cluster.block_table import BlockKeys, as_keys
 from cluster.booking import Booking
 from cluster.collector import calm_collector
 from cluster.fleet import Fleet
@@ -52,7 +52,7 @@ PARTS = ("lookup", "snapshot", "policy", "book", "decision", "release", "join")
 class Prompt:
     """One request of the workload."""
 
-    keys: list[int]
+    keys: BlockKeys
     conversation_key: int
 
 
@@ -79,8 +79,8 @@ class Workload:
         known = self.opening + ([] if new else self.histories[number])
         num_blocks = self.prompt_tokens // BLOCK_SIZE
         tail = fresh_keys(self.source, max(0, num_blocks - len(known)))
-        keys = unpack_keys(pack_keys((known + tail)[:num_blocks]))  # new objects, as hashing makes them
-        return Prompt(keys, self.source.getrandbits(64) if new else 1 + number)
+        keys = (known + tail)[:num_blocks]
+        return Prompt(as_keys(keys), self.source.getrandbits(64) if new else 1 + number)
 
     def lookup(self) -> float:
         """Look one prompt up in the index alone; returns the seconds it took."""
