@@ -144,11 +144,16 @@ class BlockTable:
     def owned(self, slot: int) -> frozenset[int]:
         """The blocks that a slot holds. Goes through the whole table: about a nanosecond for each entry."""
         holding = self._holding(slot)
-        found = []
-        for start, capacity, _ in self._arrays.segments.tolist():
-            entries = self._arrays.entries[start : start + capacity]
-            found.append(entries[holding[entries[:, SET]]])
-        return frozenset(_keys_of(np.concatenate(found)).tolist())
+        found = [entries[holding[entries[:, SET]]] for entries in self._used_segments()]
+        return frozenset(_keys_of(np.concatenate(found)).tolist()) if found else frozenset()
+
+    def _used_segments(self) -> list[NDArray[np.uint32]]:
+        """The entries of every segment that has any."""
+        return [
+            self._arrays.entries[start : start + capacity]
+            for start, capacity, used in self._arrays.segments.tolist()
+            if used
+        ]
 
     def _holding(self, slot: int) -> NDArray[np.bool_]:
         """For each set, whether a slot is in it."""
@@ -178,8 +183,8 @@ class BlockTable:
         Goes through everything.
         """
         arrays = self._arrays
-        parts = [arrays.entries[start : start + room] for start, room, _ in arrays.segments.tolist()]
-        entries = np.concatenate([part[part[:, SET] > 0] for part in parts])
+        parts = [part[part[:, SET] > 0] for part in self._used_segments()]
+        entries = np.concatenate([arrays.entries[:0], *parts])
         references = np.bincount(entries[:, SET], minlength=len(arrays.sets))
         owned = arrays.slots[:, OWNED]
         keys = _keys_of(entries[arrays.sets[entries[:, SET], SIZE] > 0])
