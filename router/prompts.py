@@ -96,8 +96,9 @@ def _look_up_and_finish(call: Call, model: Model, tokenizer: PromptTokenizer) ->
 
 def _look_up(call: Call, model: Model, tokenizer: PromptTokenizer) -> list[PendingPrompt]:
     """The request's prompts, and how much of them is known. Only the first one gets keys."""
-    namespace, fields = model.namespace or NO_NAMESPACE, call.fields
-    root = replace(namespace, cache_salt=call.cache_salt).root()
+    salt, fields = call.cache_salt, call.fields
+    namespace = model.salted_namespace(salt) if model.namespace else replace(NO_NAMESPACE, cache_salt=salt)
+    root = namespace.root()
     if "messages" in fields:
         return [tokenizer.keyed_chat(fields, root, namespace.block_size)]
     prompt = fields["prompt"]
