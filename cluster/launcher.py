@@ -231,7 +231,8 @@ def _welcome(settings: ServeSettings, redis: RedisChoice, model: str, console: C
         f"\nAPI        {url}/v1\n"
         f"Replicas   {url}/admin/replicas   (or: warmroute status --router-url {url})\n"
         f"Metrics    {url}/metrics\n"
-        f"Redis      {redis.url}   (or: warmroute check --redis-url {redis.url})\n\n"
+        f"Redis      {redis.url}   "
+        f"(or: warmroute check --redis-url {redis.url} --router-url {url})\n\n"
         "Try it:\n\n"
         f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '"
         f'{{"model": "{model}", "max_tokens": 60, '
