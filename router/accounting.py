@@ -8,6 +8,7 @@ import structlog
 from router.arm_totals import Column
 from router.experiment import Assignment
 from router.metrics import Metrics
+from router.misses import Considered, Divergence, Misses
 from router.sse import Usage
 
 log = structlog.get_logger()
@@ -41,6 +42,19 @@ class RequestRecord:
     outcome: str = ""
     """ok, refused, failed, broken (after the first byte), or cancelled (the client left)."""
     error: str = ""
+    prepare_seconds: float = 0.0
+    """Rendering, tokenising and block keys."""
+    decided: float | None = None
+    sent: float | None = None
+    """When the last attempt went to its engine."""
+    available_cached_tokens: int = 0
+    """Of the prompt, the most that any replica of the model was believed to hold."""
+    misses: Misses | None = None
+    """Why tokens were computed again; None where the engine did not say what it had cached."""
+    divergence: Divergence | None = None
+    considered: Considered | None = None
+    seconds_per_token: float = 0.0
+    """The pace at which the replica computes prompts, as measured; 0 where it was not yet."""
 
     @property
     def policy(self) -> str:

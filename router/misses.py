@@ -1,0 +1,63 @@
+"""Why prompt tokens were computed again: every one of them has exactly one reason."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeAlias
+
+from policies.types import Costs, Counts, Mask
+
+
+class Reason(StrEnum):
+    """Why an engine computed tokens."""
+
+    COLD = "cold"
+    """Nobody had sent them before, as far as is known."""
+    DIVERGED = "diverged"
+    """The conversation had been sent before, but an earlier part of it is different now."""
+    EVICTED = "evicted"
+    """They were cached and had to make room."""
+    REPLICA_LOST = "replica_lost"
+    """They were cached on a replica that is gone, or has started anew."""
+    DIVERTED = "diverted"
+    """Another replica held them, but the request went elsewhere: to spare a queue, or because it could not go
+    there."""
+    OTHER_NAMESPACE = "other_namespace"
+    """The same text was sent before for another model, adapter or tenant, whose blocks are not shared."""
+    TAIL = "tail"
+    """After the last block that can be reused at all: engines always compute it."""
+    UNKNOWN = "unknown"
+    """The replica was believed to hold them, or nothing is known of the prompt."""
+
+
+Misses: TypeAlias = dict[Reason, int]
+"""Tokens by reason; reasons without tokens are left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """Where a conversation differs from what was sent of it before."""
+
+    token: int
+    """First token of the first block that differs."""
+    message: int
+    """Number of the message, from 0; -1 where it is not known."""
+    role: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Considered:
+    """What a decision saw: one number per replica of the model, ordered by id."""
+
+    replicas: tuple[str, ...]
+    row: int
+    """Of the chosen one."""
+    eligible: Mask
+    cached_tokens: Counts
+    queued_tokens: Counts
+    running: Counts
+    costs: Costs
+    """Lower is better; infinite for those that could not be chosen."""
+    home: int
+    """Row of the replica that served the conversation's last turn; -1 when unknown."""
+    caches_seen: bool
