@@ -28,12 +28,23 @@ class Pace:
         self.observed_at = 0.0
         """Monotonic time in seconds."""
 
+    @property
+    def seconds_per_token(self) -> float:
+        """Seconds that a token of work takes; 0 before the first measurement."""
+        return self.seconds / self.tokens if self.tokens else 0.0
+
     def observe(self, queued_tokens: int, running: int, seconds: float, now: float) -> None:
         """A first token came so long after its request was sent, behind so much work in all."""
         work = queued_tokens + REQUEST_TOKENS * running + STEP_TOKENS
         self.tokens = self.tokens * DECAY + work
         self.seconds = self.seconds * DECAY + seconds
         self.observed_at = now
+
+    @property
+    def seconds_per_token(self) -> float:
+        """Of work as `observe` counts it, which is a little more than the tokens computed: what a prompt takes
+        is rather under- than overstated. 0 until something was observed."""
+        return self.seconds / self.tokens if self.tokens else 0.0
 
 
 def relative_paces(paces: Sequence[Pace], now: float) -> Costs:

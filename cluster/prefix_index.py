@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.block_table import BlockKeys, BlockTable, as_keys
+from cluster.ghosts import Fate, Ghosts
 from cluster.radix_tree import RadixTree
 from policies.types import Counts
 
@@ -41,6 +42,7 @@ class PrefixIndex:
     def __init__(self, max_blocks: int = DEFAULT_MAX_BLOCKS) -> None:
         self._max_blocks = max_blocks
         self._confirmed = BlockTable(max_blocks)
+        self.ghosts = Ghosts()
         self._expected = RadixTree()
         self._expectations: dict[int, set[Expectation]] = {}
         """By slot; a slot without any is in use all the same."""
@@ -76,13 +78,17 @@ class PrefixIndex:
 
     def remove_replica(self, slot: int) -> None:
         """Forget a replica, what it holds and what was expected of it."""
-        self.clear(slot)
+        self._clear(slot, Fate.LOST)
         for expectation in list(self._expectations[slot]):
             self.forget(expectation)
         del self._expectations[slot]
 
     def clear(self, slot: int) -> None:
         """The replica no longer holds anything that was confirmed."""
+        self._clear(slot, Fate.EVICTED)
+
+    def _clear(self, slot: int, fate: Fate) -> None:
+        self.ghosts.remember(self._confirmed.owned(slot, self.ghosts.max_blocks), fate)
         self._confirmed.clear(slot)
 
     def store(self, slot: int, keys: Iterable[int]) -> None:
@@ -91,7 +97,10 @@ class PrefixIndex:
 
     def remove(self, slot: int, keys: Iterable[int]) -> None:
         """The replica no longer holds these blocks. Unknown ones are ignored."""
-        self._confirmed.remove(slot, as_keys(keys))
+        blocks = as_keys(keys)
+        self._confirmed.remove(slot, blocks)
+        if len(blocks):
+            self.ghosts.remember(blocks, Fate.EVICTED)
 
     def num_confirmed(self, slot: int, keys: Sequence[int] | BlockKeys, known: int) -> int:
         """How many leading blocks of a prompt are confirmed for a replica, when ``known`` of them were."""
@@ -105,7 +114,7 @@ class PrefixIndex:
 
     def owned(self, slot: int) -> frozenset[int]:
         """A copy of what is confirmed for one replica. Goes through the whole index."""
-        return self._confirmed.owned(slot)
+        return frozenset(self._confirmed.owned(slot).tolist())
 
     def num_owned(self, slot: int) -> int:
         """How many blocks are confirmed for one replica."""

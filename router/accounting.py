@@ -1,12 +1,13 @@
 """What became of every request: one record each, in metrics, in a running experiment, and in one log line."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import structlog
 
 from router.arm_totals import Column
 from router.experiment import Assignment
+from router.explainer import Explainer, Prospect
 from router.metrics import Metrics
 from router.misses import Considered, Divergence, Misses
 from router.sse import Usage
@@ -47,6 +48,8 @@ class RequestRecord:
     decided: float | None = None
     sent: float | None = None
     """When the last attempt went to its engine."""
+    prospect: Prospect | None = None
+    """Until the request has ended: why tokens would be computed."""
     available_cached_tokens: int = 0
     """Of the prompt, the most that any replica of the model was believed to hold."""
     misses: Misses | None = None
@@ -70,14 +73,18 @@ class RequestRecord:
 class Accounts:
     """Takes every finished record."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, explainer: Explainer, metrics: Metrics) -> None:
+        self._explainer = explainer
         self._metrics = metrics
 
     def finish(self, record: RequestRecord) -> None:
         """Add a finished request to sums, metrics and log."""
         ended = time.monotonic()
         ttft = record.first_byte - record.started if record.first_byte is not None else None
-        usage = record.usage
+        usage, prospect, record.prospect = record.usage, record.prospect, None
+        if usage is not None:
+            record.misses = self._explainer.settle(prospect, usage, record.outcome == "ok")
+        divergence = record.divergence = prospect.divergence if prospect is not None else None
         _count_for_experiment(record, ttft)
         self._metrics.observe(record, ttft)
         log.info(
@@ -97,9 +104,13 @@ class Accounts:
             error=record.error or None,
             prompt_tokens=usage.prompt_tokens if usage else record.prompt_tokens,
             exact=record.exact,
+            available_cached_tokens=record.available_cached_tokens,
             expected_cached_tokens=record.expected_cached_tokens,
             delivered_cached_tokens=usage.cached_tokens if usage else None,
+            misses=record.misses,
+            divergence=asdict(divergence) if divergence else None,
             completion_tokens=usage.completion_tokens if usage else None,
+            prepare_ms=round(record.prepare_seconds * 1000, 3),
             decision_ms=round(record.decision_seconds * 1000, 3),
             held_ms=round(record.held_seconds * 1000, 1),
             ttft_ms=round(ttft * 1000, 1) if ttft is not None else None,

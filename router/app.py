@@ -28,8 +28,10 @@ from router.api.generate import GenerationEndpoint
 from router.api.models import model_routes
 from router.api.schema import parse_chat, parse_completion
 from router.auth import api_keys, open_access
+from router.conversations import Conversations
 from router.dispatch import Dispatcher
 from router.errors import ApiError, UnknownPathError
+from router.explainer import Explainer
 from router.health import Health
 from router.metrics import Metrics
 from router.probes import Probes
@@ -79,10 +81,11 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         health = Health(fleet, tokenizers, probes, steering)
         metrics = Metrics(fleet)
         metrics.watch(health)
-        accounts = Accounts(metrics)
+        explainer = Explainer(fleet, Conversations(settings.remembered_bytes))
+        accounts = Accounts(explainer, metrics)
         authenticate = api_keys(settings.api_keys) if settings.api_keys else open_access
         admission = Admission(settings.max_open_requests)
-        dispatcher = Dispatcher(fleet, upstream, probes, steering, settings)
+        dispatcher = Dispatcher(fleet, upstream, probes, steering, explainer, settings)
         for path, parse in GENERATION_PATHS.items():
             endpoint = GenerationEndpoint(
                 parse,

@@ -20,6 +20,8 @@ from router.errors import (
     UnknownModelError,
     UpstreamError,
 )
+from router.explainer import Explainer
+from router.misses import Considered
 from router.probes import Probes
 from router.prompts import PreparedPrompt
 from router.settings import RouterSettings
@@ -50,9 +52,16 @@ class Dispatcher:
     """Sends requests to replicas."""
 
     def __init__(
-        self, fleet: Fleet, upstream: Upstream, probes: Probes, steering: Steering, settings: RouterSettings
+        self,
+        fleet: Fleet,
+        upstream: Upstream,
+        probes: Probes,
+        steering: Steering,
+        explainer: Explainer,
+        settings: RouterSettings,
     ) -> None:
         self._fleet = fleet
+        self._explainer = explainer
         self._upstream = upstream
         self._probes = probes
         self._steering = steering
@@ -76,7 +85,8 @@ class Dispatcher:
                     booking.release(time.monotonic(), succeeded=False)
                     continue
                 record.attempts += 1
-                booking.measure_from(time.monotonic())
+                record.sent = time.monotonic()
+                booking.measure_from(record.sent)
                 async with self._probes.watched(replica):
                     reply = await self._upstream.send(replica.lease.url, call.path, body, headers)
                     first_token = await _require_sound(reply, call)
@@ -143,7 +153,12 @@ class Dispatcher:
         record.replica = replica.lease.replica
         record.reason = "retry" if failures else decision.reason
         record.expected_cached_tokens = expected
+        record.seconds_per_token = replica.pace.seconds_per_token
+        record.considered = _considered(snapshot, decision)
+        record.decided = time.monotonic()
         record.decision_seconds = time.perf_counter() - started
+        record.available_cached_tokens = int(snapshot.cached_tokens.max())
+        record.prospect = self._explainer.look(call, prompt, model, snapshot, decision.row)
         return booking, decision.room_tokens
 
     def _choose(
@@ -172,6 +187,20 @@ class Dispatcher:
         if failures:
             raise _exhausted(record, list(failures.values())[-1])
         raise NoReplicaReadyError(f"No replica of {model.name!r} is ready; try again shortly.")
+
+
+def _considered(snapshot: Snapshot, decision: Decision) -> Considered:
+    return Considered(
+        snapshot.replicas,
+        decision.row,
+        snapshot.eligible,
+        snapshot.cached_tokens,
+        snapshot.queued_tokens,
+        snapshot.running,
+        decision.costs,
+        snapshot.home,
+        snapshot.caches_seen,
+    )
 
 
 async def _require_sound(reply: UpstreamReply, call: Call) -> bool:

@@ -109,6 +109,30 @@ class Metrics:
                 registry=registry,
             )
         )
+        self._available = labelled(
+            Counter(
+                "warmroute_available_cached_tokens",
+                "Prompt tokens that some replica was believed to hold",
+                ["replica", *ARM_LABELS],
+                registry=registry,
+            )
+        )
+        self._recomputed = labelled(
+            Counter(
+                "warmroute_recomputed_tokens",
+                "Prompt tokens that engines computed, by why they had to",
+                ["replica", "reason"],
+                registry=registry,
+            )
+        )
+        self._saved_seconds = labelled(
+            Counter(
+                "warmroute_saved_prefill_seconds",
+                "Cached prompt tokens at the pace at which their replica computes others",
+                ["replica"],
+                registry=registry,
+            )
+        )
         self._retries = Counter(
             "warmroute_retries",
             "Attempts that failed before the first byte and were repeated",
@@ -156,6 +180,11 @@ class Metrics:
             "Blocks not taken in because the index was full",
             lambda: fleet.index.refused_blocks,
         )
+        self._gauge(
+            "warmroute_index_ghosts",
+            "Blocks remembered that nobody holds any more",
+            lambda: len(fleet.index.ghosts),
+        )
         self._gauge("warmroute_redis_reachable", "1 while Redis answers", lambda: fleet.store_reachable)
         self._gauge(
             "warmroute_other_routers",
@@ -194,7 +223,12 @@ class Metrics:
         if record.replica and record.usage is not None:
             self._prompt_tokens(record.replica, *arm).inc(record.usage.prompt_tokens)
             self._predicted(record.replica, *arm).inc(record.expected_cached_tokens)
-            self._delivered(record.replica, *arm).inc(record.usage.cached_tokens or 0)
+            self._available(record.replica, *arm).inc(record.available_cached_tokens)
+            cached = record.usage.cached_tokens or 0
+            self._delivered(record.replica, *arm).inc(cached)
+            self._saved_seconds(record.replica).inc(cached * record.seconds_per_token)
+            for reason, tokens in (record.misses or {}).items():
+                self._recomputed(record.replica, reason).inc(tokens)
         if ttft is not None:
             self._ttft(record.model, *arm).observe(ttft)
 

@@ -33,6 +33,23 @@ Misses: TypeAlias = dict[Reason, int]
 """Tokens by reason; reasons without tokens are left out."""
 
 
+Spans: TypeAlias = tuple[tuple[int, Reason], ...]
+"""A prompt cut into parts, from its first token on: where each part ends, in tokens, and why its tokens would
+be computed."""
+
+
+def attribute(spans: Spans, cached_tokens: int, prompt_tokens: int) -> Misses:
+    """Why the tokens from ``cached_tokens`` on were computed. What lies beyond the spans is unknown."""
+    misses: Misses = {}
+    start = cached_tokens
+    for end, reason in (*spans, (prompt_tokens, Reason.UNKNOWN)):
+        end = min(end, prompt_tokens)
+        if end > start:
+            misses[reason] = misses.get(reason, 0) + end - start
+            start = end
+    return misses
+
+
 @dataclass(frozen=True, slots=True)
 class Divergence:
     """Where a conversation differs from what was sent of it before."""

@@ -43,6 +43,13 @@ class RouterSettings(ClusterSettings):
     """A replica that could not be reached is left alone for this long."""
     max_blocks: int = Field(DEFAULT_MAX_BLOCKS, ge=1)
     """Distinct blocks in the prefix index."""
+    remembered_bytes: int = Field(64 * 1024 * 1024, ge=0)
+    """Of the last requests of conversations, to say why a later turn differs; they never leave the process."""
+
+    otlp_endpoint: str = Field("", pattern=r"^(https?://\S+)?$")
+    """Base URL of an OpenTelemetry collector that takes traces over HTTP; empty: no traces."""
+    otlp_sample: float = Field(1.0, ge=0, le=1)
+    """Share of requests traced, of those that come without a trace of their own."""
 
     @field_validator("policy")
     @classmethod

@@ -97,7 +97,9 @@ class GenerationEndpoint:
         if model is None:
             raise UnknownModelError(f"The model {call.model!r} does not exist.", param="model")
         record.model = model.name
+        began = time.monotonic()
         prompt = await prepare(call, model, self._tokenizers.get(model.name))
+        record.prepare_seconds = time.monotonic() - began
         record.prompt_tokens, record.exact = prompt.prompt_tokens, prompt.exact
         passed = {"X-Request-Id": record.request_id}
         for name in PASSED_HEADERS:

@@ -8,7 +8,9 @@ from cluster.wire import Lease, Load, ReplicaState
 from policies.catalog import POLICIES
 from router.accounting import Accounts, RequestRecord
 from router.arm_totals import ArmTotals, Column
+from router.conversations import Conversations
 from router.experiment import Assignment
+from router.explainer import Explainer
 from router.metrics import Metrics
 from router.sse import PromptTokensDetails, Usage
 
@@ -29,9 +31,9 @@ def metrics(fleet):
 
 
 @pytest.fixture
-def accounts(metrics):
+def accounts(fleet, metrics):
     """Accounts that feed them."""
-    return Accounts(metrics)
+    return Accounts(Explainer(fleet, Conversations()), metrics)
 
 
 def record(replica="a", outcome="ok", **changes):
