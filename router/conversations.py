@@ -22,6 +22,8 @@ ENTRY_BYTES = 500
 LOOKED_AT = 2
 """User messages, from the last one back, by which a conversation is looked for."""
 
+_encode = msgspec.json.Encoder().encode
+
 Messages: TypeAlias = Sequence[Mapping[str, Any]]
 
 
@@ -103,4 +105,4 @@ def opening_mark(messages: Messages) -> int | None:
 
 
 def _hash(messages: Messages) -> int:
-    return xxhash.xxh3_64_intdigest(msgspec.json.encode([message.get("content") for message in messages]))
+    return xxhash.xxh3_64_intdigest(_encode(messages))

@@ -157,8 +157,8 @@ class Dispatcher:
         record.considered = _considered(snapshot, decision)
         record.decided = time.monotonic()
         record.decision_seconds = time.perf_counter() - started
-        record.available_cached_tokens = int(snapshot.cached_tokens.max())
-        record.prospect = self._explainer.look(call, prompt, model, snapshot, decision.row)
+        record.available_cached_tokens = available = int(snapshot.cached_tokens.max())
+        record.prospect = self._explainer.look(call, prompt, model, decision.row, expected, available)
         return booking, decision.room_tokens
 
     def _choose(

@@ -10,7 +10,6 @@ from cluster.block_table import BlockKeys
 from cluster.fleet import Fleet
 from cluster.ghosts import Fate
 from cluster.replicas import Model
-from policies.types import Snapshot
 from router.api.schema import Call
 from router.conversations import Conversations, Messages, Turn, marks_of, opening_mark
 from router.divergence import first_change
@@ -44,28 +43,26 @@ class Explainer:
         self._conversations = conversations
 
     def look(
-        self, call: Call, prompt: PreparedPrompt, model: Model, snapshot: Snapshot, row: int
+        self, call: Call, prompt: PreparedPrompt, model: Model, row: int, expected: int, available: int
     ) -> Prospect | None:
-        """Why tokens of this prompt would be computed at a replica, before its blocks are. None when nothing
-        is known of its blocks there.
+        """Why tokens of this prompt would be computed at a replica, before its blocks are. That is believed
+        to hold ``expected`` tokens, and the best one ``available``. None when nothing is known of its blocks.
         """
         if model.namespace is None or not prompt.exact or not model.replicas[row].lease.publishes_events:
             return None
         block_size, keys = model.namespace.block_size, prompt.keys
         reusable = (prompt.prompt_tokens - 1) // block_size
         full = min(reusable, len(keys))
-        known = int(snapshot.cached_tokens.max()) // block_size
-        spans = [
-            (int(snapshot.cached_tokens[row]), Reason.UNKNOWN),
-            (known * block_size, Reason.DIVERTED),
-        ]
-        for fate, count in self._fleet.index.ghosts.leading(keys[known:full]):
-            known += count
-            spans.append((known * block_size, FATES[fate]))
+        spans = [(expected, Reason.UNKNOWN), (available, Reason.DIVERTED)]
+        known = available // block_size
         messages: Messages = call.fields.get("messages", ())
         marks = marks_of(messages)
         namespace = hash((model.namespace, call.cache_salt))
         divergence = None
+        if known < full:
+            for fate, count in self._fleet.index.ghosts.leading(keys[known:full]):
+                known += count
+                spans.append((known * block_size, FATES[fate]))
         if known < full and marks:
             turn = self._conversations.last_turn(marks, namespace)
             if turn is None:
@@ -75,11 +72,11 @@ class Explainer:
                 divergence = _divergence(turn, call, known * block_size)
                 reason = Reason.UNKNOWN if divergence is None else Reason.DIVERGED
                 spans.append((min(turn.tokens // block_size, full) * block_size, reason))
-        spans += [(full * block_size, Reason.COLD), (reusable * block_size, Reason.UNKNOWN)]
+        spans.append((full * block_size, Reason.COLD))
+        if full < reusable:  # of several prompts in one request only the first has keys
+            spans.append((reusable * block_size, Reason.UNKNOWN))
         spans.append((prompt.prompt_tokens, Reason.TAIL))
-        return Prospect(
-            tuple(spans), keys, block_size, prompt.prompt_tokens, divergence, call, namespace, marks
-        )
+        return Prospect(spans, keys, block_size, prompt.prompt_tokens, divergence, call, namespace, marks)
 
     def settle(self, prospect: Prospect | None, usage: Usage, answered: bool) -> Misses | None:
         """Why tokens were computed; None when the engine does not say what it had cached. The conversation of
@@ -99,7 +96,7 @@ class Explainer:
         if cached < believed:
             first = int(prospect.keys[cached // prospect.block_size])
             if self._fleet.index.ghosts.fate(first) is Fate.EVICTED:  # between the decision and the engine
-                spans = ((believed, Reason.EVICTED), *spans[1:])
+                spans = [(believed, Reason.EVICTED), *spans[1:]]
         return attribute(spans, cached, usage.prompt_tokens)
 
     def _tokens_elsewhere(

@@ -1,5 +1,6 @@
 """Why prompt tokens were computed again: every one of them has exactly one reason."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
@@ -9,6 +10,8 @@ from policies.types import Costs, Counts, Mask
 
 class Reason(StrEnum):
     """Why an engine computed tokens."""
+
+    __hash__ = str.__hash__  # Enum's own is written in Python, and differs from that of the equal string
 
     COLD = "cold"
     """Nobody had sent them before, as far as is known."""
@@ -33,7 +36,7 @@ Misses: TypeAlias = dict[Reason, int]
 """Tokens by reason; reasons without tokens are left out."""
 
 
-Spans: TypeAlias = tuple[tuple[int, Reason], ...]
+Spans: TypeAlias = Sequence[tuple[int, Reason]]
 """A prompt cut into parts, from its first token on: where each part ends, in tokens, and why its tokens would
 be computed."""
 
@@ -42,11 +45,13 @@ def attribute(spans: Spans, cached_tokens: int, prompt_tokens: int) -> Misses:
     """Why the tokens from ``cached_tokens`` on were computed. What lies beyond the spans is unknown."""
     misses: Misses = {}
     start = cached_tokens
-    for end, reason in (*spans, (prompt_tokens, Reason.UNKNOWN)):
-        end = min(end, prompt_tokens)
-        if end > start:
+    for end, reason in spans:
+        if start < end and start < prompt_tokens:
+            end = min(end, prompt_tokens)
             misses[reason] = misses.get(reason, 0) + end - start
             start = end
+    if start < prompt_tokens:
+        misses[Reason.UNKNOWN] = misses.get(Reason.UNKNOWN, 0) + prompt_tokens - start
     return misses
 
 

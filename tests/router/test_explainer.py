@@ -57,10 +57,11 @@ class Deployment:
         prompt = PreparedPrompt(np.array(self.keys, dtype=np.uint64), len(text), opening, 1, True)
         snapshot = self.fleet.snapshot(served, prompt.keys, len(text), now=0.0)
         row = served.ids.index(replica)
-        prospect = self.explainer.look(call, prompt, served, snapshot, row)
+        held = snapshot.cached_tokens.tolist()
+        prospect = self.explainer.look(call, prompt, served, row, held[row], max(held))
         self.divergence = prospect.divergence if prospect else None
         self.fleet.apply(served.replicas[row], prompt.keys, (), cleared=False)
-        cached = int(snapshot.cached_tokens[row]) if cached is None else cached
+        cached = held[row] if cached is None else cached
         self.tokens = len(text)
         return self.explainer.settle(prospect, Usage(len(text), 3, PromptTokensDetails(cached)), True)
 
