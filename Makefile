@@ -22,7 +22,8 @@ serve: setup ## start Redis, Ray, the engines and the router; Ctrl-C stops them 
 bench: setup ## what routing costs: this router, and others where ARGS=install has installed them (minutes)
 	@exec $(BIN)/python -m loadtest.bench $(ARGS)
 
-test: setup ## all tests, with real Redis, real Ray Serve and real vLLM (minutes)
+test: setup ## all tests, with real Redis, real Ray Serve, real vLLM and a real browser (minutes)
+	@$(PYTHON) infra/setup.py --with chromium
 	@exec $(BIN)/python -m pytest $(ARGS)
 
 test-fast: setup ## the tests that need no other process (seconds)

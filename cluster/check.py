@@ -31,6 +31,8 @@ class View:
     epoch: int
     sequence: int
     keys: frozenset[int]
+    reset: frozenset[int] = frozenset()
+    """Blocks that operators have let all routers forget: they may be missing."""
 
 
 async def find_differences(settings: ClusterSettings, router_urls: Sequence[str]) -> Report:
@@ -41,14 +43,18 @@ async def find_differences(settings: ClusterSettings, router_urls: Sequence[str]
     report = Report()
     redis = connect(settings.redis_url)
     try:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS)) as session:
+        timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as agents,
+            aiohttp.ClientSession(timeout=timeout, headers=settings.admin_headers) as routers,
+        ):
             with translated_errors():
                 members: Any = await redis.zrange(settings.keys.members, 0, -1)
             for replica_id in sorted(member.decode() for member in members):
-                await _compare(replica_id, redis, settings.keys, session, router_urls, report)
+                await _compare(replica_id, redis, settings.keys, agents, routers, router_urls, report)
             if not report.lines:
                 report.lines.append("Redis knows no replicas.")
-            await compare_bookings(session, router_urls, report)
+            await compare_bookings(routers, router_urls, report)
     finally:
         await redis.aclose()
     return report
@@ -58,7 +64,8 @@ async def _compare(
     replica_id: str,
     redis: RedisClient,
     keys: Keys,
-    session: aiohttp.ClientSession,
+    agents: aiohttp.ClientSession,
+    routers: aiohttp.ClientSession,
     router_urls: Sequence[str],
     report: Report,
 ) -> None:
@@ -70,10 +77,10 @@ async def _compare(
             return
         capacity = lease.capacity_blocks
         views = {"Redis": stored}
-        views["agent"] = await _http_view(session, f"{lease.agent_url}/mirror") if lease.agent_url else None
+        views["agent"] = await _http_view(agents, f"{lease.agent_url}/mirror") if lease.agent_url else None
         for url in router_urls:
             views[f"router {url}"] = await _http_view(
-                session, f"{url.rstrip('/')}/admin/replicas/{replica_id}/blocks"
+                routers, f"{url.rstrip('/')}/admin/replicas/{replica_id}/blocks"
             )
         if len({(view.epoch, view.sequence) for view in views.values() if view}) == 1:
             break
@@ -90,7 +97,7 @@ def _judge(replica_id: str, views: dict[str, View | None], capacity: int, report
         if view is None:
             lines.append(f"{replica_id}: {name} does not answer")
             continue
-        missing, surplus = truth.keys - view.keys, view.keys - truth.keys
+        missing, surplus = truth.keys - view.keys - view.reset, view.keys - truth.keys
         if missing or surplus or (view.epoch, view.sequence) != (truth.epoch, truth.sequence):
             lines.append(
                 f"{replica_id}: {name} lacks {len(missing)} blocks and has {len(surplus)} too many "
@@ -123,4 +130,5 @@ async def _http_view(session: aiohttp.ClientSession, url: str) -> View | None:
             answer = msgspec.json.decode(await response.read())
     except (aiohttp.ClientError, OSError):
         return None
-    return View(answer["epoch"], answer["sequence"], frozenset(int(key, 16) for key in answer["keys"]))
+    keys, reset = (frozenset(int(key, 16) for key in answer.get(name, ())) for name in ("keys", "reset"))
+    return View(answer["epoch"], answer["sequence"], keys, reset)

@@ -1,4 +1,4 @@
-"""The command line: ``warmroute serve | router | agent | status | check | replay``.
+"""The command line: ``warmroute serve | router | agent | status | check | top | replay``.
 
 Part of the composition root: `router`, `workers` and `loadtest` are imported where a command needs them,
 since each may be installed without the others.
@@ -31,6 +31,10 @@ Deployment = Annotated[
     str | None, typer.Option(help="First part of every key in Redis: several deployments can share one.")
 ]
 EngineApiKey = Annotated[str | None, typer.Option(help="Secret with which engines are reached.")]
+AdminToken = Annotated[
+    str | None,
+    typer.Option(help="Opens the admin API of routers; without one it is open on loopback addresses only."),
+]
 LogLevel = Annotated[str | None, typer.Option(help="debug, info, warning or error.")]
 RouterUrl = Annotated[str, typer.Option(envvar="WARMROUTE_ROUTER_URL", help="A router to ask.")]
 
@@ -57,6 +61,7 @@ def serve(
         str | None, typer.Option(help="A Ray cluster to use. Default: one is started.")
     ] = None,
     engine_api_key: EngineApiKey = None,
+    admin_token: AdminToken = None,
     deployment: Deployment = None,
     log_level: LogLevel = None,
 ) -> None:
@@ -78,6 +83,7 @@ def serve(
         policy=policy,
         ray_address=ray_address,
         engine_api_key=engine_api_key,
+        admin_token=admin_token,
         deployment=deployment,
         log_level=log_level,
     )
@@ -102,6 +108,7 @@ def router(
     ] = None,
     policy: Annotated[str | None, typer.Option(help="How replicas are chosen.")] = None,
     engine_api_key: EngineApiKey = None,
+    admin_token: AdminToken = None,
     deployment: Deployment = None,
     log_level: LogLevel = None,
 ) -> None:
@@ -118,6 +125,7 @@ def router(
         tokenizers=",".join(tokenizer) if tokenizer else None,
         policy=policy,
         engine_api_key=engine_api_key,
+        admin_token=admin_token,
         deployment=deployment,
         log_level=log_level,
     )
@@ -164,11 +172,12 @@ def agent(
 
 
 @app.command()
-def status(router_url: RouterUrl = DEFAULT_ROUTER_URL) -> None:
+def status(router_url: RouterUrl = DEFAULT_ROUTER_URL, admin_token: AdminToken = None) -> None:
     """Show every replica: state, load, blocks, hit rate."""
     from cluster.status import fetch_replicas, replica_table
 
-    Console().print(replica_table(asyncio.run(fetch_replicas(router_url))))
+    settings = load_settings(ClusterSettings, admin_token=admin_token)
+    Console().print(replica_table(asyncio.run(fetch_replicas(router_url, settings.admin_headers))))
 
 
 @app.command()
@@ -176,16 +185,35 @@ def check(
     redis_url: RedisUrl = None,
     router_url: Annotated[list[str] | None, typer.Option(help="A router to check; repeatable.")] = None,
     deployment: Deployment = None,
+    admin_token: AdminToken = None,
 ) -> None:
     """Compare what agents, Redis and routers say of every replica's blocks; print the difference."""
     from cluster.check import find_differences
 
-    settings = load_settings(ClusterSettings, redis_url=redis_url, deployment=deployment)
+    settings = load_settings(
+        ClusterSettings, redis_url=redis_url, deployment=deployment, admin_token=admin_token
+    )
     report = asyncio.run(find_differences(settings, router_url or [DEFAULT_ROUTER_URL]))
     console = Console(highlight=False)
     for line in report.lines:
         console.print(line, soft_wrap=True)
     raise typer.Exit(0 if report.agree else 1)
+
+
+@app.command()
+def top(
+    url: RouterUrl = DEFAULT_ROUTER_URL,
+    admin_token: AdminToken = None,
+    once: Annotated[bool, typer.Option("--once", help="Print it once, and end.")] = False,
+) -> None:
+    """Show the fleet live in the terminal; q ends it."""
+    from cluster.top import show, show_once
+
+    token = load_settings(ClusterSettings, admin_token=admin_token).admin_token
+    console = Console(highlight=False)
+    if once:
+        raise typer.Exit(0 if asyncio.run(show_once(url, token, console)) else 1)
+    asyncio.run(show(url, token, console))
 
 
 @app.command()

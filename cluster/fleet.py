@@ -52,7 +52,9 @@ class Fleet:
         self._homes: OrderedDict[int, Replica] = OrderedDict()
         self._leaving: deque[tuple[float, Expectation]] = deque()
         self._waiting = WaitingRoom()
-        self._branches: defaultdict[str, Branches] = defaultdict(Branches)
+        self.branches: defaultdict[str, Branches] = defaultdict(Branches)
+        """Where prompts part ways, by base model."""
+        self._drained: Collection[str] = frozenset()
         self._paces: dict[str, tuple[float, Costs]] = {}
 
     @property
@@ -67,7 +69,7 @@ class Fleet:
         """Take in a replica's lease. A new epoch starts with nothing owned and nothing expected."""
         replica = self.replicas.get(lease.replica)
         if replica is None:
-            replica = Replica(lease, epoch, self.index.add_replica())
+            replica = Replica(lease, epoch, self.index.add_replica(), drained=lease.replica in self._drained)
             self.replicas[lease.replica] = replica
             self._models = None
             points_of(lease.replica)  # now, so that the first decision does not wait for those of all
@@ -84,6 +86,16 @@ class Fleet:
         if lease.state is not ReplicaState.READY:
             self._waiting.send_away(replica)
         return replica
+
+    def drain(self, replica_ids: Collection[str]) -> None:
+        """Send nothing new to these replicas, and to all others again. They need not be here now."""
+        self._drained = frozenset(replica_ids)
+        for replica_id, replica in self.replicas.items():
+            if replica.drained != (replica_id in self._drained):
+                replica.drained = not replica.drained
+                self._tabulate(replica_id)
+                if replica.drained:
+                    self._waiting.send_away(replica)
 
     def dismiss(self, replica_id: str) -> None:
         """Forget a replica. Requests still open on it keep their bookings until they end."""
@@ -144,7 +156,7 @@ class Fleet:
             matched = self.index.matched_blocks(keys).take(model.slots)
             cached = block_size * np.minimum(matched, most) * rows["publishes_events"]
             if known := int(matched.max(initial=0)):
-                share = self._branches[model.replicas[0].lease.model].share(int(keys[known - 1]))
+                share = self.branches[model.replicas[0].lease.model].share(int(keys[known - 1]))
         for array in (rows, eligible, cached):
             array.flags.writeable = False
         return Snapshot(
@@ -186,7 +198,7 @@ class Fleet:
         self.num_bookings += 1
         num_held = cached_tokens // replica.lease.block_size if replica.lease.block_size else 0
         if 0 < num_held < len(keys):
-            self._branches[replica.lease.model].add(int(keys[num_held - 1]))
+            self.branches[replica.lease.model].add(int(keys[num_held - 1]), cached_tokens)
         return Booking(self, replica, as_keys(keys), prompt_tokens, cached_tokens, streamed)
 
     def hold(self, booking: Booking, room_tokens: float, since: float, go: Callable[[bool], None]) -> bool:
@@ -207,9 +219,9 @@ class Fleet:
         return True
 
     def takes_requests(self, replica: Replica, now: float) -> bool:
-        """Whether a replica is still there, ready, and has not failed just before a monotonic time."""
+        """Whether a replica is still there, in service, and has not failed just before a monotonic time."""
         known = self.replicas.get(replica.lease.replica) is replica
-        return known and replica.lease.state is ReplicaState.READY and replica.failed_until <= now
+        return known and replica.takes_requests and replica.failed_until <= now
 
     def engine_queue(self, replica: Replica) -> int:
         """Prompt tokens that all routers have sent to a replica and that its engine has not computed."""

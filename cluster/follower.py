@@ -62,6 +62,7 @@ class Follower:
         self._pause = poll_seconds
         self._missing_since: dict[str, float] = {}
         self._unreadable: set[str] = set()
+        self._to_read_anew: set[str] = set()
         self.synchronised = asyncio.Event()
         """Set once everything that was in Redis at the start has been read."""
 
@@ -73,6 +74,10 @@ class Follower:
     def sequence(self, replica_id: str) -> int:
         """Number of the last batch applied for a replica; -1 for an unknown one."""
         return self._blocks.sequence(replica_id)
+
+    def read_anew(self, replica_id: str) -> None:
+        """Soon forget what a replica holds, and read it again. Unknown ids are ignored."""
+        self._to_read_anew.add(replica_id)
 
     async def run(self) -> None:
         """Follow until cancelled. Errors of Redis make it reconnect; the fleet keeps its last state
@@ -113,6 +118,8 @@ class Follower:
 
     async def _poll(self) -> float:
         """Read the next few leases. Returns the seconds until it is time for more."""
+        while self._to_read_anew:
+            self._blocks.start_over(self._to_read_anew.pop())
         if not self._unread:
             self._check_subscription()
             self._unread = await self._known_replicas()

@@ -18,6 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
+from cluster.addresses import is_loopback
 from cluster.errors import StartUpError
 from cluster.model_files import ensure_demo_model
 from cluster.progress import Step, step
@@ -55,6 +56,9 @@ def _start(settings: ServeSettings, console: Console, stack: ExitStack) -> None:
             "on a Ray cluster every node must reach Redis: name one with REDIS_URL or --redis-url"
         )
     _require_free_port(settings)
+    made_token = "" if settings.admin_token or is_loopback(settings.host) else secrets.token_urlsafe(24)
+    if made_token:
+        settings = settings.model_copy(update={"admin_token": made_token})
     model = _find_model(settings, console)
     with step(console, "Redis") as current:
         redis = stack.enter_context(redis_for(settings.redis_url or None, settings.cache_directory))
@@ -72,6 +76,8 @@ def _start(settings: ServeSettings, console: Console, stack: ExitStack) -> None:
         _deploy_replicas(settings, redis, secret, model, num_gpus)
         _wait_until_ready(settings, current)
     _welcome(settings, redis, settings.model_name or model.name, console)
+    if made_token:
+        console.print(f"WARMROUTE_ADMIN_TOKEN={made_token} opens the admin API.", highlight=False)
 
 
 def has_gpu() -> bool:
@@ -154,6 +160,7 @@ def _deploy_router(settings: ServeSettings, redis: RedisChoice, secret: str) -> 
         port=settings.port,
         policy=settings.policy or None,
         engine_api_key=secret,
+        admin_token=settings.admin_token,
         deployment=settings.deployment,
         log_level=settings.log_level,
     )
@@ -199,7 +206,7 @@ def _wait_until_ready(settings: ServeSettings, current: Step) -> None:
     deadline = time.monotonic() + settings.start_seconds
     url = _router_url(settings)
     while time.monotonic() < deadline:
-        answer = asyncio.run(fetch_replicas(url))
+        answer = asyncio.run(fetch_replicas(url, settings.admin_headers))
         missing = asyncio.run(fetch_missing(url))
         if answer["ready"] >= settings.replicas and not missing:
             current.done(f"{answer['ready']} ready")
@@ -226,10 +233,10 @@ def _failures(status: Any) -> str:
 def _welcome(settings: ServeSettings, redis: RedisChoice, model: str, console: Console) -> None:
     url = _router_url(settings)
     console.print()
-    console.print(replica_table(asyncio.run(fetch_replicas(url))))
+    console.print(replica_table(asyncio.run(fetch_replicas(url, settings.admin_headers))))
     console.print(
         f"\nAPI        {url}/v1\n"
-        f"Replicas   {url}/admin/replicas   (or: warmroute status --router-url {url})\n"
+        f"Dashboard  {url}/admin   (or: warmroute status --router-url {url})\n"
         f"Metrics    {url}/metrics\n"
         f"Redis      {redis.url}   "
         f"(or: warmroute check --redis-url {redis.url} --router-url {url})\n\n"

@@ -44,6 +44,12 @@ class OwnershipReader:
         """A new epoch: nothing of it has been applied."""
         self._sequences[replica_id] = 0
 
+    def start_over(self, replica_id: str) -> None:
+        """Nothing of a replica has been applied any more. An unknown one is ignored."""
+        if replica := self._fleet.replicas.get(replica_id):
+            self._fleet.apply(replica, (), (), cleared=True)
+            self.begin(replica_id)
+
     def forget(self, replica_id: str) -> None:
         """The replica is gone."""
         self._sequences.pop(replica_id, None)

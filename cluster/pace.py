@@ -40,12 +40,6 @@ class Pace:
         self.seconds = self.seconds * DECAY + seconds
         self.observed_at = now
 
-    @property
-    def seconds_per_token(self) -> float:
-        """Of work as `observe` counts it, which is a little more than the tokens computed: what a prompt takes
-        is rather under- than overstated. 0 until something was observed."""
-        return self.seconds / self.tokens if self.tokens else 0.0
-
 
 def relative_paces(paces: Sequence[Pace], now: float) -> Costs:
     """Time per token of each replica over that of the one in the middle; 1 where it is not known."""

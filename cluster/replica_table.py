@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.replicas import Replica
-from cluster.wire import Booked, ReplicaState
+from cluster.wire import Booked
 
 COLUMNS = np.dtype(
     [
@@ -51,7 +51,7 @@ class ReplicaTable:
 def _row(replica: Replica, others: Booked) -> tuple[Any, ...]:
     """In the order of `COLUMNS`."""
     return (
-        replica.lease.state is ReplicaState.READY,
+        replica.takes_requests,
         replica.lease.publishes_events,
         replica.queued_tokens + others.queued_tokens,
         max(replica.running + others.running, replica.load.running + replica.load.waiting),

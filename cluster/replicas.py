@@ -41,6 +41,13 @@ class Replica:
     pace: Pace = field(default_factory=Pace)
     failed_until: float = 0.0
     """Monotonic time in seconds before which this replica is left alone after a failed attempt."""
+    drained: bool = False
+    """Whether an operator has taken it out of service, for all routers."""
+
+    @property
+    def takes_requests(self) -> bool:
+        """Whether new requests may go here, unless one has just failed."""
+        return self.lease.state is ReplicaState.READY and not self.drained
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,7 +82,7 @@ class Model:
     @property
     def num_ready(self) -> int:
         """Replicas that take requests."""
-        return sum(replica.lease.state is ReplicaState.READY for replica in self.replicas)
+        return sum(replica.takes_requests for replica in self.replicas)
 
     @property
     def ready(self) -> bool:

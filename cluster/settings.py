@@ -2,7 +2,7 @@
 
 from typing import Any, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -10,6 +10,8 @@ from cluster.errors import StartUpError
 from cluster.wire import Keys
 
 S = TypeVar("S", bound=BaseSettings)
+
+MIN_TOKEN_LENGTH = 16
 
 
 class ClusterSettings(BaseSettings):
@@ -25,7 +27,23 @@ class ClusterSettings(BaseSettings):
     """A replica whose agent is silent for this long is gone."""
     engine_api_key: str = Field("", repr=False)
     """The shared secret with which routers and agents reach engines; empty when engines ask for none."""
+    admin_token: str = Field("", repr=False)
+    """Opens the admin API of routers; empty: it is open on loopback addresses and closed elsewhere."""
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
+
+    @field_validator("admin_token")
+    @classmethod
+    def _hard_to_guess(cls, value: str) -> str:
+        if value and (len(value) < MIN_TOKEN_LENGTH or not value.isascii() or not value.isprintable()):
+            raise ValueError(f"at least {MIN_TOKEN_LENGTH} printable ASCII characters are needed")
+        if value != value.strip():
+            raise ValueError("a token neither begins nor ends with a space")
+        return value
+
+    @property
+    def admin_headers(self) -> dict[str, str]:
+        """What opens the admin API of a router."""
+        return {"Authorization": f"Bearer {self.admin_token}"} if self.admin_token else {}
 
     @property
     def keys(self) -> Keys:

@@ -1,5 +1,6 @@
 """What ``warmroute status`` shows: a router's view of its replicas."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
@@ -10,12 +11,20 @@ from rich.table import Table
 from cluster.errors import StartUpError
 
 REQUEST_SECONDS = 5.0
-STATE_COLOURS = {"ready": "green", "starting": "yellow", "draining": "yellow", "unreachable": "red"}
+STATE_COLOURS = {
+    "ready": "green",
+    "starting": "yellow",
+    "draining": "yellow",
+    "drained": "yellow",
+    "unreachable": "red",
+}
 
 
-async def fetch_replicas(router_url: str) -> dict[str, Any]:
-    """A router's ``/admin/replicas``. Raises `StartUpError` when the router does not answer."""
-    return await _fetch(router_url, "/admin/replicas")
+async def fetch_replicas(router_url: str, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """A router's ``/admin/replicas``; ``headers`` carry the token that opens it. Raises `StartUpError` when
+    the router does not answer, or is closed.
+    """
+    return await _fetch(router_url, "/admin/replicas", headers)
 
 
 async def fetch_missing(router_url: str) -> list[str]:
@@ -23,13 +32,15 @@ async def fetch_missing(router_url: str) -> list[str]:
     return list((await _fetch(router_url, "/readyz"))["missing"])
 
 
-async def _fetch(router_url: str, path: str) -> dict[str, Any]:
+async def _fetch(router_url: str, path: str, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
     try:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS)) as session,
-            session.get(router_url.rstrip("/") + path) as response,
+            session.get(router_url.rstrip("/") + path, headers=headers) as response,
         ):
             answer: dict[str, Any] = await response.json()
+            if response.status in (401, 403):
+                raise StartUpError(f"the router at {router_url} refuses: {answer['error']['message']}")
             return answer
     except (aiohttp.ClientError, TimeoutError) as error:
         raise StartUpError(f"no router answers at {router_url}: {error or type(error).__name__}") from error
@@ -51,13 +62,13 @@ def replica_table(answer: dict[str, Any]) -> Table:
     for heading in ("booked", "running", "blocks", "requests", "hit rate"):
         table.add_column(heading, justify="right", no_wrap=True)
     for replica in replicas:
-        colour = STATE_COLOURS[replica["state"]]
+        state = "drained" if replica.get("drained") else replica["state"]
+        colour = STATE_COLOURS[state]
         capacity = f"/{replica['capacity_blocks']}" if replica["capacity_blocks"] else ""
         load, hit_rate = replica["load"], replica["hit_rate"]
         table.add_row(
             escape(replica["replica"]),
-            f"[{colour}]{replica['state']}[/{colour}]"
-            + "".join(f"\n! {escape(alarm)}" for alarm in replica["alarms"]),
+            f"[{colour}]{state}[/{colour}]" + "".join(f"\n! {escape(alarm)}" for alarm in replica["alarms"]),
             str(load["booked"]),
             f"{load['running']}+{load['waiting']}" if load["waiting"] else str(load["running"]),
             f"{replica['owned_blocks']}{capacity}",

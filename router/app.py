@@ -8,6 +8,7 @@ from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
@@ -19,10 +20,20 @@ from cluster.gossip import Gossip
 from cluster.steering import SteeringStore
 from cluster.store import connect
 from cluster.tasks import cancel_and_wait
+from cluster.wishes import WishStore
 from policies.catalog import POLICIES
 from router.accounting import Accounts
+from router.admin.access import Access, AdminGate
+from router.admin.actions import action_routes
 from router.admin.api import admin_routes
+from router.admin.audit import AuditLog
+from router.admin.history import history_routes
+from router.admin.overview import Overview
+from router.admin.page import page_routes
+from router.admin.prefixes import prefix_routes
+from router.admin.requests import request_routes
 from router.admin.steering import steering_routes
+from router.admin.stream import Stream, stream_routes
 from router.admission import Admission
 from router.api.generate import GenerationEndpoint
 from router.api.models import model_routes
@@ -30,16 +41,22 @@ from router.api.schema import parse_chat, parse_completion
 from router.auth import api_keys, open_access
 from router.conversations import Conversations
 from router.dispatch import Dispatcher
-from router.errors import ApiError, UnknownPathError
+from router.errors import ApiError, InvalidRequestError, UnknownPathError
 from router.explainer import Explainer
+from router.explanations import Explanations
 from router.health import Health
+from router.history import History
+from router.history_sharing import HistorySharing
+from router.history_store import HistoryStore
 from router.metrics import Metrics
 from router.probes import Probes
 from router.readiness import Readiness
+from router.savings import Savings
 from router.settings import RouterSettings
 from router.steering import Steering
 from router.tokenizers import Tokenizers
 from router.upstream import Upstream
+from router.wishes import WishKeeper
 
 RESTART_SECONDS = 0.5
 
@@ -77,12 +94,18 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         upstream = Upstream(settings)
         probes = Probes(fleet, upstream)
         tokenizers = Tokenizers(fleet, upstream, settings.tokenizers)
-        steering = Steering(SteeringStore(redis, settings.keys), POLICIES, settings.policy, router_id)
+        wishes = WishKeeper(WishStore(redis, settings.keys), fleet, follower)
+        steering = Steering(SteeringStore(redis, settings.keys), POLICIES, settings.policy, router_id, wishes)
         health = Health(fleet, tokenizers, probes, steering)
         metrics = Metrics(fleet)
         metrics.watch(health)
         explainer = Explainer(fleet, Conversations(settings.remembered_bytes))
-        accounts = Accounts(explainer, metrics)
+        history_store = HistoryStore(redis, settings.keys, router_id)
+        savings = Savings(history_store)
+        history = History(savings)
+        sharing = HistorySharing(history, savings, history_store, router_id)
+        explanations = Explanations(redis, settings.keys, router_id)
+        accounts = Accounts(explainer, metrics, explanations, history)
         authenticate = api_keys(settings.api_keys) if settings.api_keys else open_access
         admission = Admission(settings.max_open_requests)
         dispatcher = Dispatcher(fleet, upstream, probes, steering, explainer, settings)
@@ -101,29 +124,57 @@ def create_app(settings: RouterSettings) -> RouterApplication:
             app.router.routes.append(Route(path, endpoint, methods=["POST"]))  # refuses other methods
         app.include_router(model_routes(fleet, authenticate))
         app.include_router(
-            admin_routes(router_id, fleet, follower, steering, tokenizers, health, upstream, metrics)
+            admin_routes(router_id, fleet, follower, steering, tokenizers, health, upstream, metrics, wishes)
         )
-        app.include_router(steering_routes(steering, settings))
+        audit = AuditLog(redis, settings.keys, router_id)
+        overview = Overview(router_id, fleet, steering, health, probes, history)
+        stream = Stream(overview, explanations, audit, history)
+        app.include_router(steering_routes(steering, settings, audit))
+        app.include_router(stream_routes(overview, stream))
+        app.include_router(request_routes(explanations))
+        app.include_router(prefix_routes(fleet))
+        app.include_router(history_routes(history, savings))
+        app.include_router(action_routes(fleet, wishes, audit))
+        app.include_router(page_routes())
+        app.state.overview, app.state.stream = overview, stream
         app.state.fleet = fleet
         tasks = [
             asyncio.create_task(_keep_running(part.run))
-            for part in (follower, gossip, steering, tokenizers, probes, metrics)
+            for part in (
+                follower,
+                gossip,
+                steering,
+                tokenizers,
+                probes,
+                metrics,
+                explanations,
+                overview,
+                stream,
+                sharing,
+            )
         ]
         try:
             await Readiness(fleet, follower, steering, tokenizers).wait(settings.ready_seconds)
             yield
         finally:
             await cancel_and_wait(*tasks)
+            await sharing.close()
             await gossip.close()
             await upstream.close()
             await redis.aclose()
 
-    return RouterApplication(
+    app = RouterApplication(
         title="Warmroute",
         description="Routes each conversation to the replica that still holds its KV blocks.",
         lifespan=lifespan,
-        exception_handlers={ApiError: _api_error, HTTPException: _http_error},
+        exception_handlers={
+            ApiError: _api_error,
+            HTTPException: _http_error,
+            RequestValidationError: _parameter_error,
+        },
     )
+    app.add_middleware(AdminGate, access=Access.of(settings))
+    return app
 
 
 async def _keep_running(run: Callable[[], Awaitable[None]]) -> None:
@@ -141,6 +192,13 @@ async def _keep_running(run: Callable[[], Awaitable[None]]) -> None:
 async def _api_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ApiError)
     return JSONResponse(error.body(), status_code=error.status)
+
+
+async def _parameter_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    param = str(first["loc"][-1])
+    return JSONResponse(InvalidRequestError(f"{param}: {first['msg']}.", param).body(), status_code=400)
 
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:

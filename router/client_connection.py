@@ -23,16 +23,31 @@ EXTENSION = "warmroute.direct"
 class DirectReply:
     """Answers one request by writing to its connection, without a coroutine per chunk."""
 
-    __slots__ = ("_chunked", "_connection", "_cycle", "on_gone", "on_resumed")
+    __slots__ = (
+        "_connection",
+        "_cycle",
+        "is_chunked",
+        "on_full",
+        "on_gone",
+        "on_resumed",
+        "on_shutdown",
+        "transport",
+    )
 
     def __init__(self, connection: "ClientConnection", cycle: RequestResponseCycle) -> None:
         self._connection = connection
         self._cycle = cycle
-        self._chunked = False
+        self.transport = connection.transport
+        self.is_chunked = False
+        """Whether the body goes out in chunked transfer encoding. `write` does that, the transport not."""
         self.on_gone: Callable[[], object] | None = None
         """Called when the client leaves before its answer is complete."""
+        self.on_full: Callable[[], object] | None = None
+        """Called when `is_full` becomes true."""
         self.on_resumed: Callable[[], object] | None = None
         """Called when the client's socket takes data again after it was `is_full`."""
+        self.on_shutdown: Callable[[], object] | None = None
+        """Called when the server stops, which waits for answers: one without an end should end now."""
 
     @property
     def is_gone(self) -> bool:
@@ -69,35 +84,35 @@ class DirectReply:
         if body is not None:
             lines += (b"content-length: %d\r\n\r\n" % len(body), body)
         elif cycle.scope["http_version"] == "1.1":
-            self._chunked = True
+            self.is_chunked = True
             lines.append(b"transfer-encoding: chunked\r\n\r\n")
         else:
             lines.append(b"\r\n")
         cycle.response_started = True
         cycle.waiting_for_100_continue = False
-        self._connection.transport.write(b"".join(lines))
+        self.transport.write(b"".join(lines))
 
     def write(self, data: bytes) -> None:
         """Send some bytes of the body; never none."""
-        if self._chunked:
+        if self.is_chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data)
-        self._connection.transport.write(data)
+        self.transport.write(data)
 
     def end(self) -> None:
         """The answer is complete."""
         cycle = self._cycle
         if cycle.disconnected:
             return
-        if self._chunked:
-            self._connection.transport.write(b"0\r\n\r\n")
+        if self.is_chunked:
+            self.transport.write(b"0\r\n\r\n")
         cycle.response_complete = True
         if not cycle.keep_alive:
-            self._connection.transport.close()
+            self.transport.close()
         cycle.on_response()
 
     def cut(self) -> None:
         """Drop the connection and what is still on its way to the client."""
-        self._connection.transport.abort()
+        self.transport.abort()
 
     def client_left(self) -> None:
         """Called by the connection, at its end."""
@@ -135,6 +150,13 @@ class ClientConnection(HttpToolsProtocol):
         else:
             super().send_400_response(msg)
 
+    def shutdown(self) -> None:
+        """The server stops."""
+        super().shutdown()
+        for reply in self._unanswered:
+            if reply.on_shutdown is not None:
+                reply.on_shutdown()
+
     # ---- called by the transport ----
 
     def data_received(self, data: bytes) -> None:
@@ -152,6 +174,12 @@ class ClientConnection(HttpToolsProtocol):
         for reply in self._unanswered:
             reply.client_left()
         self._unanswered.clear()
+
+    def pause_writing(self) -> None:
+        """More waits for the client than should."""
+        super().pause_writing()
+        if self._unanswered and (on_full := self._unanswered[0].on_full) is not None:
+            on_full()
 
     def resume_writing(self) -> None:
         """The client takes data again."""

@@ -31,11 +31,43 @@ class Receiver(Protocol):
         """The deadline has passed; the connection is cut."""
 
 
+class ChunkReceiver(Protocol):
+    """Takes chunks of an answer in the frames of their transfer encoding, as they are."""
+
+    def took_chunk(self, data: bytes) -> bool:
+        """Take what has been read between two chunks, if it is exactly one. False: it comes again, parsed."""
+
+
 class EngineConnection(asyncio.Protocol):
     """Carries one request at a time.
 
     ``on_free`` is called when it can carry another one, ``on_lost`` when it has ended.
     """
+
+    __slots__ = (  # every object that a chunk touches is a miss of the processor's cache
+        "_answered",
+        "_between_chunks",
+        "_body",
+        "_chunk_complete",
+        "_chunks_to",
+        "_complete",
+        "_content_type",
+        "_has_length",
+        "_head_complete",
+        "_idle_seconds",
+        "_keep_alive",
+        "_loop",
+        "_on_free",
+        "_on_lost",
+        "_outside_body_bytes",
+        "_parser",
+        "_paused",
+        "_receiver",
+        "_surplus",
+        "_transport",
+        "_used_before",
+        "deadline",
+    )
 
     def __init__(
         self,
@@ -49,13 +81,16 @@ class EngineConnection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport
         self._receiver: Receiver | None = None
+        self._loop = asyncio.get_running_loop()
         self._used_before = False
         self._paused = False
         self._begin()
 
     def _begin(self) -> None:
         self._answered = self._head_complete = self._complete = self._keep_alive = False
-        self._has_length = self._surplus = False
+        self._has_length = self._surplus = self._chunk_complete = self._between_chunks = False
+        self._chunks_to: ChunkReceiver | None = None
+        self._idle_seconds = 0.0
         self._content_type = "application/json"
         self._outside_body_bytes = 0
         self._body: list[bytes] = []
@@ -65,6 +100,13 @@ class EngineConnection(asyncio.Protocol):
         self._begin()
         self._receiver = receiver
         self._transport.write(request)
+
+    def offer_chunks(self, receiver: ChunkReceiver, idle_seconds: float) -> None:
+        """From now on let this receiver see what is read between two chunks before the parser does.
+
+        Each read moves the deadline.
+        """
+        self._chunks_to, self._idle_seconds = receiver, idle_seconds
 
     def pause(self) -> None:
         """Take nothing more from the engine for now."""
@@ -104,6 +146,10 @@ class EngineConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand on what the bytes contain of the body, in one piece."""
+        if self._between_chunks and self._chunks_to is not None:
+            self.deadline = self._loop.time() + self._idle_seconds
+            if self._chunks_to.took_chunk(data):
+                return
         receiver = self._receiver
         if receiver is None:  # bytes that nobody asked for must not become the next request's answer
             self._transport.abort()
@@ -115,6 +161,8 @@ class EngineConnection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(f"malformed answer: {error}")
             return
+        # Only the next chunk's size can follow a chunk, and `on_chunk_header` would have told its end.
+        self._between_chunks = self._chunk_complete and data.endswith(b"\r\n")
         if self._outside_body_bytes > MAX_HEAD_BYTES:
             self._fail(f"more than {MAX_HEAD_BYTES} bytes of headers")
             return
@@ -186,6 +234,14 @@ class EngineConnection(asyncio.Protocol):
         self._outside_body_bytes = 0
         if not self._surplus:
             self._body.append(data)
+
+    def on_chunk_header(self) -> None:
+        """The size of a chunk has come."""
+        self._chunk_complete = False
+
+    def on_chunk_complete(self) -> None:
+        """A whole chunk has come."""
+        self._chunk_complete = True
 
     def on_message_complete(self) -> None:
         """The end of an answer, or of an interim one."""

@@ -4,7 +4,10 @@ ApiError                        an answer in OpenAI's error format
 ├── InvalidRequestError         400, names the field
 ├── ContextTooLongError         400
 ├── AuthenticationError         401
+├── AdminTokenError             401 + WWW-Authenticate
+├── AdminForbiddenError         403
 ├── UnknownPathError            404, 405
+├── NotFoundError               404
 ├── UnknownModelError           404
 ├── BodyTooSlowError            408
 ├── BodyTooLargeError           413
@@ -60,6 +63,30 @@ class AuthenticationError(ApiError):
     code = "invalid_api_key"
 
 
+class AdminTokenError(ApiError):
+    """No admin token, or a wrong one."""
+
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_admin_token"
+
+
+class AdminForbiddenError(ApiError):
+    """The admin API is closed to requests of this kind, with or without a token."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "admin_forbidden"
+
+
+class NotFoundError(ApiError):
+    """An operator asks for something that is not there."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
+
+
 class UnknownPathError(ApiError):
     """There is nothing at this path, or not with this method."""
 
@@ -113,7 +140,7 @@ class NoReplicaReadyError(ApiError):
 
 
 class NotDecidedError(ApiError):
-    """What an operator wants cannot be decided for all routers now."""
+    """What an operator wants, or wants to know, needs Redis, which does not answer."""
 
     status = 503
     type = "service_unavailable"

@@ -15,7 +15,6 @@ import structlog
 
 from cluster.fleet import Fleet
 from cluster.replicas import Replica
-from cluster.wire import ReplicaState
 from router.errors import AttemptFailedError
 from router.upstream import HEALTH_SECONDS, Upstream
 
@@ -94,7 +93,7 @@ class Probes:
     def _others_can_serve(self, replica: Replica) -> bool:
         return any(
             other.lease.model == replica.lease.model
-            and other.lease.state is ReplicaState.READY
+            and other.takes_requests
             and not self._suspects.get(other)
             for other in self._fleet.replicas.values()
             if other is not replica

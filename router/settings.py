@@ -1,5 +1,6 @@
 """Settings of a router, read from the environment once (prefix ``WARMROUTE_``)."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -58,6 +59,13 @@ class RouterSettings(ClusterSettings):
             raise ValueError(f"unknown policy, choose one of {', '.join(sorted(POLICIES))}")
         return value
 
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _can_trace(cls, value: str) -> str:
+        if value and not _installed("opentelemetry.exporter.otlp.proto.http"):
+            raise ValueError("packages are missing for it: pip install 'warmroute[tracing]'")
+        return value
+
     @field_validator("tokenizers", "api_keys", mode="before")
     @classmethod
     def _pairs(cls, value: object) -> object:
@@ -67,3 +75,10 @@ class RouterSettings(ClusterSettings):
         if not all(separator and name.strip() and content.strip() for name, separator, content in pairs):
             raise ValueError("expected NAME=VALUE pairs separated by commas")
         return {name.strip(): content.strip() for name, _, content in pairs}
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # of a package around it
+        return False

@@ -13,6 +13,8 @@ UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _END = re.compile(rb"\r?\n\r?\n")
 DONE = b"data: [DONE]"
+_CHUNK_SIZES = [b"%x\r\n" % size for size in range(4096)]
+"""How a chunk of so many bytes begins, as servers in Python write it."""
 
 
 class PromptTokensDetails(msgspec.Struct):
@@ -46,15 +48,12 @@ _event_decoder = msgspec.json.Decoder(_Event)
 class EventSplitter:
     """Cuts a byte stream into whole events, each with the empty line that ends it."""
 
+    __slots__ = ("_rest",)
+
     def __init__(self) -> None:
         self._rest = b""
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether no event has begun that is not whole."""
-        return not self._rest
-
-    def feed(self, data: bytes) -> list[bytes]:
+    def split(self, data: bytes) -> list[bytes]:
         """Take the next bytes; return the events that are complete now."""
         data = self._rest + data
         events, start = [], 0
@@ -72,11 +71,13 @@ class EventSplitter:
         return rest
 
 
-class EventFilter:
+class EventFilter(EventSplitter):
     """What a client gets of an engine's stream, and what the router reads in it."""
 
+    __slots__ = ("_keep_usage", "done", "reported_error", "usage")
+
     def __init__(self, *, keep_usage: bool) -> None:
-        self._splitter = EventSplitter()
+        super().__init__()
         self._keep_usage = keep_usage
         self.usage: Usage | None = None
         self.done = False
@@ -86,7 +87,7 @@ class EventFilter:
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes; return those that go on, in whole events."""
         if (
-            self._splitter.is_empty
+            not self._rest
             and data.endswith(b"\n\n")
             and b"\r" not in data
             and b'"error"' not in data
@@ -94,7 +95,23 @@ class EventFilter:
         ):
             self.done = self.done or data.startswith(DONE) or b"\n\n" + DONE in data
             return data
-        return b"".join([event for event in self._splitter.feed(data) if self._passes(event)])
+        return b"".join([event for event in self.split(data) if self._passes(event)])
+
+    def passes_chunk(self, data: bytes) -> bool:
+        """Whether this is one whole chunk in the frame of its transfer encoding, and passes as it is.
+
+        False: `feed` has to see what is in it. `find`, since ``in`` costs three times as much for bytes.
+        """
+        if self._rest or not data.endswith(b"\n\n\r\n"):
+            return False
+        size = len(data) - data.find(b"\r", 1, 4) - len("\r\n\r\n")
+        return (
+            0 < size < len(_CHUNK_SIZES)
+            and data.startswith(_CHUNK_SIZES[size])
+            and data.find(b"[DONE]") < 0
+            and data.find(b'"error"') < 0
+            and (data.find(b'"usage"') < 0 or data.count(b'"usage"') == data.count(b'"usage":null'))
+        )
 
     def _passes(self, event: bytes) -> bool:
         usage, nothing_else = parse_usage(event)

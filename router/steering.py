@@ -15,7 +15,9 @@ import structlog
 from cluster.errors import StoreUnavailableError
 from cluster.steering import Experiment, SteeringStore
 from policies.types import Catalog
+from router.admin.answers import PolicyAnswer
 from router.experiment import Assignment, Trial, describe_experiment
+from router.wishes import WishKeeper
 
 POLL_SECONDS = 0.5
 RESULTS_SECONDS = 2.0
@@ -27,8 +29,16 @@ log = structlog.get_logger()
 class Steering:
     """The policies of one router. `run` follows what is decided for all."""
 
-    def __init__(self, store: SteeringStore, catalog: Catalog, setting: str, router_id: str) -> None:
+    def __init__(
+        self,
+        store: SteeringStore,
+        catalog: Catalog,
+        setting: str,
+        router_id: str,
+        wishes: WishKeeper,
+    ) -> None:
         self._store = store
+        self._wishes = wishes
         self._catalog = catalog
         self._setting = setting
         self._router_id = router_id
@@ -69,7 +79,7 @@ class Steering:
         await self._store.decide_experiment(experiment)
         await self._refresh()
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> PolicyAnswer:
         """What is in force here."""
         return {
             "policy": self._default.policy_name,
@@ -91,6 +101,7 @@ class Steering:
 
     async def _refresh(self) -> None:
         decided = await self._store.read()
+        await self._wishes.refresh()
         self.synchronised.set()
         if decided != self._decided:
             self._decided = decided

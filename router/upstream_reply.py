@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
-from router.engine_connection import EngineConnection
+from router.engine_connection import ChunkReceiver, EngineConnection
 from router.errors import AttemptFailedError, ReplyBrokenError
 from router.sse import MAX_EVENT_BYTES, first_event
 from router.watchdog import NEVER
@@ -13,7 +13,7 @@ READ_BUFFER_BYTES = 64 * 1024
 MAX_REPLY_BYTES = 64 * 1024 * 1024
 
 
-class Sink(Protocol):
+class Sink(ChunkReceiver, Protocol):
     """Takes a body piece by piece, as it arrives."""
 
     def received(self, data: bytes) -> None:
@@ -99,6 +99,8 @@ class UpstreamReply:
             sink.ended(self._broken)
         else:
             self._sink = sink
+            if self._connection is not None:
+                self._connection.offer_chunks(sink, self._idle_seconds)
 
     def pause(self) -> None:
         """Take nothing more from the engine for now; its silence does not count."""

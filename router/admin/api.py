@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Response
@@ -11,7 +10,18 @@ from fastapi import APIRouter, Response
 from cluster.fleet import Fleet
 from cluster.follower import Follower
 from cluster.replicas import Replica
-from cluster.wire import Booked, ReplicaState
+from cluster.wire import Booked
+from router.admin.access import DOCUMENTED
+from router.admin.listings import (
+    BlocksAnswer,
+    BookedAnswer,
+    BookingsAnswer,
+    HealthAnswer,
+    ListedReplicaAnswer,
+    ReadinessAnswer,
+    ReplicasAnswer,
+)
+from router.errors import NotFoundError
 from router.health import Health
 from router.metrics import Metrics
 from router.readiness import Readiness
@@ -19,6 +29,7 @@ from router.replica_totals import ReplicaTotals
 from router.steering import Steering
 from router.tokenizers import Tokenizers
 from router.upstream import Upstream
+from router.wishes import WishKeeper
 
 
 def admin_routes(
@@ -30,19 +41,20 @@ def admin_routes(
     health: Health,
     upstream: Upstream,
     metrics: Metrics,
+    wishes: WishKeeper | None = None,
 ) -> APIRouter:
     """The routes for operators and for whatever watches over the router's life."""
     routes = APIRouter()
     readiness = Readiness(fleet, follower, steering, tokenizers)
 
     @routes.get("/healthz")
-    async def healthz() -> dict[str, Any]:
+    async def healthz() -> HealthAnswer:
         """Whether the router itself lives, and in which ways it is degraded."""
         degraded = [degradation.text for degradation in health.degradations()]
         return {"status": "degraded" if degraded else "ok", "degraded": degraded}
 
-    @routes.get("/readyz")
-    async def ready(response: Response) -> dict[str, Any]:
+    @routes.get("/readyz", responses={503: {"model": ReadinessAnswer}})
+    async def ready(response: Response) -> ReadinessAnswer:
         """Whether requests can be served well: 200, otherwise 503 and what is missing."""
         missing = readiness.missing()
         response.status_code = 503 if missing else 200
@@ -55,14 +67,14 @@ def admin_routes(
         text = await asyncio.to_thread(metrics.exposition)
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @routes.get("/admin/replicas")
-    async def replicas() -> dict[str, Any]:
+    @routes.get("/admin/replicas", response_model=ReplicasAnswer, **DOCUMENTED)
+    async def replicas() -> Response:
         """Every replica: state, load, blocks, and what its cache was believed to hold and did hold."""
         totals = await asyncio.to_thread(metrics.replica_totals)
         ordered = sorted(fleet.replicas.values(), key=lambda replica: replica.lease.replica)
-        return {
+        answer: ReplicasAnswer = {
             "replicas": [_describe(replica, fleet, totals) for replica in ordered],
-            "ready": sum(replica.lease.state is ReplicaState.READY for replica in ordered),
+            "ready": sum(replica.takes_requests for replica in ordered),
             "open_bookings": fleet.open_bookings,
             "other_routers": len(fleet.peers.by_router()),
             "redis_reachable": fleet.store_reachable,
@@ -70,9 +82,10 @@ def admin_routes(
             "resynchronisations": follower.resynchronisations,
             "tokenizer_alarms": tokenizers.alarms(),
         }
+        return Response(msgspec.json.encode(answer), media_type="application/json")
 
-    @routes.get("/admin/bookings")
-    async def bookings() -> dict[str, Any]:
+    @routes.get("/admin/bookings", **DOCUMENTED)
+    async def bookings() -> BookingsAnswer:
         """What this router has booked, and what it has heard of others' bookings, for `warmroute check`."""
         fleet.forget_until(time.monotonic())
         own = {replica_id: fleet.booked(replica_id) for replica_id in fleet.replicas}
@@ -85,31 +98,37 @@ def admin_routes(
             "peers": {name: _describe_bookings(booked) for name, booked in fleet.peers.by_router().items()},
         }
 
-    @routes.get("/admin/replicas/{replica_id}/blocks")
-    async def blocks(replica_id: str, response: Response) -> dict[str, Any]:
+    @routes.get("/admin/replicas/{replica_id}/blocks", response_model=BlocksAnswer, **DOCUMENTED)
+    async def blocks(replica_id: str) -> Response:
         """The keys this router believes a replica to hold, for `warmroute check`."""
         replica = fleet.replicas.get(replica_id)
         if replica is None:
-            response.status_code = 404
-            return {"error": {"message": f"no replica {replica_id!r}", "type": "not_found"}}
-        return {
+            raise NotFoundError(f"There is no replica {replica_id!r}.", "replica_id")
+        answer: BlocksAnswer = {
             "epoch": replica.epoch,
             "sequence": follower.sequence(replica_id),
             "keys": [f"{key:016x}" for key in sorted(fleet.index.owned(replica.slot))],
+            "reset": [f"{key:016x}" for key in sorted(wishes.reset_prefixes)] if wishes else [],
         }
+        return Response(msgspec.json.encode(answer), media_type="application/json")
 
     return routes
 
 
-def _describe_bookings(booked: Mapping[str, Booked]) -> dict[str, dict[str, int]]:
+def _describe_bookings(booked: Mapping[str, Booked]) -> dict[str, BookedAnswer]:
     return {
-        replica_id: msgspec.structs.asdict(booking)
+        replica_id: {
+            "running": booking.running,
+            "queued_tokens": booking.queued_tokens,
+            "active_tokens": booking.active_tokens,
+            "engine_tokens": booking.engine_tokens,
+        }
         for replica_id, booking in sorted(booked.items())
         if booking != Booked()
     }
 
 
-def _describe(replica: Replica, fleet: Fleet, all_totals: Mapping[str, ReplicaTotals]) -> dict[str, Any]:
+def _describe(replica: Replica, fleet: Fleet, all_totals: Mapping[str, ReplicaTotals]) -> ListedReplicaAnswer:
     lease, load = replica.lease, replica.load
     totals = all_totals.get(lease.replica, ReplicaTotals())
     return {
@@ -120,6 +139,7 @@ def _describe(replica: Replica, fleet: Fleet, all_totals: Mapping[str, ReplicaTo
         "state": lease.state,
         "epoch": replica.epoch,
         "alarms": list(lease.alarms),
+        "drained": replica.drained,
         "load": {
             "booked": replica.running,
             "held": replica.held,

@@ -4,17 +4,19 @@ Decisions hold for all routers of the deployment, so without Redis none is taken
 """
 
 import time
-from collections.abc import Awaitable
 from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Request
 
-from cluster.errors import StoreUnavailableError
 from cluster.steering import Experiment
+from router.admin.access import DOCUMENTED, who_asks
+from router.admin.actions import ERRORS, decided
+from router.admin.answers import ExperimentAnswer, ExperimentEndedAnswer, PolicyAnswer
+from router.admin.audit import AuditLog
 from router.api.schema import decode_body
 from router.api.transport import read_body
-from router.errors import InvalidRequestError, NotDecidedError
+from router.errors import InvalidRequestError
 from router.settings import RouterSettings
 from router.steering import Steering
 
@@ -35,54 +37,63 @@ class ExperimentWish(msgspec.Struct, forbid_unknown_fields=True):
     name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = "experiment"
 
 
-def steering_routes(steering: Steering, settings: RouterSettings) -> APIRouter:
+def steering_routes(steering: Steering, settings: RouterSettings, audit: AuditLog | None = None) -> APIRouter:
     """The routes that decide."""
-    routes = APIRouter()
+    routes = APIRouter(**DOCUMENTED)
+    errors: dict[int | str, dict[str, Any]] = {503: ERRORS[503]}
 
     @routes.get("/admin/policy")
-    async def policy() -> dict[str, Any]:
+    async def policy() -> PolicyAnswer:
         """The policy in force, where it comes from, all that there are, and the experiment."""
         return steering.describe()
 
-    @routes.put("/admin/policy")
-    async def switch_policy(request: Request) -> dict[str, Any]:
+    @routes.put("/admin/policy", responses=errors, openapi_extra=_body_of(PolicyWish))
+    async def switch_policy(request: Request) -> PolicyAnswer:
         """Switch all routers to another policy."""
-        wish = await _wish(request, PolicyWish)
+        wish = await wished(request, PolicyWish)
         _require_known(steering, wish.policy, "policy")
-        await _decided(steering.decide_policy(wish.policy))
+        await decided(steering.decide_policy(wish.policy))
+        await note(request, "switch_policy", wish.policy)
         return steering.describe()
 
-    @routes.delete("/admin/policy")
-    async def forget_policy() -> dict[str, Any]:
+    @routes.delete("/admin/policy", responses=errors)
+    async def forget_policy(request: Request) -> PolicyAnswer:
         """Go back to the policy of each router's settings."""
-        await _decided(steering.decide_policy(""))
+        await decided(steering.decide_policy(""))
+        await note(request, "forget_policy", "")
         return steering.describe()
 
     @routes.get("/admin/experiment")
-    async def experiment() -> dict[str, Any]:
+    async def experiment() -> ExperimentAnswer:
         """What the running experiment shows, over all routers; null when there is none."""
         return {"experiment": await steering.report()}
 
-    @routes.put("/admin/experiment")
-    async def start_experiment(request: Request) -> dict[str, Any]:
+    @routes.put("/admin/experiment", responses=errors, openapi_extra=_body_of(ExperimentWish))
+    async def start_experiment(request: Request) -> ExperimentAnswer:
         """Give a share of conversations to a control policy, and count from zero."""
-        wish = await _wish(request, ExperimentWish)
+        wish = await wished(request, ExperimentWish)
         _require_known(steering, wish.control, "control")
-        await _decided(
+        await decided(
             steering.decide_experiment(
                 Experiment(name=wish.name, control=wish.control, share=wish.share, started=time.time())
             )
         )
+        await note(request, "start_experiment", wish.name, f"{wish.control} for {wish.share:g}")
         return {"experiment": await steering.report()}
 
-    @routes.delete("/admin/experiment")
-    async def end_experiment() -> dict[str, Any]:
+    @routes.delete("/admin/experiment", responses=errors)
+    async def end_experiment(request: Request) -> ExperimentEndedAnswer:
         """Give all conversations back to the default policy. The answer holds the last figures."""
         last = await steering.report()
-        await _decided(steering.decide_experiment(None))
+        await decided(steering.decide_experiment(None))
+        await note(request, "end_experiment", last["name"] if last else "")
         return {"experiment": None, "ended": last}
 
-    async def _wish(request: Request, shape: Any) -> Any:
+    async def note(request: Request, action: str, target: str, detail: str = "") -> None:
+        if audit is not None:
+            await audit.write(who_asks(request), action, target, detail)
+
+    async def wished(request: Request, shape: Any) -> Any:
         raw = await read_body(request.headers, request.receive, MAX_BODY_BYTES, settings.body_seconds)
         return decode_body(raw or b"", shape)[1]
 
@@ -95,11 +106,8 @@ def _require_known(steering: Steering, name: str, param: str) -> None:
         raise InvalidRequestError(f"There is no policy {name!r}; choose one of {', '.join(choices)}.", param)
 
 
-async def _decided(decision: Awaitable[None]) -> None:
-    try:
-        await decision
-    except StoreUnavailableError as error:
-        raise NotDecidedError(
-            "Redis does not answer, and without it nothing can be decided for all routers: "
-            f"this one goes on as before. ({error})"
-        ) from error
+def _body_of(shape: type[msgspec.Struct]) -> dict[str, Any]:
+    """What OpenAPI says of a body that is read here and not by FastAPI."""
+    [schema], components = msgspec.json.schema_components([shape], ref_template="#/components/schemas/{name}")
+    schema = components.get(shape.__name__, schema)
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

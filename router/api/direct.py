@@ -21,6 +21,20 @@ from router.watchdog import NEVER, Watchdog
 class DirectClient:
     """A client on a `ClientConnection`. What the methods do is said in `router.api.transport.Client`."""
 
+    __slots__ = (
+        "_broken",
+        "_chunked_to",
+        "_direct",
+        "_events",
+        "_receive",
+        "_scope",
+        "_stalled_seconds",
+        "_upstream",
+        "_waiter",
+        "_watchdog",
+        "deadline",
+    )
+
     def __init__(
         self,
         direct: DirectReply,
@@ -40,7 +54,8 @@ class DirectClient:
         self._events: EventFilter
         self._broken: str | None = None
         self._waiter: asyncio.Future[None] | None = None
-        direct.on_resumed = self._resumed
+        self._chunked_to: asyncio.Transport | None = None
+        direct.on_full, direct.on_resumed = self._full, self._resumed
 
     async def read_body(self, limit: int, seconds: float) -> bytes | None:
         """See `Client`."""
@@ -80,7 +95,10 @@ class DirectClient:
         """See `Client`."""
         self._events, self._upstream = events, reply
         self._direct.start(status, headers)
+        self._chunked_to = self._direct.transport if self._direct.is_chunked else None
         reply.relay(self)
+        if self._direct.is_full:  # since before
+            self._full()
         if self._upstream is not None:
             await self._wait()
         return self._broken
@@ -115,12 +133,16 @@ class DirectClient:
     # ---- called by the engine's connection ----
 
     def received(self, data: bytes) -> None:
-        """Pass on what passes the filter; take nothing more while the client does not take it."""
+        """Pass on what passes the filter."""
         if passed := self._events.feed(data):
             self._direct.write(passed)
-            if self._direct.is_full and self._upstream is not None:
-                self._upstream.pause()
-                self._count_down()
+
+    def took_chunk(self, data: bytes) -> bool:
+        """Pass on a chunk as the engine framed it, where nothing in it is to be read or left out."""
+        if self._chunked_to is None or not self._events.passes_chunk(data):
+            return False
+        self._chunked_to.write(data)
+        return True
 
     def ended(self, broken: str | None) -> None:
         """The engine's answer is over."""
@@ -128,6 +150,12 @@ class DirectClient:
         self._wake()
 
     # ---- called by the client's connection, and by the watchdog ----
+
+    def _full(self) -> None:
+        """Take nothing more from the engine while the client does not take it."""
+        if self._upstream is not None:
+            self._upstream.pause()
+            self._count_down()
 
     def _resumed(self) -> None:
         self._watchdog.discard(self)

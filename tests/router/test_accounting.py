@@ -4,15 +4,22 @@ import pytest
 from structlog.testing import capture_logs
 
 from cluster.fleet import Fleet
-from cluster.wire import Lease, Load, ReplicaState
+from cluster.store import connect
+from cluster.wire import Keys, Lease, Load, ReplicaState
 from policies.catalog import POLICIES
 from router.accounting import Accounts, RequestRecord
 from router.arm_totals import ArmTotals, Column
 from router.conversations import Conversations
 from router.experiment import Assignment
 from router.explainer import Explainer
+from router.explanations import Explanations
+from router.history import History
+from router.history_store import HistoryStore
 from router.metrics import Metrics
+from router.savings import Savings
 from router.sse import PromptTokensDetails, Usage
+
+NO_REDIS = "redis://127.0.0.1:1/0"
 
 
 @pytest.fixture
@@ -33,7 +40,9 @@ def metrics(fleet):
 @pytest.fixture
 def accounts(fleet, metrics):
     """Accounts that feed them."""
-    return Accounts(Explainer(fleet, Conversations()), metrics)
+    redis, keys = connect(NO_REDIS), Keys("test")
+    history = History(Savings(HistoryStore(redis, keys, "router")))
+    return Accounts(Explainer(fleet, Conversations()), metrics, Explanations(redis, keys, "router"), history)
 
 
 def record(replica="a", outcome="ok", **changes):

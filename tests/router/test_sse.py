@@ -33,7 +33,7 @@ def test_any_split_gives_the_same_events(stream, data):
     cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=8)))
     splitter, got = EventSplitter(), []
     for start, end in zip([0, *cuts], [*cuts, len(whole)], strict=True):
-        got += splitter.feed(whole[start:end])
+        got += splitter.split(whole[start:end])
     assert got == events
     assert splitter.flush() == rest
     assert splitter.flush() == b""
@@ -41,7 +41,7 @@ def test_any_split_gives_the_same_events(stream, data):
 
 def test_line_ends_of_both_kinds_in_one_chunk():
     """A chunk with both kinds of line ends is not taken for one event."""
-    assert EventSplitter().feed(b"data: 1\r\n\r\ndata: [DONE]\n\n") == [
+    assert EventSplitter().split(b"data: 1\r\n\r\ndata: [DONE]\n\n") == [
         b"data: 1\r\n\r\n",
         b"data: [DONE]\n\n",
     ]
@@ -51,9 +51,9 @@ def test_event_without_end_is_passed_on_in_pieces(monkeypatch):
     """Memory for one event is bounded; its bytes are not lost."""
     monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 10)
     splitter = EventSplitter()
-    assert splitter.feed(b"data: 1234") == []
-    assert splitter.feed(b"5") == [b"data: 12345"]
-    assert splitter.feed(b"6\n\n") == [b"6\n\n"]
+    assert splitter.split(b"data: 1234") == []
+    assert splitter.split(b"5") == [b"data: 12345"]
+    assert splitter.split(b"6\n\n") == [b"6\n\n"]
 
 
 def test_first_event_is_none_until_it_is_whole():

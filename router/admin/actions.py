@@ -1,0 +1,93 @@
+"""What operators do with single replicas and blocks, on all routers; and who has done what.
+
+Like all decisions for all routers, none is taken without Redis.
+"""
+
+from collections.abc import Awaitable
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Path, Query, Request
+
+from cluster.errors import StoreUnavailableError
+from cluster.fleet import Fleet
+from cluster.replicas import Replica
+from router.admin.access import DOCUMENTED, who_asks
+from router.admin.answers import AuditAnswer, DrainAnswer, ErrorAnswer, PrefixResetAnswer, ReplicaResetAnswer
+from router.admin.audit import MAX_ENTRIES, AuditLog
+from router.admin.prefixes import holders_of
+from router.errors import NotDecidedError, NotFoundError
+from router.wishes import WishKeeper
+
+T = TypeVar("T")
+PrefixKey = Annotated[str, Path(pattern="^[0-9a-fA-F]{16}$", description="16 hexadecimal digits")]
+ERRORS: dict[int | str, dict[str, Any]] = {
+    404: {"model": ErrorAnswer, "description": "Nothing of this name is known"},
+    503: {"model": ErrorAnswer, "description": "Redis does not answer; nothing has changed"},
+}
+
+
+def action_routes(fleet: Fleet, wishes: WishKeeper, audit: AuditLog) -> APIRouter:
+    """The routes that act, and the audit log."""
+    routes = APIRouter(**DOCUMENTED)
+
+    @routes.put("/admin/replicas/{replica_id}/drain", responses=ERRORS)
+    async def drain(replica_id: str, request: Request) -> DrainAnswer:
+        """Let a replica have no new requests; those that run finish. It holds until it is taken back, also
+        when the replica starts anew."""
+        return await set_drained(replica_id, True, request)
+
+    @routes.delete("/admin/replicas/{replica_id}/drain", responses=ERRORS)
+    async def undrain(replica_id: str, request: Request) -> DrainAnswer:
+        """Let a replica have requests again."""
+        return await set_drained(replica_id, False, request)
+
+    async def set_drained(replica_id: str, drained: bool, request: Request) -> DrainAnswer:
+        replica = _known(fleet, replica_id)
+        await decided(wishes.drain(replica_id, drained))
+        action = "drain" if drained else "undrain"
+        await audit.write(who_asks(request), action, replica_id, f"{replica.running} requests run here")
+        return {"replica": replica_id, "drained": drained, "running": replica.running}
+
+    @routes.post("/admin/replicas/{replica_id}/reset", responses=ERRORS)
+    async def reset_replica(replica_id: str, request: Request) -> ReplicaResetAnswer:
+        """Let all routers forget what a replica holds, and read it again from Redis."""
+        _known(fleet, replica_id)
+        at = await decided(wishes.reset_replica(replica_id))
+        await audit.write(who_asks(request), "reset_replica", replica_id)
+        return {"replica": replica_id, "reset": at}
+
+    @routes.post("/admin/prefixes/{key}/reset", responses=ERRORS)
+    async def reset_prefix(key: PrefixKey, request: Request) -> PrefixResetAnswer:
+        """Let all routers forget who holds a block, and so everything after it, until an engine announces it
+        again or a replica's blocks are read again."""
+        number = int(key, 16)
+        if not holders_of(fleet, number):
+            raise NotFoundError(f"No replica is known to hold the block {key!r}.", "key")
+        at = await decided(wishes.reset_prefix(number))
+        await audit.write(who_asks(request), "reset_prefix", f"{number:016x}")
+        return {"key": f"{number:016x}", "reset": at}
+
+    @routes.get("/admin/audit", responses={503: ERRORS[503]})
+    async def entries(limit: Annotated[int, Query(ge=1, le=MAX_ENTRIES)] = 100) -> AuditAnswer:
+        """What operators have changed, the newest first."""
+        return {"entries": await decided(audit.entries(limit))}
+
+    return routes
+
+
+async def decided(decision: Awaitable[T]) -> T:
+    """The outcome of what needs Redis. Raises `NotDecidedError` when it does not answer."""
+    try:
+        return await decision
+    except StoreUnavailableError as error:
+        raise NotDecidedError(
+            "Redis does not answer, and without it nothing can be decided for all routers: "
+            f"this one goes on as before. ({error})"
+        ) from error
+
+
+def _known(fleet: Fleet, replica_id: str) -> Replica:
+    replica = fleet.replicas.get(replica_id)
+    if replica is None:
+        raise NotFoundError(f"There is no replica {replica_id!r}.", "replica_id")
+    return replica

@@ -1,0 +1,30 @@
+"""One router of a deployment, as far as its history goes."""
+
+from cluster.wire import Keys
+from router.history import History
+from router.history_sharing import HistorySharing
+from router.history_store import HistoryStore
+from router.savings import Savings
+from tests.router.finished_requests import finished
+
+
+class Party:
+    """One router's history, and what shares it."""
+
+    def __init__(self, redis, router_id, clock):
+        self.redis = redis  # whoever uses its commands holds the client
+        self.store = HistoryStore(redis, Keys("test"), router_id)
+        self.savings = Savings(self.store)
+        self.history = History(self.savings, clock)
+        self.sharing = HistorySharing(self.history, self.savings, self.store, router_id, clock)
+        self._clock = clock
+
+    def serve(self, requests=1, replica="a", **changes):
+        """Finish some requests now."""
+        for _ in range(requests):
+            self.history.add(finished(replica, **changes), 0.1, self._clock.now)
+
+    @property
+    def requests(self):
+        """Of the whole fleet in the last hour."""
+        return self.history.fleet_rates(3600).requests

@@ -1,0 +1,208 @@
+"""The last hour of one router."""
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cluster.store import connect
+from cluster.wire import Keys
+from router import buckets
+from router.history import FinishedBucket, History
+from router.history_store import HistoryStore
+from router.latencies import NUM_COUNTS
+from router.savings import Savings
+from router.tally import NUM_COLUMNS
+from tests.router.conftest import NO_REDIS
+from tests.router.finished_requests import NOON, Clock, finished
+
+
+def new_history(clock):
+    """A history that nobody shares."""
+    return History(Savings(HistoryStore(connect(NO_REDIS), Keys("test"), "r")), clock)
+
+
+@pytest.fixture
+def clock():
+    """The time, a full hour to begin with."""
+    return Clock()
+
+
+@pytest.fixture
+def history(clock):
+    """A history."""
+    return new_history(clock)
+
+
+def told(number, replicas=("a",), requests=1, ttfts=None, columns=NUM_COLUMNS):
+    """A bucket of another router, encoded."""
+    rows = [[requests] + [0] * (columns - 1) for _ in replicas]
+    return msgspec.msgpack.encode(FinishedBucket(number, list(replicas), rows, ttfts or {}))
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([0, 1, 9, 10, 57, 300, 1700, 4000]), st.sampled_from("abc"), st.integers(0, 9)
+        ),
+        max_size=25,
+    ),
+    st.sampled_from([0, 3, 10, 290, 3590, 3600]),
+)
+def test_windows_are_those_of_a_plain_model(requests, at_last):
+    """5 minutes, an hour and any other time hold exactly the requests of so many buckets, of each replica and
+    of all; so do buckets one by one."""
+    clock = Clock()
+    history = new_history(clock)
+    counted = []
+    for pause, replica, prompt in requests:
+        clock.now += pause
+        history.add(finished(replica, prompt, 0), None, clock.now)
+        counted.append((clock.now // 10, replica, prompt))
+    clock.now += at_last
+    for seconds in (60, 300, 3600):
+        held = [(name, prompt) for at, name, prompt in counted if at > clock.now // 10 - seconds // 10]
+        for replica in "abc":
+            rates = history.rates(replica, seconds)
+            own = [prompt for name, prompt in held if name == replica]
+            assert (rates.requests, rates.prompt_tokens) == (len(own), sum(own))
+        fleet = history.fleet_rates(seconds)
+        assert (fleet.requests, fleet.prompt_tokens) == (len(held), sum(prompt for _, prompt in held))
+    timeline = history.timeline(3600)
+    shown = {name for at, name, _ in counted if timeline.times[0] <= at * 10 <= timeline.times[-1]}
+    assert timeline.replicas == sorted(shown)
+    for replica in timeline.replicas:
+        expected = [
+            sum(at * 10 == begun and name == replica for at, name, _ in counted) for begun in timeline.times
+        ]
+        assert timeline.columns(replica)["requests"] == expected
+
+
+def test_requests_without_a_replica_are_no_history(history, clock):
+    """What was refused before a replica was chosen is not the replicas' doing."""
+    history.add(finished(""), None, clock.now)
+    assert history.fleet_rates(300).requests == 0
+
+
+def test_warm_is_half_of_the_prompt(history, clock):
+    """Streams that went well count: warm from half of the prompt on, by model and together."""
+    for cached, ttft in ((50, 0.1), (49, 1.0), (None, 5.0)):
+        history.add(finished(cached=cached), ttft, clock.now)
+    for other in ({"stream": False}, {"outcome": "broken"}):
+        history.add(finished(**other), 7.0, clock.now)
+    history.add(finished(model="n"), 0.2, clock.now)
+    for _ in range(2):  # in the bucket that is not over, and in one that is
+        warm, cold = history.ttft("m")
+        assert (warm.count, cold.count) == (1, 1)
+        assert warm.p99 == pytest.approx(0.1, rel=0.051)
+        assert cold.p50 == pytest.approx(1.0, rel=0.051)
+        assert [latency.count for latency in history.ttft(None)] == [2, 1]
+        assert history.models() == ["m", "n"]
+        clock.now += 10
+    clock.now += 3600
+    assert history.ttft(None)[0].count == 0
+    assert history.models() == []
+
+
+def test_completed_bucket_waits_for_the_others(history, clock):
+    """Five seconds after its end, when the other routers have told theirs."""
+    history.add(finished(), None, clock.now)
+    clock.now += 14
+    assert history.completed().time == NOON - 10
+    assert history.completed().replicas == {}
+    clock.now += 1
+    history.take_in(told(int(NOON // 10), "ab"), -1)
+    completed = history.completed()
+    assert completed.time == NOON
+    assert completed.replicas == {"a": [2, 100, 80, 70, 64], "b": [1, 0, 0, 0, 0]}
+    assert completed.misses["tail"] == 36
+    assert len(completed.misses) == 8
+
+
+def test_per_second_is_up_to_now(history, clock):
+    """What this router counts shows at once, what others tell once their bucket is over; nothing twice."""
+    clock.now += 60
+    for _ in range(120):
+        history.add(finished(), None, clock.now)
+    assert history.per_second(60)[0] == pytest.approx(120 / 51)
+    clock.now += 15
+    history.take_in(told(int(NOON // 10) + 6, requests=30), -1)
+    requests, tokens = history.per_second(60)
+    assert requests == pytest.approx(120 / 55 + 30 / 60)
+    assert tokens == pytest.approx(120 * 100 / 55)
+    clock.now += 60
+    assert history.per_second(60) == (0.0, 0.0)
+
+
+def test_another_routers_clock_may_differ(history, clock):
+    """What is told of the future counts now; what is over an hour old does not count."""
+    now = int(NOON // 10)
+    history.take_in(told(now + 50), -1)
+    history.take_in(told(now - 359), -1)
+    history.take_in(told(now - 360), -1)
+    assert history.rates("a", 60).requests == 1
+    assert history.rates("a", 3600).requests == 2
+    clock.now += 3590
+    assert history.rates("a", 3600).requests == 1
+
+
+@pytest.mark.parametrize(
+    "bucket",
+    [
+        b"",
+        b"\x93",
+        msgspec.msgpack.encode({"number": 1}),
+        told(170_000_640, columns=NUM_COLUMNS - 1),
+        told(170_000_640, requests=-1),
+        told(170_000_640, requests=2**60),
+        told(170_000_640, ttfts={"m": [1] * (NUM_COUNTS - 1)}),
+        told(170_000_640, ttfts={"m": [2**40] * NUM_COUNTS}),
+    ],
+)
+def test_what_another_version_tells_is_refused_whole(history, bucket):
+    """Nothing of it counts."""
+    with pytest.raises(ValueError):  # noqa: PT011 - msgspec's and ours say what is wrong in many ways
+        history.take_in(bucket, -1)
+    assert history.fleet_rates(3600).requests == 0
+    assert history.ttft(None)[0].count == 0
+
+
+def test_replicas_that_left_are_forgotten_after_an_hour(history, clock):
+    """Until then they are shown; then their room is free for others, and empty."""
+    for number in range(buckets.MAX_REPLICAS):
+        history.add(finished(f"old-{number}"), None, clock.now)
+    clock.now += 3590
+    assert history.rates("old-7", 3600).requests == 1
+    assert len(history.timeline(3600).replicas) == buckets.MAX_REPLICAS
+    clock.now += 60
+    history.add(finished("new"), None, clock.now)
+    clock.now += 15
+    assert history.rates("old-7", 3600).requests == 0
+    assert history.timeline(3600).replicas == ["new"]
+    assert sum(history.timeline(3600).columns("new")["requests"]) == 1
+
+
+def test_replicas_beyond_the_bound_count_for_the_fleet(history, clock):
+    """Their requests are in the sums of all, and under no other replica's name."""
+    number = int(clock.now // 10)
+    history.take_in(told(number, [f"r{number}" for number in range(buckets.MAX_REPLICAS + 3)]), -1)
+    clock.now += 10
+    assert history.fleet_rates(3600).requests == buckets.MAX_REPLICAS + 3
+    clock.now += 5
+    timeline = history.timeline(60)
+    assert len(timeline.replicas) == buckets.MAX_REPLICAS
+    assert {history.rates(name, 3600).requests for name in timeline.replicas} == {1}
+
+
+def test_room_for_more_replicas_keeps_what_was_counted(history, clock):
+    """The arrays grow while counts stay where they were."""
+    for count in (1, 60, 200, 700):
+        clock.now += 10
+        for number in range(count):
+            history.add(finished(f"r{number}"), None, clock.now)
+    clock.now += 10
+    assert history.rates("r0", 3600).requests == 4
+    assert history.rates("r59", 300).requests == 3
+    assert history.rates("r699", 60).requests == 1
+    assert history.fleet_rates(3600).requests == 961
