@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -14,6 +15,9 @@ from router.metrics import Metrics
 from router.misses import Considered, Divergence, Misses
 from router.sse import Usage
 
+if TYPE_CHECKING:
+    from router.tracing import Trace
+
 log = structlog.get_logger()
 
 
@@ -24,6 +28,8 @@ class RequestRecord:
     request_id: str
     path: str
     started: float = field(default_factory=time.monotonic)
+    trace: "Trace | None" = None
+    """Where traces are sent."""
     tenant: str = ""
     model: str = ""
     stream: bool = False
@@ -124,6 +130,8 @@ class Accounts:
             ttft_ms=round(ttft * 1000, 1) if ttft is not None else None,
             duration_ms=round((ended - record.started) * 1000, 1),
         )
+        if record.trace is not None:
+            record.trace.finish(record, ended)
 
 
 def _count_for_experiment(record: RequestRecord, ttft: float | None) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from fastapi import FastAPI, Request
@@ -56,6 +56,9 @@ from router.settings import RouterSettings
 from router.steering import Steering
 from router.tokenizers import Tokenizers
 from router.upstream import Upstream
+
+if TYPE_CHECKING:
+    from router.tracing import Tracing
 from router.wishes import WishKeeper
 
 RESTART_SECONDS = 0.5
@@ -108,6 +111,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         accounts = Accounts(explainer, metrics, explanations, history)
         authenticate = api_keys(settings.api_keys) if settings.api_keys else open_access
         admission = Admission(settings.max_open_requests)
+        tracing = _tracing(settings, router_id)
         dispatcher = Dispatcher(fleet, upstream, probes, steering, explainer, settings)
         for path, parse in GENERATION_PATHS.items():
             endpoint = GenerationEndpoint(
@@ -118,6 +122,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
                 accounts,
                 authenticate,
                 admission,
+                tracing,
                 settings,
             )
             app.endpoints[path] = endpoint
@@ -162,6 +167,8 @@ def create_app(settings: RouterSettings) -> RouterApplication:
             await gossip.close()
             await upstream.close()
             await redis.aclose()
+            if tracing is not None:
+                await tracing.close()
 
     app = RouterApplication(
         title="Warmroute",
@@ -175,6 +182,15 @@ def create_app(settings: RouterSettings) -> RouterApplication:
     )
     app.add_middleware(AdminGate, access=Access.of(settings))
     return app
+
+
+def _tracing(settings: RouterSettings, router_id: str) -> "Tracing | None":
+    """Where traces are sent, if anywhere: its packages are optional, and settings have made sure of them."""
+    if not settings.otlp_endpoint:
+        return None
+    from router.tracing import send_to_collector
+
+    return send_to_collector(settings.otlp_endpoint, settings.otlp_sample, router_id)
 
 
 async def _keep_running(run: Callable[[], Awaitable[None]]) -> None:

@@ -88,7 +88,7 @@ class Metrics:
         self._prompt_tokens = labelled(
             Counter(
                 "warmroute_prompt_tokens",
-                "Prompt tokens as engines counted them",
+                "Prompt tokens of requests whose engine said how many it had cached",
                 ["replica", *ARM_LABELS],
                 registry=registry,
             )
@@ -220,11 +220,11 @@ class Metrics:
                 self._replica_failures(record.replica).inc()
             self._decision.observe(record.decision_seconds)
             self._held(record.model, *arm).observe(record.held_seconds)
-        if record.replica and record.usage is not None:
+        cached = record.usage.cached_tokens if record.usage is not None else None
+        if record.replica and record.usage is not None and cached is not None:
             self._prompt_tokens(record.replica, *arm).inc(record.usage.prompt_tokens)
             self._predicted(record.replica, *arm).inc(record.expected_cached_tokens)
             self._available(record.replica, *arm).inc(record.available_cached_tokens)
-            cached = record.usage.cached_tokens or 0
             self._delivered(record.replica, *arm).inc(cached)
             self._saved_seconds(record.replica).inc(cached * record.seconds_per_token)
             for reason, tokens in (record.misses or {}).items():

@@ -14,7 +14,7 @@ class ReplicaTotals:
     requests: int = 0
     failures: int = 0
     prompt_tokens: int = 0
-    """As the engine counted them."""
+    """Of requests whose engine said how many it had cached."""
     predicted_cached_tokens: int = 0
     delivered_cached_tokens: int = 0
 

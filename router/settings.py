@@ -45,7 +45,7 @@ class RouterSettings(ClusterSettings):
     max_blocks: int = Field(DEFAULT_MAX_BLOCKS, ge=1)
     """Distinct blocks in the prefix index."""
     remembered_bytes: int = Field(64 * 1024 * 1024, ge=0)
-    """Of the last requests of conversations, to say why a later turn differs; they never leave the process."""
+    """Of conversations' last requests, to say why a later turn differs; they never leave the process."""
 
     otlp_endpoint: str = Field("", pattern=r"^(https?://\S+)?$")
     """Base URL of an OpenTelemetry collector that takes traces over HTTP; empty: no traces."""

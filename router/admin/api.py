@@ -41,7 +41,7 @@ def admin_routes(
     health: Health,
     upstream: Upstream,
     metrics: Metrics,
-    wishes: WishKeeper | None = None,
+    wishes: WishKeeper,
 ) -> APIRouter:
     """The routes for operators and for whatever watches over the router's life."""
     routes = APIRouter()
@@ -108,7 +108,7 @@ def admin_routes(
             "epoch": replica.epoch,
             "sequence": follower.sequence(replica_id),
             "keys": [f"{key:016x}" for key in sorted(fleet.index.owned(replica.slot))],
-            "reset": [f"{key:016x}" for key in sorted(wishes.reset_prefixes)] if wishes else [],
+            "reset": [f"{key:016x}" for key in sorted(wishes.reset_prefixes)],
         }
         return Response(msgspec.json.encode(answer), media_type="application/json")
 

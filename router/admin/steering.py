@@ -37,7 +37,7 @@ class ExperimentWish(msgspec.Struct, forbid_unknown_fields=True):
     name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = "experiment"
 
 
-def steering_routes(steering: Steering, settings: RouterSettings, audit: AuditLog | None = None) -> APIRouter:
+def steering_routes(steering: Steering, settings: RouterSettings, audit: AuditLog) -> APIRouter:
     """The routes that decide."""
     routes = APIRouter(**DOCUMENTED)
     errors: dict[int | str, dict[str, Any]] = {503: ERRORS[503]}
@@ -90,8 +90,7 @@ def steering_routes(steering: Steering, settings: RouterSettings, audit: AuditLo
         return {"experiment": None, "ended": last}
 
     async def note(request: Request, action: str, target: str, detail: str = "") -> None:
-        if audit is not None:
-            await audit.write(who_asks(request), action, target, detail)
+        await audit.write(who_asks(request), action, target, detail)
 
     async def wished(request: Request, shape: Any) -> Any:
         raw = await read_body(request.headers, request.receive, MAX_BODY_BYTES, settings.body_seconds)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from secrets import token_hex
+from typing import TYPE_CHECKING
 
 import msgspec
 from starlette.types import Receive, Scope, Send
@@ -23,6 +24,9 @@ from router.sse import DONE, EventFilter, usage_of_reply
 from router.tokenizers import Tokenizers
 from router.watchdog import Watchdog
 
+if TYPE_CHECKING:
+    from router.tracing import Tracing
+
 PASSED_HEADERS = (b"traceparent", b"tracestate")
 CLIENT_CLOSED_REQUEST = 499
 
@@ -39,6 +43,7 @@ class GenerationEndpoint:
         accounts: Accounts,
         authenticate: Authenticator,
         admission: Admission,
+        tracing: "Tracing | None",
         settings: RouterSettings,
     ) -> None:
         self._parse = parse
@@ -48,6 +53,7 @@ class GenerationEndpoint:
         self._accounts = accounts
         self._authenticate = authenticate
         self._admission = admission
+        self._tracing = tracing
         self._settings = settings
         self._watchdog = Watchdog(min(1.0, settings.stalled_client_seconds / 10))
 
@@ -56,6 +62,8 @@ class GenerationEndpoint:
         headers = dict(reversed(scope["headers"]))  # the first of several counts
         client = self._client(scope, receive, send)
         record = RequestRecord(request_id=_request_id(headers), path=scope["path"])
+        if self._tracing is not None:
+            record.trace = self._tracing.begin(headers)
         try:
             record.tenant = self._authenticate(_text(headers.get(b"authorization")))
             with self._admission.admitted():
@@ -102,9 +110,12 @@ class GenerationEndpoint:
         record.prepare_seconds = time.monotonic() - began
         record.prompt_tokens, record.exact = prompt.prompt_tokens, prompt.exact
         passed = {"X-Request-Id": record.request_id}
-        for name in PASSED_HEADERS:
-            if name in headers:
-                passed[name.decode()] = headers[name].decode("latin-1")
+        if record.trace is not None:
+            passed |= record.trace.headers()
+        else:
+            passed |= {
+                name.decode(): headers[name].decode("latin-1") for name in PASSED_HEADERS if name in headers
+            }
         exchange = await self._dispatcher.start(call, prompt, record, passed)
         succeeded = False
         try:

@@ -12,7 +12,7 @@ from cluster.cli import app, main
 from cluster.errors import ClusterError, StartUpError
 from cluster.status import replica_table
 
-COMMANDS = ("router", "agent", "status", "check", "replay")
+COMMANDS = ("router", "agent", "status", "check", "replay", "top")
 
 
 @pytest.fixture

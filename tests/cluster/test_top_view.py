@@ -6,11 +6,10 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import TypeAdapter
 from rich.console import Console
 
 from cluster.top_view import delivered_rates, frame, sparkline
-from router.admin.answers import OverviewAnswer
+from router.admin.overview_answer import OverviewAnswer
 from tests.cluster.overviews import REASONS, history, overview, replica
 
 
@@ -29,7 +28,7 @@ def lines(shown, width=80, height=40):
 @pytest.mark.parametrize("replicas", [0, 2])
 def test_what_is_shown_here_is_what_routers_answer(replicas):
     """The overviews of these tests have the documented shape."""
-    TypeAdapter(OverviewAnswer).validate_python(overview(replicas))
+    OverviewAnswer.model_validate(overview(replicas))
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -6,11 +6,15 @@ import fakeredis
 import pytest
 
 from cluster.errors import StoreUnavailableError
+from cluster.fleet import Fleet
+from cluster.follower import Follower
 from cluster.steering import Experiment, SteeringStore
 from cluster.wire import Keys
+from cluster.wishes import WishStore
 from policies.catalog import POLICIES
 from router.arm_totals import Column
 from router.steering import Steering
+from router.wishes import WishKeeper
 
 KEY = 12345
 
@@ -27,7 +31,9 @@ def start(server):
 
     def start(setting="warm", catalog=POLICIES, router_id="r"):
         redis = fakeredis.FakeAsyncRedis(server=server)
-        steering = Steering(SteeringStore(redis, Keys("test")), catalog, setting, router_id)
+        keys, fleet = Keys("test"), Fleet()
+        wishes = WishKeeper(WishStore(redis, keys), fleet, Follower(redis, keys, fleet, 1.0))
+        steering = Steering(SteeringStore(redis, keys), catalog, setting, router_id, wishes)
         steering.redis = redis  # whoever uses its commands holds the client
         return steering
 
