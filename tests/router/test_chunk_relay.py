@@ -1,6 +1,7 @@
 """Chunks between an engine and a client: passed on as they are or taken apart, with one result."""
 
 import asyncio
+from itertools import accumulate
 
 import httptools
 import pytest
@@ -128,9 +129,7 @@ def frame(data, style="{:x}"):
 def answers(draw):
     """Events; and the reads in which they arrive: chunks of any size, written in any way, cut anywhere."""
     kinds = [
-        TEXT,
-        TEXT,
-        TEXT,
+        *[TEXT] * 3,
         NO_USAGE,
         SPOKEN,
         USAGE,
@@ -141,13 +140,9 @@ def answers(draw):
     ]
     events = [FIRST, *draw(st.lists(st.sampled_from(kinds), max_size=12)), DONE]
     whole = b"".join(events)
-    one_each, position = [], 0
-    for event in events:
-        position += len(event)
-        one_each.append(position)
-    ends = (
-        one_each if draw(st.booleans()) else sorted({*draw(st.sets(st.integers(1, len(whole)))), len(whole)})
-    )
+    one_each = list(accumulate(len(event) for event in events))
+    anywhere = sorted({*draw(st.sets(st.integers(1, len(whole)))), len(whole)})
+    ends = one_each if draw(st.booleans()) else anywhere
     styles = draw(st.sampled_from([["{:x}"], ["{:x}", "{:X}", "0{:x}", "{:x};a=b", '{:x};a="\\r"']]))
     chunks = [
         frame(whole[start:end], draw(st.sampled_from(styles)))

@@ -1,9 +1,9 @@
 """From a body to token counts and keys."""
 
 import json
-from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from cluster.block_keys import block_keys
 from cluster.fleet import Fleet
@@ -65,7 +65,9 @@ async def test_much_work_is_done_in_a_thread_with_the_same_result(tiny_model, to
     )
     tokenizer.cache = PromptCache()
     elsewhere = await prepare(chat(), model_of(), tokenizer)
-    assert replace(elsewhere, keys=elsewhere.keys.tolist()) == replace(inline, keys=inline.keys.tolist())
+    assert structs.replace(elsewhere, keys=elsewhere.keys.tolist()) == structs.replace(
+        inline, keys=inline.keys.tolist()
+    )
     assert len(threads) == 1
 
 

@@ -1,0 +1,178 @@
+"""Engines that fail before and after the first byte of an answer: who is asked next, what the client gets."""
+
+import asyncio
+import json
+
+import pytest
+
+from tests.router.fake_engine import (
+    DONE,
+    REPLY,
+    die_after_headers,
+    die_before_headers,
+    die_in_a_whole_reply,
+    event,
+    stay_silent,
+    stream,
+    whole,
+)
+from tests.router.test_requests import (
+    CHAT,
+    ERROR_500,
+    STREAM,
+    assert_error,
+    die_mid_stream,
+    in_pieces,
+    silent_mid_stream,
+)
+
+
+@pytest.mark.parametrize("body", [CHAT, STREAM])
+@pytest.mark.parametrize(
+    "failure",
+    [
+        die_before_headers,
+        die_after_headers,
+        die_in_a_whole_reply,
+        stay_silent,
+        whole(b'{"error": "no"}', 500),
+        whole(b"", 503),
+        whole(b"", 200),
+    ],
+    ids=["dies", "dies after headers", "dies in its first bytes", "silent", "500", "503", "empty"],
+)
+async def test_failed_attempt_is_repeated_elsewhere(router, engines, body, failure):
+    """As long as nothing has reached the client, the next replica answers and nobody notices."""
+    engines[0].script.append(failure)
+    async with router.post(body) as response:
+        assert response.status == 200
+        data = await response.read()
+        assert data == (REPLY if body is CHAT else event("he") + event("llo") + DONE)
+        assert response.headers["x-warmroute-replica"] == "b"
+        assert response.headers["x-warmroute-reason"] == "retry"
+    assert [len(engine.exchanges) for engine in engines] == [1, 1]
+    assert engines[0].exchanges[0].body == engines[1].exchanges[0].body
+    await router.drained()
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [[ERROR_500], [ERROR_500[:9], ERROR_500[9:30], ERROR_500[30:]], [ERROR_500[:-1], b"\n"]],
+    ids=["whole", "cut", "cut in its end"],
+)
+async def test_error_as_first_event_is_repeated_elsewhere(router, engines, pieces):
+    """A stream that begins with the engine's own failure has not begun, however its bytes were cut."""
+    engines[0].script.append(in_pieces(*pieces, DONE))
+    async with router.post(STREAM) as response:
+        assert await response.read() == event("he") + event("llo") + DONE
+        assert response.headers["x-warmroute-replica"] == "b"
+    await router.drained()
+
+
+async def test_stream_that_dies_within_its_first_event_is_repeated(router, engines):
+    """Half an event is nothing that a client could use."""
+
+    async def half(exchange):
+        await exchange.head()
+        await exchange.chunk(event("he")[:15])
+        await asyncio.sleep(0.01)
+        exchange.abort()
+
+    engines[0].script.append(half)
+    async with router.post(STREAM) as response:
+        assert await response.read() == event("he") + event("llo") + DONE
+    await router.drained()
+
+
+async def test_engine_that_is_not_there_is_left_alone_for_a_moment(router, engines):
+    """After a refused connection the next requests do not try it again, until its time is over."""
+    await engines[0].stop()
+    for _ in range(4):
+        async with router.post(CHAT) as response:
+            assert (response.status, response.headers["x-warmroute-replica"]) == (200, "b")
+    assert router.fleet.replicas["a"].failed_until > 0
+    await router.drained()
+
+
+async def test_all_attempts_failed(router, engines):
+    """The client gets 502 with the last reason, after as many attempts as are allowed, on all replicas."""
+    for engine in engines:
+        engine.script.extend([whole(b"out of order", 500)] * 3)
+    async with router.post(CHAT) as response:
+        assert response.status == 502
+        assert response.headers["retry-after"] == "1"
+        body = await response.json()
+    assert_error(body, "upstream_failed", kind="upstream_error")
+    assert "out of order" in body["error"]["message"]
+    assert [len(engine.exchanges) for engine in engines] == [2, 1]
+    await router.drained()
+
+
+@pytest.mark.parametrize("body", [CHAT, STREAM])
+async def test_only_replica_is_tried_again(start_router, engines, body):
+    """Where there is nobody else, one that failed is better than none, for this request and the next."""
+    router = await start_router(failed_replica_seconds=60)
+    router.admit(engines[0].url)
+    engines[0].script.append(die_before_headers)
+    for reason in ("retry", "round-robin"):
+        async with router.post(body) as response:
+            assert (response.status, response.headers["x-warmroute-reason"]) == (200, reason)
+            await response.read()
+    assert len(engines[0].exchanges) == 3
+    await router.drained()
+
+
+async def test_all_attempts_too_slow(start_router, engines):
+    """Nothing hangs: silence becomes 504."""
+    router = await start_router(first_byte_seconds=0.5)
+    router.admit(engines[0].url)
+    engines[0].script.append(stay_silent)
+    async with router.post(STREAM) as response:
+        assert response.status == 504
+        assert_error(await response.json(), "upstream_timeout", kind="upstream_error")
+    await asyncio.wait_for(engines[0].exchanges[0].gone.wait(), 2)
+    await router.drained()
+
+
+async def test_number_of_attempts_is_bounded(start_router, engines):
+    """One attempt allowed is one attempt made."""
+    router = await start_router(max_attempts=1)
+    for name, engine in zip("ab", engines, strict=True):
+        router.admit(engine.url, name)
+        engine.script.append(whole(b"no", 500))
+    async with router.post(CHAT) as response:
+        assert response.status == 502
+    assert sum(len(engine.exchanges) for engine in engines) == 1
+    await router.drained()
+
+
+@pytest.mark.parametrize(
+    ("failure", "passed"),
+    [
+        (die_mid_stream, event("he")),
+        (silent_mid_stream, event("he")),
+        (stream(event("he"), event("llo")), event("he") + event("llo")),
+    ],
+    ids=["dies", "silent", "ends early"],
+)
+async def test_stream_that_breaks_ends_with_an_error_event(router, engines, failure, passed):
+    """What came is passed on, then an error in the API's format and the usual end; nothing is repeated."""
+    engines[0].script.append(failure)
+    async with router.post(STREAM) as response:
+        data = await response.read()
+    assert data.startswith(passed)
+    assert data.endswith(b"\n\n" + DONE)
+    error = data.removeprefix(passed).removesuffix(DONE)
+    assert_error(json.loads(error.removeprefix(b"data: ")), "upstream_failed", kind="upstream_error")
+    assert not engines[1].exchanges
+    await router.drained()
+    assert (await router.get("/admin/replicas"))[1]["replicas"][0]["failures"] == 1
+
+
+async def test_engines_own_error_event_mid_stream_passes(router, engines):
+    """The engine's words reach the client, and the request counts as failed."""
+    engines[0].script.append(stream(event("he"), ERROR_500, DONE))
+    async with router.post(STREAM) as response:
+        assert await response.read() == event("he") + ERROR_500 + DONE
+    await router.drained()
+    assert (await router.get("/admin/replicas"))[1]["replicas"][0]["failures"] == 1

@@ -1,0 +1,153 @@
+"""Requests that reach no engine, each with a clear error."""
+
+import asyncio
+import json
+
+import pytest
+
+from tests.router.fake_engine import never_end
+from tests.router.test_requests import CHAT, STREAM, assert_error
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/chat/completions", b"{", None),
+        ("/v1/chat/completions", {"model": "m"}, "messages"),
+        ("/v1/chat/completions", {**CHAT, "messages": []}, "messages"),
+        ("/v1/chat/completions", {**CHAT, "stream": "yes"}, "stream"),
+        (
+            "/v1/chat/completions",
+            {**CHAT, "kv_transfer_params": {"prompt_token_ids": [1]}},
+            "kv_transfer_params",
+        ),
+        ("/v1/completions", {"model": "m"}, "prompt"),
+        ("/v1/completions", {"model": "m", "prompt": [-1]}, "prompt[0]"),
+    ],
+)
+async def test_bad_input_reaches_no_engine(router, engines, path, body, param):
+    """A malformed request is answered with 400 and the field's name."""
+    async with router.post(body, path) as response:
+        assert response.status == 400
+        assert response.headers["content-type"] == "application/json"
+        assert_error(await response.json(), None, param)
+    assert not any(engine.exchanges for engine in engines)
+    await router.drained()
+
+
+async def test_unknown_model(router):
+    """404 in the API's words."""
+    async with router.post({**CHAT, "model": "gpt-9"}) as response:
+        assert response.status == 404
+        body = await response.json()
+    assert_error(body, "model_not_found", "model")
+    assert "gpt-9" in body["error"]["message"]
+
+
+async def test_prompt_that_does_not_fit(start_router, engines):
+    """400 with the code that clients look for; no engine is bothered."""
+    router = await start_router()
+    router.admit(engines[0].url, max_model_len=8)
+    await router.settled()
+    async with router.post(CHAT) as response:
+        assert response.status == 400
+        assert_error(await response.json(), "context_length_exceeded", "messages")
+    assert not engines[0].exchanges
+
+
+@pytest.mark.parametrize("state", ["starting", "draining", "unreachable"])
+async def test_no_replica_ready(router, engines, state):
+    """503 and when to try again, while the model stays known."""
+    for name, engine in zip("ab", engines, strict=True):
+        router.admit(engine.url, name, state=state)
+    async with router.post(STREAM) as response:
+        assert response.status == 503
+        assert int(response.headers["retry-after"]) > 0
+        assert_error(await response.json(), "no_replica_ready", kind="service_unavailable")
+    await router.drained()
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_body_too_large(start_router, engines, chunked):
+    """413, whether the length was announced or not."""
+    router = await start_router(max_body_bytes=2048)
+    router.admit(engines[0].url)
+    data = json.dumps({**CHAT, "padding": "x" * 4000}).encode()
+
+    async def pieces():
+        for start in range(0, len(data), 500):
+            yield data[start : start + 500]
+
+    async with router.client.post(
+        f"{router.url}/v1/chat/completions", data=pieces() if chunked else data
+    ) as response:
+        assert response.status == 413
+        assert_error(await response.json(), "request_too_large")
+    assert not engines[0].exchanges
+
+
+async def test_too_many_open_requests(start_router, engines):
+    """429 while the limit is reached, and an open door again afterwards."""
+    router = await start_router(max_open_requests=1)
+    router.admit(engines[0].url)
+    engines[0].script.append(never_end)
+    async with router.post(STREAM) as first:
+        assert await first.content.readany()
+        async with router.post(CHAT) as second:
+            assert second.status == 429
+            assert second.headers["retry-after"] == "1"
+            assert_error(await second.json(), "rate_limit_exceeded", kind="rate_limit_error")
+        first.close()
+    await router.drained()
+    async with router.post(CHAT) as third:
+        assert third.status == 200
+
+
+async def test_limit_on_open_requests_holds_for_bodies_under_way(start_router, engines):
+    """A request counts from its first byte: many long bodies at once are not all taken into memory."""
+    router = await start_router(max_open_requests=2)
+    router.admit(engines[0].url)
+    half = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{"
+    writers = []
+    for _ in range(2):
+        _, writer = await asyncio.open_connection("127.0.0.1", router.port)
+        writer.write(half)
+        await writer.drain()
+        writers.append(writer)
+    await asyncio.sleep(0.05)
+    async with router.post(CHAT) as response:
+        assert response.status == 429
+    for writer in writers:
+        writer.close()
+    await asyncio.sleep(0.05)
+    async with router.post(CHAT) as response:
+        assert response.status == 200
+
+
+async def test_api_keys(start_router, engines):
+    """With keys configured everything of the API is closed without one."""
+    router = await start_router(api_keys={"alice": "key-a"})
+    router.admit(engines[0].url)
+    for headers in ({}, {"authorization": "Bearer wrong"}):
+        async with router.post(CHAT, headers=headers) as response:
+            assert response.status == 401
+            assert_error(await response.json(), "invalid_api_key")
+        status, body = await router.get("/v1/models", **headers)
+        assert status == 401
+        assert_error(body, "invalid_api_key")
+    assert not engines[0].exchanges
+    async with router.post(CHAT, headers={"authorization": "Bearer key-a"}) as response:
+        assert response.status == 200
+    assert (await router.get("/v1/models", authorization="Bearer key-a"))[0] == 200
+    assert (await router.get("/healthz"))[0] == 200
+
+
+async def test_unknown_path_and_method(router):
+    """404 and 405 look like every other error."""
+    status, body = await router.get("/v1/nothing")
+    assert status == 404
+    assert_error(body, None)
+    status, body = await router.get("/v1/chat/completions")
+    assert status == 405
+    assert_error(body, None)
+    assert "GET" in body["error"]["message"]

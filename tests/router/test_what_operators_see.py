@@ -1,0 +1,125 @@
+"""What the router tells its operators about requests, and that nothing blocks it."""
+
+import pytest
+from blockbuster import blockbuster_ctx
+
+from cluster.ownership import OwnershipWriter
+from cluster.store import connect
+from cluster.wire import Keys, Lease, ReplicaState
+from tests.router.fake_engine import never_end
+from tests.router.test_requests import CHAT, STREAM
+from tests.waiting import eventually
+
+
+async def test_models_are_listed_also_when_no_replica_is_ready(router, engines):
+    """The list comes from leases; an engine that is down does not break it."""
+    router.admit(engines[0].url, "c", model="base", adapters=("lora",), state="starting", max_model_len=99)
+    await engines[0].stop()
+    status, body = await router.get("/v1/models")
+    assert status == 200
+    listed = {model["id"]: model for model in body["data"]}
+    assert set(listed) == {"m", "base", "lora"}
+    assert (listed["m"]["ready_replicas"], listed["base"]["ready_replicas"]) == (2, 0)
+    assert (listed["lora"]["parent"], listed["lora"]["max_model_len"]) == ("base", 99)
+
+
+async def test_health_names_what_is_degraded(router, engines):
+    """Redis away, alarms of replicas and of tokenizers are said; the router is alive all the same."""
+    router.admit(engines[0].url, alarms=("no KV events",))
+    await eventually(lambda: not router.fleet.store_reachable)
+    status, body = await router.get("/healthz")
+    assert (status, body["status"]) == (200, "degraded")
+    assert body["degraded"][0].startswith("Redis does not answer")
+    assert "replica a: no KV events" in body["degraded"]
+
+
+async def test_counts_that_differ_from_the_engines_switch_to_the_ring(start_router, engines):
+    """Three replies with another prompt length raise the alarm, and requests go on without keys."""
+    router = await start_router(policy="warm")
+    router.admit(engines[0].url)
+    await router.settled()
+    for _ in range(3):
+        async with router.post(CHAT) as response:
+            await response.read()
+    assert any("counted 15" in reason for reason in (await router.get("/healthz"))[1]["degraded"])
+    async with router.post(CHAT) as response:
+        assert response.status == 200
+        assert response.headers["x-warmroute-reason"] != "warm"
+        assert response.headers["x-warmroute-expected-cached-tokens"] == "0"
+
+
+async def test_admin_shows_load_while_a_request_runs(router, engines):
+    """Booked load is there during a stream and gone after it."""
+    engines[0].script.append(never_end)
+    async with router.post(STREAM) as response:
+        await response.content.readany()
+        body = (await router.get("/admin/replicas"))[1]
+        assert body["open_bookings"] == 1
+        assert [replica["load"]["booked"] for replica in body["replicas"]] == [1, 0]
+        response.close()
+    await router.drained()
+    body = (await router.get("/admin/replicas"))[1]
+    assert (body["open_bookings"], body["replicas"][0]["requests"]) == (0, 1)
+
+
+async def test_blocks_of_a_replica(router):
+    """What the check command reads."""
+    router.fleet.apply(router.fleet.replicas["a"], [1, 255], (), cleared=False)
+    status, body = await router.get("/admin/replicas/a/blocks")
+    assert (status, body["epoch"], body["keys"]) == (200, 1, ["0000000000000001", "00000000000000ff"])
+    assert (await router.get("/admin/replicas/nobody/blocks"))[0] == 404
+
+
+async def test_metrics_after_requests(router):
+    """Prometheus can read what happened."""
+    async with router.post(STREAM) as response:
+        await response.read()
+    async with router.client.get(f"{router.url}/metrics") as response:
+        text = await response.text()
+    assert 'warmroute_requests_total{arm="default",model="m",outcome="ok",policy="round-robin"} 1.0' in text
+    assert 'delivered_cached_tokens_total{arm="default",policy="round-robin",replica="a"} 4.0' in text
+    assert "warmroute_open_bookings 0.0" in text
+
+
+async def test_nothing_blocks_the_event_loop(router):
+    """No call of a request's life, streamed or not, waits for disk, network or a lock."""
+    with blockbuster_ctx():
+        for body in (CHAT, STREAM):
+            async with router.post(body) as response:
+                assert response.status == 200
+                await response.read()
+    await router.drained()
+
+
+@pytest.mark.integration
+async def test_router_follows_redis(start_router, engines, redis_server):
+    """A replica's lease and blocks in Redis are enough: ready, routed, expected, and gone when it leaves."""
+    router = await start_router(redis_url=redis_server.url, policy="warm", heartbeat_seconds=0.05)
+    assert (await router.get("/readyz"))[0] == 503
+    client = connect(redis_server.url)
+    writer = OwnershipWriter(client, Keys("warmroute"), "gpu-0", 30.0, 100)
+    lease = Lease(
+        replica="gpu-0",
+        url=engines[0].url,
+        state=ReplicaState.READY,
+        model="m",
+        block_size=4,
+        publishes_events=True,
+    )
+    await writer.open(lease, ())
+    await router.ready()
+    async with router.post(CHAT) as response:
+        assert response.headers["x-warmroute-reason"] == "cold"
+    replica = router.fleet.replicas["gpu-0"]
+    await writer.publish(list(router.fleet.index.expected(replica.slot)), ())
+    await eventually(lambda: router.fleet.index.num_owned(replica.slot) > 0)
+    async with router.post(CHAT) as response:
+        assert response.headers["x-warmroute-reason"] == "warm"
+        assert int(response.headers["x-warmroute-expected-cached-tokens"]) > 0
+    assert (await router.get("/healthz"))[1]["status"] == "ok"
+    await writer.close()
+    await eventually(lambda: not router.fleet.replicas)
+    async with router.post(CHAT) as response:
+        assert response.status == 404
+    await router.drained()
+    await client.aclose()
