@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Query, Response
 
+from router.admin.past_answers import HistoryAnswer, SavingsAnswer
 from router.buckets import STEP_SECONDS
 from router.history import History
 from router.savings import Savings
@@ -21,7 +22,7 @@ def history_routes(history: History, savings: Savings) -> APIRouter:
     """The routes."""
     routes = APIRouter()
 
-    @routes.get("/admin/history", response_class=Response)
+    @routes.get("/admin/history", response_model=HistoryAnswer)
     async def past(seconds: Annotated[int, Query(ge=STEP_SECONDS, le=MAX_SECONDS)] = MAX_SECONDS) -> Response:
         """Requests and tokens of each replica in steps of ten seconds, over all routers, up to the last step
         that is over; of the whole fleet the tokens computed again, by reason."""
@@ -34,7 +35,7 @@ def history_routes(history: History, savings: Savings) -> APIRouter:
         fleet = {"step_seconds": STEP_SECONDS, "times": timeline.times, "misses": timeline.misses}
         return _json(msgspec.json.encode(fleet)[:-1] + b',"replicas":{' + b",".join(pieces) + b"}}")
 
-    @routes.get("/admin/savings", response_class=Response)
+    @routes.get("/admin/savings", response_model=SavingsAnswer)
     async def saved(hours: Annotated[int, Query(ge=1, le=MAX_HOURS)] = 24) -> Response:
         """Prompt tokens that did not have to be computed and the seconds that would have taken, by hour,
         replica and model; times to the first token of the last hour, warm and cold."""

@@ -5,7 +5,7 @@ const BASE = new URL("../", import.meta.url); // …/admin/, also behind a proxy
 const WAIT_MS = 15_000;
 
 /** An answer that is not what was asked for. `status` is 0 when there was no answer. */
-export class ApiProblem extends Error {
+class ApiProblem extends Error {
   constructor(status, message) {
     super(message);
     this.status = status;

@@ -11,8 +11,25 @@ export class AuditPanel {
 
   constructor() {
     this.body = h("tbody");
-    this.table = h("div", { class: "scroll tall", tabindex: "0", role: "region", "aria-label": "Audit log" }, h("table", {}, h("caption", {}, "Audit log"),
-      h("thead", {}, h("tr", {}, ...["Time", "Action", "Target", "Detail", "By"].map((text) => h("th", { scope: "col" }, text)))), this.body));
+    this.table = h(
+      "div",
+      { class: "scroll tall", tabindex: "0", role: "region", "aria-label": "Audit log" },
+      h(
+        "table",
+        {},
+        h("caption", {}, "Audit log"),
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            ...["Time", "Action", "Target", "Detail", "By"].map((text) => h("th", { scope: "col" }, text)),
+          ),
+        ),
+        this.body,
+      ),
+    );
     this.empty = h("p", { class: "empty" }, "Nothing has been changed yet.");
     one("#audit-list").append(this.table, this.empty);
   }
@@ -25,14 +42,28 @@ export class AuditPanel {
   /** Take new entries, newest first. */
   add(entries) {
     const fresh = entries.map((entry) => JSON.stringify(entry));
-    this.#entries = [...entries, ...this.#entries.filter((entry) => !fresh.includes(JSON.stringify(entry)))].slice(0, KEPT);
+    this.#entries = [
+      ...entries,
+      ...this.#entries.filter((entry) => !fresh.includes(JSON.stringify(entry))),
+    ].slice(0, KEPT);
     this.#draw();
   }
 
   #draw() {
     this.empty.hidden = this.#entries.length > 0;
     this.table.hidden = !this.#entries.length;
-    this.body.replaceChildren(...this.#entries.map(({ time, action, target, detail, by }) => h("tr", {},
-      h("td", {}, moment(time)), h("th", { scope: "row" }, action), h("td", { class: "mono" }, target), h("td", { class: "wrap" }, detail), h("td", { class: "muted" }, by))));
+    this.body.replaceChildren(
+      ...this.#entries.map(({ time, action, target, detail, by }) =>
+        h(
+          "tr",
+          {},
+          h("td", {}, moment(time)),
+          h("th", { scope: "row" }, action),
+          h("td", { class: "mono" }, target),
+          h("td", { class: "wrap" }, detail),
+          h("td", { class: "muted" }, by),
+        ),
+      ),
+    );
   }
 }

@@ -37,7 +37,9 @@ export function openSheet(title, elements, closed = () => {}) {
   const sheet = one("#sheet");
   fillSheet(title, elements);
   sheet.onclose = closed;
-  sheet.onclick = (event) => { if (event.target === sheet) sheet.close(); }; // a click beside it
+  sheet.onclick = (event) => {
+    if (event.target === sheet) sheet.close();
+  }; // a click beside it
   if (!sheet.open) sheet.showModal();
 }
 

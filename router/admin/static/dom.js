@@ -18,7 +18,9 @@ function fill(element, properties, children) {
     if (typeof value === "function") element.addEventListener(name, value);
     else element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(
+    ...children.flat().filter((child) => child !== null && child !== undefined && child !== false),
+  );
   return element;
 }
 
@@ -58,7 +60,9 @@ export function one(selector, inside = document) {
 export function colour(name) {
   const probe = one("#colour-probe");
   probe.style.color = `var(${name})`;
-  const [red, green, blue] = getComputedStyle(probe).color.match(/[\d.]+/g).map(Number);
+  const [red, green, blue] = getComputedStyle(probe)
+    .color.match(/[\d.]+/g)
+    .map(Number);
   return [red, green, blue];
 }
 
@@ -68,7 +72,7 @@ export function colour(name) {
  */
 export function keyed(parent, key, make) {
   const rows = new Map();
-  return (items, ordered = true) => {
+  return (items) => {
     const wanted = new Set(items.map(key));
     for (const [name, row] of rows) {
       if (!wanted.has(name)) {
@@ -85,7 +89,7 @@ export function keyed(parent, key, make) {
         rows.set(name, row);
         parent.insertBefore(row.element, place);
       } else if (row.element === place) place = place.nextSibling;
-      else if (ordered) parent.insertBefore(row.element, place);
+      else parent.insertBefore(row.element, place);
       row.update(item);
     }
   };

@@ -8,7 +8,12 @@ const ROWS = [
   ["Failures", (arm) => count(arm.failures)],
   ["Prompt tokens", (arm) => compact(arm.prompt_tokens)],
   ["Delivered hit rate", (arm) => percent(arm.hit_rate), (difference) => difference.hit_rate, points],
-  ["First token, mean", (arm) => duration(arm.ttft_seconds.mean), (difference) => difference.ttft_mean_seconds, signed],
+  [
+    "First token, mean",
+    (arm) => duration(arm.ttft_seconds.mean),
+    (difference) => difference.ttft_mean_seconds,
+    signed,
+  ],
   ["First token, p50", (arm) => duration(arm.ttft_seconds.p50)],
   ["First token, p95", (arm) => duration(arm.ttft_seconds.p95)],
   ["First token, p99", (arm) => duration(arm.ttft_seconds.p99)],
@@ -21,23 +26,72 @@ export class ExperimentPanel {
     const text = JSON.stringify(experiment);
     if (text === this.#last) return;
     this.#last = text;
-    put(one("#experiment-line"), experiment ? `${experiment.name}: ${percent(experiment.share, 0)} of conversations go to the control, since ${new Date(experiment.since).toLocaleString("en")}, counted by ${plural(experiment.routers, "router")}.` : "");
-    one("#experiment-arms").replaceChildren(experiment ? arms(experiment) : h("p", { class: "empty" },
-      "None is running. An experiment gives a share of conversations to another policy and compares both: ", h("code", {}, "PUT /admin/experiment"), "."));
+    put(
+      one("#experiment-line"),
+      experiment
+        ? `${experiment.name}: ${percent(experiment.share, 0)} of conversations go to the control, since ${new Date(experiment.since).toLocaleString("en")}, counted by ${plural(experiment.routers, "router")}.`
+        : "",
+    );
+    one("#experiment-arms").replaceChildren(
+      experiment
+        ? arms(experiment)
+        : h(
+            "p",
+            { class: "empty" },
+            "None is running. An experiment gives a share of conversations to another policy and compares both: ",
+            h("code", {}, "PUT /admin/experiment"),
+            ".",
+          ),
+    );
   }
 }
 
 function arms({ arms: { default: ours, control }, default_minus_control: difference }) {
-  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Experiment arms" }, h("table", { class: "dense" }, h("caption", {}, "Both arms of the experiment"),
-    h("thead", {}, h("tr", {}, h("td"), h("th", { scope: "col", class: "n" }, `${ours.policy} (default)`), h("th", { scope: "col", class: "n" }, `${control.policy} (control)`), h("th", { scope: "col", class: "n" }, "Difference, 95% interval"))),
-    h("tbody", {}, ...ROWS.map(([label, read, pick, write]) => h("tr", {}, h("th", { scope: "row" }, label), h("td", { class: "n" }, read(ours)), h("td", { class: "n" }, read(control)),
-      h("td", { class: "n" }, pick ? interval(pick(difference), write) : ""))))));
+  return h(
+    "div",
+    { class: "scroll", tabindex: "0", role: "region", "aria-label": "Experiment arms" },
+    h(
+      "table",
+      { class: "dense" },
+      h("caption", {}, "Both arms of the experiment"),
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          h("td"),
+          h("th", { scope: "col", class: "n" }, `${ours.policy} (default)`),
+          h("th", { scope: "col", class: "n" }, `${control.policy} (control)`),
+          h("th", { scope: "col", class: "n" }, "Difference, 95% interval"),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        ...ROWS.map(([label, read, pick, write]) =>
+          h(
+            "tr",
+            {},
+            h("th", { scope: "row" }, label),
+            h("td", { class: "n" }, read(ours)),
+            h("td", { class: "n" }, read(control)),
+            h("td", { class: "n" }, pick ? interval(pick(difference), write) : ""),
+          ),
+        ),
+      ),
+    ),
+  );
 }
 
 function interval(value, write) {
   if (!value) return h("span", { class: "muted" }, "too few conversations yet");
   const certain = value.low > 0 || value.high < 0;
-  return h("span", { class: certain ? null : "muted" }, `${write(value.estimate)} (${write(value.low)} to ${write(value.high)})`);
+  return h(
+    "span",
+    { class: certain ? null : "muted" },
+    `${write(value.estimate)} (${write(value.low)} to ${write(value.high)})`,
+  );
 }
 
 function signed(seconds) {

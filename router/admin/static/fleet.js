@@ -4,21 +4,15 @@ import { h, mark, one, put } from "./dom.js";
 import { compact, count, duration, number, percent, plural, points, short } from "./format.js";
 import { RATES, rateChart } from "./ratechart.js";
 
-const RANGES = { "15 min": [900, 30], "1 hour": [3600, 60] };
 const HEALTHY = 0.85;
 const LOW = 0.5;
 
 export class FleetPanel {
-  #history = null;
-  #range = "1 hour";
-
-  constructor() {
+  constructor(range) {
     this.rates = Object.fromEntries(RATES.map(([name, label]) => [name, rateFigure(name, label)]));
     one("#rates").append(...RATES.map(([name]) => this.rates[name].element));
     const chart = one("#rate-chart");
-    chart.append(h("div", { class: "chart-head" }, h("h3", {}, "Hit rate over time"),
-      h("fieldset", { class: "segments", "aria-label": "Time range" }, ...Object.keys(RANGES).map((text) =>
-        h("label", {}, h("input", { type: "radio", name: "range", value: text, checked: text === this.#range, change: () => this.#choose(text) }), h("span", {}, text))))));
+    chart.append(h("div", { class: "chart-head" }, h("h3", {}, "Hit rate over time"), range.element));
     this.chart = rateChart(chart);
     this.figures = new Figures(one("#figures"));
   }
@@ -42,25 +36,26 @@ export class FleetPanel {
     this.figures.show(overview);
   }
 
-  history(history) {
-    this.#history = history;
-    this.#draw();
-  }
-
-  #choose(range) {
-    this.#range = range;
-    this.#draw();
-  }
-
-  #draw() {
-    if (this.#history?.end) this.chart.show(this.#history.groups(...RANGES[this.#range]));
+  groups(groups) {
+    this.chart.show(groups);
   }
 }
 
 function rateFigure(name, label) {
-  const figure = { value: h("p", { class: "big" }), hour: h("p", { class: "small muted" }), note: h("p", { class: "note" }), badge: h("span", { class: "badge", hidden: true }) };
-  figure.element = h("div", { class: `rate ${name}` },
-    h("h3", {}, h("span", { class: `key line ${name}`, "aria-hidden": "true" }), label, figure.badge), figure.value, figure.hour, figure.note);
+  const figure = {
+    value: h("p", { class: "big" }),
+    hour: h("p", { class: "small muted" }),
+    note: h("p", { class: "note" }),
+    badge: h("span", { class: "badge", hidden: true }),
+  };
+  figure.element = h(
+    "div",
+    { class: `rate ${name}` },
+    h("h3", {}, h("span", { class: `key line ${name}`, "aria-hidden": "true" }), label, figure.badge),
+    figure.value,
+    figure.hour,
+    figure.note,
+  );
   return figure;
 }
 
@@ -81,9 +76,10 @@ function gapNotes({ available, predicted, delivered }) {
       : wrong < 0
         ? `${points(wrong)}, index wrong: engines had less than was believed.`
         : `${points(wrong)}, index behind: engines had more than was believed.`,
-    predicted: Math.abs(predicted - available) < 0.0005
-      ? "As available: every request went to the best cache."
-      : `${points(predicted - available)}, load diverted: the best cache was busy.`,
+    predicted:
+      Math.abs(predicted - available) < 0.0005
+        ? "As available: every request went to the best cache."
+        : `${points(predicted - available)}, load diverted: the best cache was busy.`,
     available: `The best any replica held; ${percent(1 - available)} was new to all.`,
   };
 }
@@ -115,23 +111,57 @@ class Figures {
     this.values = {};
     this.load = [];
     const figure = (name, label) => h("div", {}, h("dt", {}, label), (this.values[name] = h("dd")));
-    this.rows = Object.fromEntries(["warm", "cold"].map((kind) => [kind, ["p50", "p95", "p99"].map(() => h("td", { class: "n" }))]));
+    this.rows = Object.fromEntries(
+      ["warm", "cold"].map((kind) => [kind, ["p50", "p95", "p99"].map(() => h("td", { class: "n" }))]),
+    );
     this.faster = h("p", { class: "small muted" });
     parent.append(
-      h("dl", { class: "grid2" },
-        figure("requests", "Requests/s"), figure("tokens", "Prompt tokens/s"),
-        figure("saved", "Tokens saved, 1 h"), figure("seconds", "Prefill saved, 1 h")),
-      h("dl", { class: "figures-list one" }, ...LOAD.map(([label, read]) => {
-        const value = h("dd");
-        this.load.push([value, read]);
-        return h("div", {}, h("dt", {}, label), value);
-      })),
-      h("div", { class: "ttft" },
+      h(
+        "dl",
+        { class: "grid2" },
+        figure("requests", "Requests/s"),
+        figure("tokens", "Prompt tokens/s"),
+        figure("saved", "Tokens saved, 1 h"),
+        figure("seconds", "Prefill saved, 1 h"),
+      ),
+      h(
+        "dl",
+        { class: "figures-list one" },
+        ...LOAD.map(([label, read]) => {
+          const value = h("dd");
+          this.load.push([value, read]);
+          return h("div", {}, h("dt", {}, label), value);
+        }),
+      ),
+      h(
+        "div",
+        { class: "ttft" },
         h("h3", {}, "Time to first token"),
-        h("table", { class: "plain" }, h("caption", {}, "Time to first token in the last hour, warm and cold"),
-          h("thead", {}, h("tr", {}, h("td"), ...["p50", "p95", "p99"].map((text) => h("th", { scope: "col", class: "n" }, text)))),
-          h("tbody", {}, ...Object.entries(this.rows).map(([kind, cells]) => h("tr", {}, h("th", { scope: "row" }, kind === "warm" ? "Warm" : "Cold"), ...cells)))),
-        this.faster));
+        h(
+          "table",
+          { class: "plain" },
+          h("caption", {}, "Time to first token in the last hour, warm and cold"),
+          h(
+            "thead",
+            {},
+            h(
+              "tr",
+              {},
+              h("td"),
+              ...["p50", "p95", "p99"].map((text) => h("th", { scope: "col", class: "n" }, text)),
+            ),
+          ),
+          h(
+            "tbody",
+            {},
+            ...Object.entries(this.rows).map(([kind, cells]) =>
+              h("tr", {}, h("th", { scope: "row" }, kind === "warm" ? "Warm" : "Cold"), ...cells),
+            ),
+          ),
+        ),
+        this.faster,
+      ),
+    );
   }
 
   show({ fleet }) {
@@ -141,11 +171,17 @@ class Figures {
     put(this.values.seconds, short(fleet.hour.saved_seconds));
     for (const [value, read] of this.load) put(value, read(fleet));
     const { warm, cold } = fleet.ttft;
-    for (const [kind, latency] of [["warm", warm], ["cold", cold]]) {
+    for (const [kind, latency] of [
+      ["warm", warm],
+      ["cold", cold],
+    ]) {
       ["p50", "p95", "p99"].forEach((name, at) => put(this.rows[kind][at], duration(latency[name])));
     }
-    put(this.faster, warm.p50 && cold.p50
-      ? `Half or more of the prompt cached: ${number(cold.p50 / warm.p50)}× faster in the median.`
-      : "Warm: at least half of the prompt was cached.");
+    put(
+      this.faster,
+      warm.p50 && cold.p50
+        ? `Half or more of the prompt cached: ${number(cold.p50 / warm.p50)}× faster in the median.`
+        : "Warm: at least half of the prompt was cached.",
+    );
   }
 }

@@ -1,6 +1,6 @@
 // Numbers, durations and times as they are written everywhere on the page.
 
-export const NONE = "–";
+const NONE = "–";
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const rounded = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
@@ -8,7 +8,10 @@ const decimal = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
 const fine = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 const hour = new Intl.DateTimeFormat("en", { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 const second = new Intl.DateTimeFormat("en", {
-  hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23",
+  hour: "2-digit",
+  minute: "2-digit",
+  second: "2-digit",
+  hourCycle: "h23",
 });
 const date = new Intl.DateTimeFormat("en", { month: "short", day: "numeric" });
 
@@ -23,7 +26,13 @@ export const compact = (value) =>
 
 /** 2.5 */
 export const number = (value) =>
-  absent(value) ? NONE : Math.abs(value) < 10 ? fine.format(value) : Math.abs(value) < 1000 ? decimal.format(value) : compact(value);
+  absent(value)
+    ? NONE
+    : Math.abs(value) < 10
+      ? fine.format(value)
+      : Math.abs(value) < 1000
+        ? decimal.format(value)
+        : compact(value);
 
 /** 0.876 as 87.6% */
 export const percent = (rate, digits = 1) => {
@@ -80,7 +89,9 @@ export const clock = (time) => second.format(time * 1000);
 /** Seconds since 1970 as Nov 22, 14:05:07; the date only when it is not today's */
 export const moment = (time) => {
   const then = new Date(time * 1000);
-  return then.toDateString() === new Date().toDateString() ? clock(time) : `${date.format(then)}, ${clock(time)}`;
+  return then.toDateString() === new Date().toDateString()
+    ? clock(time)
+    : `${date.format(then)}, ${clock(time)}`;
 };
 
 /** 1 replica, 2 replicas */

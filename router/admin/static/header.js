@@ -18,10 +18,22 @@ export class Header {
     this.select.addEventListener("change", () => this.#switch(this.select.value));
     this.retry = retry;
     const list = one("#notices");
-    this.sync = keyed(list, ({ key }) => key, ({ kind, tone, button }) => {
-      const text = h("span");
-      return { element: h("div", { class: "notice", "data-tone": tone }, h("p", {}, h("strong", {}, kind), " ", text), button), update: (now) => put(text, now.text) };
-    });
+    this.sync = keyed(
+      list,
+      ({ key }) => key,
+      ({ kind, tone, button }) => {
+        const text = h("span");
+        return {
+          element: h(
+            "div",
+            { class: "notice", "data-tone": tone },
+            h("p", {}, h("strong", {}, kind), " ", text),
+            button,
+          ),
+          update: (now) => put(text, now.text),
+        };
+      },
+    );
     this.alarms = [];
     setInterval(() => this.#tick(), 500);
   }
@@ -29,10 +41,27 @@ export class Header {
   overview({ policy, alarms, version, router, uptime_seconds: uptime, replicas }) {
     this.#last = performance.now();
     this.#lost = null;
-    this.alarms = [...alarms.map(({ kind, text }) => ({ key: `${kind}:${text}`, kind: words(kind), text, tone: kind === "redis" ? "bad" : "warn" })),
-      ...replicas.filter((replica) => replica.reachable === false).map(({ replica }) => ({ key: `unreachable:${replica}`, kind: "unreachable", text: `Replica ${replica} does not answer this router.`, tone: "bad" }))].slice(0, 8);
+    this.alarms = [
+      ...alarms.map(({ kind, text }) => ({
+        key: `${kind}:${text}`,
+        kind: words(kind),
+        text,
+        tone: kind === "redis" ? "bad" : "warn",
+      })),
+      ...replicas
+        .filter((replica) => replica.reachable === false)
+        .map(({ replica }) => ({
+          key: `unreachable:${replica}`,
+          kind: "unreachable",
+          text: `Replica ${replica} does not answer this router.`,
+          tone: "bad",
+        })),
+    ].slice(0, 8);
     this.#policies(policy);
-    put(one("#foot"), `Warmroute ${version} · router ${router.slice(0, 12)} · up ${duration(Math.round(uptime))}`);
+    put(
+      one("#foot"),
+      `Warmroute ${version} · router ${router.slice(0, 12)} · up ${duration(Math.round(uptime))}`,
+    );
     this.#tick();
   }
 
@@ -59,22 +88,33 @@ export class Header {
     mark(one("#main"), "data-stale", stale ? "" : null);
     const status = one("#status");
     const notices = [...this.alarms];
-    if (!this.#lost) for (const [name, text] of this.#unread) notices.push({ key: `unread:${name}`, kind: words(name), text, tone: "warn" });
+    if (!this.#lost)
+      for (const [name, text] of this.#unread)
+        notices.push({ key: `unread:${name}`, kind: words(name), text, tone: "warn" });
     if (this.#lost) {
       const left = Math.max(0, Math.ceil((this.#lost.until - performance.now()) / 1000));
       mark(status, "data-state", "lost");
-      put(one("#status-text"), "reconnecting");
-      notices.unshift({ key: "lost", kind: "Connection lost.", tone: "bad", button: h("button", { click: this.retry }, "Retry now"),
-        text: `${this.#lost.problem.message} ${this.#last ? `What you see is ${age(since)} old.` : ""} ${left ? `Next attempt in ${left} s.` : "Trying again …"}` });
+      put(one("#status-text"), left ? `reconnecting in ${left} s` : "reconnecting");
+      notices.unshift({
+        key: "lost",
+        kind: "Connection lost.",
+        tone: "bad",
+        button: h("button", { click: this.retry }, "Retry now"),
+        text: `${this.#lost.problem.message}${this.#last ? " What you see is from before." : ""}`,
+      }); // read aloud, so without a countdown
     } else if (this.#last) {
       mark(status, "data-state", stale ? "lost" : "live");
-      put(one("#status-text"), stale ? `no update for ${age(since)}` : since < 2 ? "live" : `live, ${age(since)} ago`);
+      put(
+        one("#status-text"),
+        stale ? `no update for ${age(since)}` : since < 2 ? "live" : `live, ${age(since)} ago`,
+      );
     }
     this.sync(notices);
   }
 
   #policies({ policy, policies, set_by: by }) {
-    if (this.select.options.length !== policies.length) this.select.replaceChildren(...policies.map((name) => h("option", { value: name }, name)));
+    if (this.select.options.length !== policies.length)
+      this.select.replaceChildren(...policies.map((name) => h("option", { value: name }, name)));
     mark(this.select, "title", by === "admin" ? "Set by an operator" : "From the settings");
     this.select.disabled = false;
     if (policy !== this.#policy && document.activeElement !== this.select) this.select.value = policy;

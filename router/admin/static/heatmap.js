@@ -20,16 +20,24 @@ export class HeatMap {
   constructor(parent) {
     this.names = h("div", { class: "names", "aria-hidden": "true" });
     this.canvas = h("canvas", {
-      tabindex: "0", role: "slider", "aria-label": "Delivered hit rate of each replica over time. Arrow keys move.",
+      tabindex: "0",
+      role: "slider",
+      "aria-label": "Delivered hit rate of each replica over time. Arrow keys move.",
       "aria-valuemin": "0",
-      pointermove: (event) => this.#point(event), pointerdown: (event) => this.#point(event),
-      pointerleave: () => this.#leave(), blur: () => this.#leave(), keydown: (event) => this.#key(event),
+      pointermove: (event) => this.#point(event),
+      pointerdown: (event) => this.#point(event),
+      pointerleave: () => this.#leave(),
+      blur: () => this.#leave(),
+      keydown: (event) => this.#key(event),
     });
     this.axis = h("div", { class: "axis", "aria-hidden": "true" });
     this.grid = h("div", { class: "heat" }, this.names, this.canvas, this.axis);
     this.empty = h("p", { class: "empty" }, "No replica has had traffic in the last hour.");
-    this.head = h("div", { class: "chart-head" },
-      h("span", { class: "scale", "aria-hidden": "true" }, "cold 0%", h("i"), "100% warm"));
+    this.head = h(
+      "div",
+      { class: "chart-head" },
+      h("span", { class: "scale", "aria-hidden": "true" }, "cold 0%", h("i"), "100% warm"),
+    );
     parent.append(this.head, this.grid, this.empty);
     new ResizeObserver(() => this.#draw()).observe(this.grid);
     document.addEventListener("themechange", () => this.#draw());
@@ -45,7 +53,6 @@ export class HeatMap {
 
   #draw() {
     if (!this.#history) return;
-    this.#ids = this.#ids.slice();
     const quiet = !this.#ids.length || !this.#history.end;
     this.empty.hidden = !quiet;
     this.grid.hidden = this.head.hidden = quiet;
@@ -61,8 +68,10 @@ export class HeatMap {
     if (!width) return;
     const step = [10, 20, 30, 60, 120].find((seconds) => width / (SPAN / seconds) >= 6) ?? 120;
     this.#groups = this.#history.groups(SPAN, step);
-    this.axis.replaceChildren(...[0, 0.25, 0.5, 0.75].map((part) =>
-      h("span", {}, hours(this.#groups[0].time + part * SPAN))), h("span", {}, hours(this.#history.end)));
+    this.axis.replaceChildren(
+      ...[0, 0.25, 0.5, 0.75].map((part) => h("span", {}, hours(this.#groups[0].time + part * SPAN))),
+      h("span", {}, hours(this.#history.end)),
+    );
     this.#paint(width, this.#ids.length * this.#row);
   }
 
@@ -82,7 +91,9 @@ export class HeatMap {
       const cell = Math.round((column + 1) * band) - left - gap;
       this.#ids.forEach((id, row) => {
         const sums = group.replicas.get(id);
-        context.fillStyle = sums?.[1] ? palette[Math.round((sums[4] / sums[1]) * 100)] ?? palette[100] : quiet;
+        context.fillStyle = sums?.[1]
+          ? (palette[Math.round((sums[4] / sums[1]) * 100)] ?? palette[100])
+          : quiet;
         context.fillRect(left, row * this.#row, cell, this.#row - gap);
       });
     });
@@ -90,7 +101,12 @@ export class HeatMap {
       const [column, row] = this.#cell;
       context.strokeStyle = `rgb(${colour("--text").join(" ")})`;
       context.lineWidth = 2;
-      context.strokeRect(Math.round(column * band), row * this.#row, Math.max(band, 4), Math.max(this.#row, 4));
+      context.strokeRect(
+        Math.round(column * band),
+        row * this.#row,
+        Math.max(band, 4),
+        Math.max(this.#row, 4),
+      );
     }
   }
 
@@ -102,7 +118,12 @@ export class HeatMap {
 
   #key(event) {
     const [column, row] = this.#cell ?? [this.#groups.length - 1, 0];
-    const to = { ArrowLeft: [column - 1, row], ArrowRight: [column + 1, row], ArrowUp: [column, row - 1], ArrowDown: [column, row + 1] }[event.key];
+    const to = {
+      ArrowLeft: [column - 1, row],
+      ArrowRight: [column + 1, row],
+      ArrowUp: [column, row - 1],
+      ArrowDown: [column, row + 1],
+    }[event.key];
     if (event.key === "Escape") this.#leave();
     if (!to) return;
     event.preventDefault();
@@ -119,13 +140,23 @@ export class HeatMap {
     const { time, replicas } = this.#groups[column];
     const sums = replicas.get(this.#ids[row]) ?? [0, 0, 0, 0, 0];
     const { delivered, predicted, available } = rates(sums);
-    const rows = [["Delivered", percent(delivered)], ["Predicted", percent(predicted)], ["Available", percent(available)],
-      ["Requests", count(sums[0])], ["Prompt tokens", count(sums[1])]];
+    const rows = [
+      ["Delivered", percent(delivered)],
+      ["Predicted", percent(predicted)],
+      ["Available", percent(available)],
+      ["Requests", count(sums[0])],
+      ["Prompt tokens", count(sums[1])],
+    ];
     const title = `${this.#ids[row]}, ${hours(time)}`;
     mark(this.canvas, "aria-valuenow", column);
     mark(this.canvas, "aria-valuemax", this.#groups.length - 1);
     mark(this.canvas, "aria-valuetext", `${title}: ${rows.map((pair) => pair.join(" ")).join(", ")}`);
-    showTip(x ?? box.left + ((column + 0.5) / this.#groups.length) * box.width, y ?? box.top + (row + 0.5) * this.#row, title, rows);
+    showTip(
+      x ?? box.left + ((column + 0.5) / this.#groups.length) * box.width,
+      y ?? box.top + (row + 0.5) * this.#row,
+      title,
+      rows,
+    );
   }
 
   #leave() {

@@ -32,6 +32,12 @@ export class History {
     this.#buckets = this.#buckets.filter(({ time }) => time > oldest);
   }
 
+  /** Seconds since the first request that is known. */
+  get age() {
+    const first = this.#buckets.find(({ replicas }) => Object.keys(replicas).length);
+    return first ? this.end - first.time : 0;
+  }
+
   /** The end of the newest bucket. */
   get end() {
     return this.#buckets.length ? this.#buckets.at(-1).time + this.step : 0;
@@ -52,7 +58,10 @@ export class History {
       if (!group) continue;
       for (const [id, numbers] of Object.entries(bucket.replicas)) {
         const sums = group.replicas.get(id) ?? [0, 0, 0, 0, 0];
-        numbers.forEach((value, at) => { sums[at] += value; group.fleet[at] += value; });
+        numbers.forEach((value, at) => {
+          sums[at] += value;
+          group.fleet[at] += value;
+        });
         group.replicas.set(id, sums);
       }
       for (const [reason, tokens] of Object.entries(bucket.misses)) {

@@ -12,6 +12,7 @@ import { HeatMap } from "./heatmap.js";
 import { History } from "./history.js";
 import { MissPanel } from "./misspanel.js";
 import { PrefixPanel } from "./prefixes.js";
+import { Range } from "./ranges.js";
 import { ReplicaPanel } from "./replicas.js";
 import { RequestPanel } from "./requests.js";
 import { RouterPanel } from "./routers.js";
@@ -21,7 +22,8 @@ import { Stream } from "./stream.js";
 
 const SLOW_MS = 15_000; // prefixes and savings change slowly
 const history = new History();
-const fleet = new FleetPanel();
+const range = new Range(() => drawHistory());
+const fleet = new FleetPanel(range);
 const misses = new MissPanel();
 const replicas = new ReplicaPanel();
 const heat = new HeatMap(one("#heat-map"));
@@ -37,7 +39,11 @@ let open = false;
 const stream = new Stream({
   async open() {
     access.granted();
-    await Promise.all([load("history", loadHistory), load("requests", () => requests.load()), load("audit log", () => audit.load())]);
+    await Promise.all([
+      load("history", loadHistory),
+      load("requests", () => requests.load()),
+      load("audit log", () => audit.load()),
+    ]);
     loadSlow();
     if (!open) followAddress();
     open = true;
@@ -79,8 +85,14 @@ const events = {
 
 function drawHistory() {
   if (!latest) return;
-  for (const panel of [fleet, misses, replicas]) panel.history(history);
-  heat.show(history, latest.replicas.map(({ replica }) => replica));
+  heat.show(
+    history,
+    latest.replicas.map(({ replica }) => replica),
+  );
+  replicas.history(history);
+  if (!history.end) return;
+  const groups = range.groups(history);
+  for (const panel of [fleet, misses]) panel.groups(groups);
 }
 
 async function loadHistory() {
@@ -102,6 +114,8 @@ async function load(name, run) {
   }
 }
 
-setInterval(() => { if (open && !document.hidden) loadSlow(); }, SLOW_MS);
+setInterval(() => {
+  if (open && !document.hidden) loadSlow();
+}, SLOW_MS);
 followSections();
 stream.start();

@@ -1,12 +1,9 @@
 // Why tokens were computed again: over time, and as shares with what to do about each.
 
 import { h, mark, one, put, vary } from "./dom.js";
-import { compact, hours, percent } from "./format.js";
+import { clock, compact, percent } from "./format.js";
 import { REASONS } from "./reasons.js";
 import { stackChart } from "./stackchart.js";
-
-const SPAN = 3600;
-const STEP = 60;
 
 export class MissPanel {
   constructor() {
@@ -14,19 +11,39 @@ export class MissPanel {
       label: "Tokens computed again, by reason",
       series: REASONS.map(([name, label]) => [name, label]),
       write: compact,
-      when: (time) => hours(time),
+      when: clock,
     });
     this.rows = new Map();
-    one("#miss-list").append(h("ul", { class: "reasons", "aria-label": "Reasons, last hour" }, ...REASONS.map((reason) => this.#row(reason))));
+    one("#miss-list").append(
+      h(
+        "ul",
+        { class: "reasons", "aria-label": "Reasons, last hour" },
+        ...REASONS.map((reason) => this.#row(reason)),
+      ),
+    );
   }
 
   #row([name, label, meaning, advice]) {
-    const row = { share: h("strong"), tokens: h("span", { class: "muted" }), meter: h("span", { class: `meter reason ${name}` }) };
+    const row = {
+      share: h("strong"),
+      tokens: h("span", { class: "muted" }),
+      meter: h("span", { class: `meter reason ${name}` }),
+    };
     this.rows.set(name, row);
-    row.element = h("li", {},
-      h("div", { class: "reason-head" }, h("span", { class: `key ${name}` }), h("h3", {}, label), row.tokens, row.share),
+    row.element = h(
+      "li",
+      {},
+      h(
+        "div",
+        { class: "reason-head" },
+        h("span", { class: `key ${name}` }),
+        h("h3", {}, label),
+        row.tokens,
+        row.share,
+      ),
       row.meter,
-      h("p", {}, meaning, " ", h("span", { class: "muted" }, advice)));
+      h("p", {}, meaning, " ", h("span", { class: "muted" }, advice)),
+    );
     return row.element;
   }
 
@@ -42,7 +59,7 @@ export class MissPanel {
     }
   }
 
-  history(history) {
-    this.chart.show(history.groups(SPAN, STEP).map(({ time, misses }) => ({ time, parts: misses })));
+  groups(groups) {
+    this.chart.show(groups.map(({ time, misses }) => ({ time, parts: misses })));
   }
 }

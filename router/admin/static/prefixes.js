@@ -2,7 +2,7 @@
 
 import { change, get, part } from "./api.js";
 import { confirmed } from "./dialogs.js";
-import { h, one, put } from "./dom.js";
+import { h, one } from "./dom.js";
 import { compact, count, percent, plural } from "./format.js";
 
 const SHOWN_HOLDERS = 3;
@@ -10,16 +10,39 @@ const SHOWN_HOLDERS = 3;
 export class PrefixPanel {
   constructor() {
     this.body = h("tbody");
-    this.table = h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Top shared prefixes" },
-      h("table", {}, h("caption", {}, "Top shared prefixes"),
-        h("thead", {}, h("tr", {}, ...[["Key"], ["Model", "wide"], ["Tokens", "n"], ["Share", "n"], ["Prompts", "n wide"], ["Holders"]].map(([text, kind]) =>
-          h("th", { scope: "col", class: kind }, text)), h("td"))), this.body));
+    this.table = h(
+      "div",
+      { class: "scroll", tabindex: "0", role: "region", "aria-label": "Top shared prefixes" },
+      h(
+        "table",
+        {},
+        h("caption", {}, "Top shared prefixes"),
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            ...[
+              ["Key"],
+              ["Model", "wide"],
+              ["Tokens", "n"],
+              ["Share", "n"],
+              ["Prompts", "n wide"],
+              ["Holders"],
+            ].map(([text, kind]) => h("th", { scope: "col", class: kind }, text)),
+            h("td"),
+          ),
+        ),
+        this.body,
+      ),
+    );
     this.empty = h("p", { class: "empty" }, "No prefix is shared by several prompts yet.");
     one("#prefix-list").append(this.table, this.empty);
   }
 
   async load() {
-    const { prefixes } = await get("prefixes?limit=20");
+    const { prefixes } = await get("prefixes?limit=10");
     this.table.hidden = !prefixes.length;
     this.empty.hidden = prefixes.length > 0;
     if (this.body.contains(document.activeElement)) return; // not under somebody's hands
@@ -29,14 +52,33 @@ export class PrefixPanel {
   #row({ key, model, tokens, holders, share, prompts }) {
     const shown = holders.slice(0, SHOWN_HOLDERS).join(", ");
     const more = holders.length - SHOWN_HOLDERS;
-    return h("tr", { "data-key": key },
+    return h(
+      "tr",
+      { "data-key": key },
       h("th", { scope: "row" }, h("code", { title: key }, `${key.slice(0, 8)}…`)),
       h("td", { class: "wide" }, model),
       h("td", { class: "n" }, compact(tokens)),
       h("td", { class: "n" }, percent(share)),
       h("td", { class: "n wide" }, count(prompts)),
-      h("td", { title: holders.join(", ") }, holders.length ? `${shown}${more > 0 ? ` and ${more} more` : ""}` : "nobody now"),
-      h("td", { class: "n" }, h("button", { class: "ghost", "aria-label": `Reset prefix ${key.slice(0, 8)}`, click: () => this.#reset(key, tokens, holders) }, "Reset")));
+      h(
+        "td",
+        { title: holders.join(", ") },
+        holders.length ? `${shown}${more > 0 ? ` and ${more} more` : ""}` : "nobody now",
+      ),
+      h(
+        "td",
+        { class: "n" },
+        h(
+          "button",
+          {
+            class: "ghost",
+            "aria-label": `Reset prefix ${key.slice(0, 8)}`,
+            click: () => this.#reset(key, tokens, holders),
+          },
+          "Reset",
+        ),
+      ),
+    );
   }
 
   async #reset(key, tokens, holders) {

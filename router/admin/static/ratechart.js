@@ -1,11 +1,15 @@
 // Hit rates against time: available above predicted above delivered, and the gaps between them.
 
 import { s } from "./dom.js";
-import { count, hours, percent } from "./format.js";
+import { clock, count, percent } from "./format.js";
 import { rates } from "./history.js";
 import { TimeChart } from "./timechart.js";
 
-export const RATES = [["delivered", "Delivered"], ["predicted", "Predicted"], ["available", "Available"]];
+export const RATES = [
+  ["delivered", "Delivered"],
+  ["predicted", "Predicted"],
+  ["available", "Available"],
+];
 const FLOORS = [0.75, 0.5, 0.25, 0];
 
 /** Add the chart to an element. Its `show` takes groups of `History.groups`. */
@@ -16,21 +20,39 @@ export function rateChart(parent) {
     ticks,
     table: ["Time", "Delivered", "Predicted", "Available", "Requests"],
     draw: (frame, items) => [
-      s("path", { class: "gap", d: runs(items, "delivered").map((run) => between(frame, run, items)).join("") }),
+      s("path", {
+        class: "gap",
+        d: runs(items, "delivered")
+          .map((run) => between(frame, run, items))
+          .join(""),
+      }),
       ...RATES.toReversed().map(([name]) =>
-        s("path", { class: `curve ${name}`, d: runs(items, name).map((run) => line(frame, run)).join("") })),
+        s("path", {
+          class: `curve ${name}`,
+          d: runs(items, name)
+            .map((run) => line(frame, run))
+            .join(""),
+        }),
+      ),
     ],
-    points: (frame, item, at) => RATES.filter(([name]) => item[name] !== null).map(([name]) =>
-      s("circle", { class: `point ${name}`, cx: frame.x(at), cy: frame.y(item[name]), r: 5 })),
+    points: (frame, item, at) =>
+      RATES.filter(([name]) => item[name] !== null).map(([name]) =>
+        s("circle", { class: `point ${name}`, cx: frame.x(at), cy: frame.y(item[name]), r: 5 }),
+      ),
     describe: (item) => ({
-      title: hours(item.time),
+      title: clock(item.time),
       rows: [
         ...RATES.map(([name, label]) => [label, percent(item[name]), `line ${name}`]),
         ["Requests", count(item.requests)],
       ],
     }),
   });
-  return { show: (groups) => chart.show(groups.map((group) => ({ time: group.time, requests: group.fleet[0], ...rates(group.fleet) }))) };
+  return {
+    show: (groups) =>
+      chart.show(
+        groups.map((group) => ({ time: group.time, requests: group.fleet[0], ...rates(group.fleet) })),
+      ),
+  };
 }
 
 /** Stretches without a hole: [[position, value], …]. Without traffic there is no rate. */
@@ -45,7 +67,10 @@ export function runs(items, name) {
   return found;
 }
 
-const place = (frame) => ([at, value]) => `${frame.x(at).toFixed(1)} ${frame.y(value).toFixed(1)}`;
+const place =
+  (frame) =>
+  ([at, value]) =>
+    `${frame.x(at).toFixed(1)} ${frame.y(value).toFixed(1)}`;
 // A single point becomes a line of no length: its round ends make it a dot.
 const line = (frame, run) => `M${run.map(place(frame)).join("L")}${run.length === 1 ? "h0.01" : ""}`;
 
@@ -59,5 +84,8 @@ function between(frame, run, items) {
 function ticks(items) {
   const lowest = Math.min(1, ...items.flatMap((item) => RATES.map(([name]) => item[name] ?? 1)));
   const floor = FLOORS.find((rate) => rate < lowest - 0.02) ?? 0;
-  return Array.from({ length: 6 }, (_, at) => floor + (at * (1 - floor)) / 5).map((rate) => [rate, percent(rate, 0)]);
+  return Array.from({ length: 6 }, (_, at) => floor + (at * (1 - floor)) / 5).map((rate) => [
+    rate,
+    percent(rate, 0),
+  ]);
 }

@@ -13,22 +13,32 @@ const STEP = 60;
 
 export class ReplicaPanel {
   #cards = new Map();
-  #trends = new Map();
+  #history = null;
+  #groups = null;
   #replicas = [];
   #open = null;
 
   constructor() {
-    this.filter = h("input", { type: "search", placeholder: "Filter by id, model or state", "aria-label": "Filter replicas", input: () => this.#draw() });
+    this.filter = h("input", {
+      type: "search",
+      placeholder: "Filter by id, model or state",
+      "aria-label": "Filter replicas",
+      input: () => this.#draw(),
+    });
     this.shown = h("span", { class: "small muted" });
     this.cards = h("div", { class: "cards" });
     this.table = new ReplicaTable((id) => this.#details(id));
     this.empty = h("p", { class: "card empty" });
-    this.sync = keyed(this.cards, ({ replica }) => replica, (replica) => {
-      const card = replicaCard(replica);
-      this.#cards.set(replica.replica, card);
-      card.draw(this.#trends.get(replica.replica) ?? []);
-      return card;
-    });
+    this.sync = keyed(
+      this.cards,
+      ({ replica }) => replica,
+      (replica) => {
+        const card = replicaCard(replica);
+        this.#cards.set(replica.replica, card);
+        card.draw(this.#trend(replica.replica));
+        return card;
+      },
+    );
     one("#replica-tools").append(this.filter, this.shown);
     one("#replica-view").append(this.cards, this.table.element, this.empty);
   }
@@ -42,13 +52,17 @@ export class ReplicaPanel {
   }
 
   history(history) {
-    const groups = history.groups(SPAN, STEP);
-    this.#trends.clear();
-    for (const { replica } of this.#replicas) {
-      this.#trends.set(replica, groups.map((group) => rates(group.replicas.get(replica) ?? [0, 0, 0, 0, 0]).delivered));
-    }
-    for (const [id, card] of this.#cards) card.draw(this.#trends.get(id) ?? []);
-    this.#open?.card.draw(this.#trends.get(this.#open.id) ?? []);
+    this.#history = history;
+    this.#groups = null;
+    for (const [id, card] of this.#cards) card.draw(this.#trend(id));
+    this.#open?.card.draw(this.#trend(this.#open.id));
+  }
+
+  /** A replica's delivered hit rates; summed up only for those that are shown as cards. */
+  #trend(id) {
+    if (!this.#history) return [];
+    this.#groups ??= this.#history.groups(SPAN, STEP);
+    return this.#groups.map(({ replicas }) => rates(replicas.get(id) ?? [0, 0, 0, 0, 0]).delivered);
   }
 
   #draw() {
@@ -63,13 +77,17 @@ export class ReplicaPanel {
     this.cards.hidden = dense || !found.length;
     this.table.element.hidden = !dense || !found.length;
     this.empty.hidden = found.length > 0;
-    put(this.empty, words.length ? "No replica matches." : "No replicas yet. Start engines with “warmroute serve”, or “warmroute agent” beside engines that run already.");
+    put(
+      this.empty,
+      words.length
+        ? "No replica matches."
+        : "No replicas yet. Start engines with “warmroute serve”, or “warmroute agent” beside engines that run already.",
+    );
     if (dense) this.table.show(found);
-    else {
-      this.sync(found);
-      const ids = new Set(found.map(({ replica }) => replica));
-      for (const id of this.#cards.keys()) if (!ids.has(id)) this.#cards.delete(id);
-    }
+    const inCards = dense ? [] : found;
+    this.sync(inCards);
+    const ids = new Set(inCards.map(({ replica }) => replica));
+    for (const id of this.#cards.keys()) if (!ids.has(id)) this.#cards.delete(id);
   }
 
   /** A row of the table, as a card in the sheet. */
@@ -78,14 +96,19 @@ export class ReplicaPanel {
     if (!replica) return closeSheet();
     const card = replicaCard(replica);
     card.update(replica);
-    card.draw(this.#trends.get(id) ?? []);
+    card.draw(this.#trend(id));
     this.#open = { id, card };
-    return openSheet(`Replica ${id}`, [card.element], () => { this.#open = null; });
+    return openSheet(`Replica ${id}`, [card.element], () => {
+      this.#open = null;
+    });
   }
 }
 
 function summary(replicas) {
   const states = new Map();
   for (const replica of replicas) states.set(stateOf(replica), (states.get(stateOf(replica)) ?? 0) + 1);
-  return [plural(replicas.length, "replica"), ...[...states].filter(([state]) => state !== "ready").map(([state, number]) => `${number} ${state}`)].join(" · ");
+  return [
+    plural(replicas.length, "replica"),
+    ...[...states].filter(([state]) => state !== "ready").map(([state, number]) => `${number} ${state}`),
+  ].join(" · ");
 }

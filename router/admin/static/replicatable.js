@@ -2,7 +2,7 @@
 
 import { h, mark, put, vary } from "./dom.js";
 import { age, compact, count, number, percent } from "./format.js";
-import { fullness, stateOf, TONES } from "./replicacard.js";
+import { fullness, since, stateOf, TONES } from "./replicacard.js";
 
 const ROW = 36; // pixels, as in panels.css
 const VIEW = 15; // rows
@@ -25,7 +25,7 @@ const COLUMNS = [
   ["Ring", (replica) => replica.ring_share, (value) => percent(value)],
   ["Event", (replica) => replica.last_event_age_seconds, age],
   ["Pace", (replica) => replica.pace, (value) => `${value.toFixed(2)}×`],
-  ["Epoch", (replica) => replica.epoch, String],
+  ["Epoch since", (replica) => replica.epoch, since],
   ["Model", (replica) => replica.model, (value) => value],
 ];
 const TEXT = new Set(["Replica", "State", "Model"]);
@@ -42,16 +42,52 @@ export class ReplicaTable {
     this.above = h("tr", { class: "spacer", "aria-hidden": "true" }, h("td", { colspan: COLUMNS.length }));
     this.below = h("tr", { class: "spacer", "aria-hidden": "true" }, h("td", { colspan: COLUMNS.length }));
     this.body = h("tbody", {}, this.above, this.below);
-    this.heads = COLUMNS.map(([heading], at) => h("th", { scope: "col", class: TEXT.has(heading) ? null : "n" },
-      h("button", { class: "sort", click: () => this.#sort(at) }, heading)));
-    this.table = h("table", { class: "dense" }, h("caption", {}, "All replicas"), h("thead", {}, h("tr", {}, ...this.heads)), this.body);
-    this.view = h("div", { class: "scroll tall", tabindex: "0", role: "region", "aria-label": "All replicas", scroll: () => this.#fill() }, this.table);
-    this.element = h("div", { class: "card flush", pointerenter: () => { this.#busy = true; }, pointerleave: () => { this.#busy = false; } }, this.view);
+    this.heads = COLUMNS.map(([heading], at) =>
+      h(
+        "th",
+        { scope: "col", class: TEXT.has(heading) ? null : "n" },
+        h("button", { class: "sort", click: () => this.#sort(at) }, heading),
+      ),
+    );
+    this.table = h(
+      "table",
+      { class: "dense" },
+      h("caption", {}, "All replicas"),
+      h("thead", {}, h("tr", {}, ...this.heads)),
+      this.body,
+    );
+    this.view = h(
+      "div",
+      {
+        class: "scroll tall",
+        tabindex: "0",
+        role: "region",
+        "aria-label": "All replicas",
+        scroll: () => this.#fill(),
+      },
+      this.table,
+    );
+    this.element = h(
+      "div",
+      {
+        class: "card flush",
+        pointerenter: () => {
+          this.#busy = true;
+        },
+        pointerleave: () => {
+          this.#busy = false;
+        },
+      },
+      this.view,
+    );
   }
 
   /** Show these replicas. Rows keep their places while the pointer or the focus is on them. */
   show(replicas) {
-    if ((this.#busy || this.view.contains(document.activeElement)) && replicas.length === this.#items.length) {
+    if (
+      (this.#busy || this.view.contains(document.activeElement)) &&
+      replicas.length === this.#items.length
+    ) {
       const latest = new Map(replicas.map((replica) => [replica.replica, replica]));
       const same = this.#items.map(({ replica }) => latest.get(replica));
       this.#items = same.every(Boolean) ? same : this.#sorted(replicas);
@@ -70,12 +106,18 @@ export class ReplicaTable {
   #sorted(items) {
     const read = COLUMNS[this.#column][1];
     const sign = this.#down ? -1 : 1;
-    this.heads.forEach((head, at) => mark(head, "aria-sort", at === this.#column ? (this.#down ? "descending" : "ascending") : null));
-    return items.map((item) => [read(item), item]).sort(([one, first], [other, second]) => {
-      if (one === null || other === null) return (one === null) - (other === null); // unknown last, either way
-      const order = typeof one === "string" ? one.localeCompare(other, "en", { numeric: true }) : one - other;
-      return sign * order || first.replica.localeCompare(second.replica, "en", { numeric: true });
-    }).map(([, item]) => item);
+    this.heads.forEach((head, at) =>
+      mark(head, "aria-sort", at === this.#column ? (this.#down ? "descending" : "ascending") : null),
+    );
+    return items
+      .map((item) => [read(item), item])
+      .sort(([one, first], [other, second]) => {
+        if (one === null || other === null) return (one === null) - (other === null); // unknown last, either way
+        const order =
+          typeof one === "string" ? one.localeCompare(other, "en", { numeric: true }) : one - other;
+        return sign * order || first.replica.localeCompare(second.replica, "en", { numeric: true });
+      })
+      .map(([, item]) => item);
   }
 
   #fill() {

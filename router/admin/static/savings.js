@@ -13,21 +13,74 @@ export class SavingsPanel {
 
   constructor() {
     const place = one("#savings-chart");
-    const units = [["saved_tokens", "Tokens"], ["saved_seconds", "Seconds"]];
+    const units = [
+      ["saved_tokens", "Tokens"],
+      ["saved_seconds", "Seconds"],
+    ];
     this.total = h("h3");
-    this.head = h("div", { class: "chart-head" }, this.total, h("fieldset", { class: "segments", "aria-label": "Unit" }, ...units.map(([value, label]) =>
-      h("label", {}, h("input", { type: "radio", name: "unit", value, checked: value === this.#unit, change: () => { this.#unit = value; this.#draw(); } }), h("span", {}, label)))));
+    this.head = h(
+      "div",
+      { class: "chart-head" },
+      this.total,
+      h(
+        "fieldset",
+        { class: "segments", "aria-label": "Unit" },
+        ...units.map(([value, label]) =>
+          h(
+            "label",
+            {},
+            h("input", {
+              type: "radio",
+              name: "unit",
+              value,
+              checked: value === this.#unit,
+              change: () => {
+                this.#unit = value;
+                this.#draw();
+              },
+            }),
+            h("span", {}, label),
+          ),
+        ),
+      ),
+    );
     this.area = h("div", {}, this.head);
     place.append(this.area);
     const make = (write, label) => {
       const box = h("div");
       this.area.append(box);
-      return { box, chart: stackChart(box, { label, series: [["saved", "Saved"]], write, when: (time) => `${hours(time)} to ${hours(time + 3600)}`, height: 180 }) };
+      return {
+        box,
+        chart: stackChart(box, {
+          label,
+          series: [["saved", "Saved"]],
+          write,
+          when: (time) => `${hours(time)} to ${hours(time + 3600)}`,
+          height: 180,
+        }),
+      };
     };
-    this.charts = { saved_tokens: make(compact, "Tokens saved by hour"), saved_seconds: make((value) => (value ? duration(value) : "0"), "Prefill seconds saved by hour") };
-    this.empty = h("p", { class: "empty" }, "Nothing saved yet. This fills as soon as a prompt meets its own cache.");
-    this.table = h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Savings by model and replica" });
-    this.models = h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Time to first token by model" });
+    this.charts = {
+      saved_tokens: make(compact, "Tokens saved by hour"),
+      saved_seconds: make((value) => (value ? duration(value) : "0"), "Prefill seconds saved by hour"),
+    };
+    this.empty = h(
+      "p",
+      { class: "empty" },
+      "Nothing saved yet. This fills as soon as a prompt meets its own cache.",
+    );
+    this.table = h("div", {
+      class: "scroll",
+      tabindex: "0",
+      role: "region",
+      "aria-label": "Savings by model and replica",
+    });
+    this.models = h("div", {
+      class: "scroll",
+      tabindex: "0",
+      role: "region",
+      "aria-label": "Time to first token by model",
+    });
     place.append(this.empty);
     one("#savings-table").append(this.table, this.models);
   }
@@ -45,7 +98,10 @@ export class SavingsPanel {
     this.empty.hidden = !quiet;
     mark(one("#savings-table"), "hidden", quiet ? "" : null);
     if (quiet) return;
-    put(this.total, `${compact(total.saved_tokens)} tokens and ${duration(total.saved_seconds)} of prefill in ${HOURS} hours, ${percent(total.saved_tokens / total.prompt_tokens)} of all prompt tokens`);
+    put(
+      this.total,
+      `${compact(total.saved_tokens)} tokens and ${duration(total.saved_seconds)} of prefill in ${HOURS} hours, ${percent(total.saved_tokens / total.prompt_tokens)} of all prompt tokens`,
+    );
     for (const [unit, { box, chart }] of Object.entries(this.charts)) {
       box.hidden = unit !== this.#unit;
       if (!box.hidden) chart.show(byHour(rows, unit));
@@ -70,23 +126,103 @@ function perReplica(rows) {
   const sums = new Map();
   for (const row of rows) {
     const key = JSON.stringify([row.model, row.replica]);
-    const sum = sums.get(key) ?? { model: row.model, replica: row.replica, requests: 0, prompt_tokens: 0, saved_tokens: 0, saved_seconds: 0 };
+    const sum = sums.get(key) ?? {
+      model: row.model,
+      replica: row.replica,
+      requests: 0,
+      prompt_tokens: 0,
+      saved_tokens: 0,
+      saved_seconds: 0,
+    };
     for (const name of ["requests", "prompt_tokens", "saved_tokens", "saved_seconds"]) sum[name] += row[name];
     sums.set(key, sum);
   }
   const ordered = [...sums.values()].sort((one, other) => other.saved_tokens - one.saved_tokens);
-  return h("table", { class: "dense" }, h("caption", {}, "Savings in 24 hours by replica and model"),
-    h("thead", {}, h("tr", {}, ...[["Replica"], ["Model", "wide"], ["Requests", "n"], ["Prompt tokens", "n wide"], ["Tokens saved", "n"], ["Share", "n"], ["Time saved", "n"]].map(([text, kind]) => h("th", { scope: "col", class: kind }, text)))),
-    h("tbody", {}, ...ordered.map((sum) => h("tr", { "data-replica": sum.replica }, h("th", { scope: "row" }, sum.replica), h("td", { class: "wide clip" }, sum.model),
-      h("td", { class: "n" }, count(sum.requests)), h("td", { class: "n wide" }, compact(sum.prompt_tokens)), h("td", { class: "n" }, compact(sum.saved_tokens)),
-      h("td", { class: "n" }, percent(sum.prompt_tokens ? sum.saved_tokens / sum.prompt_tokens : null)), h("td", { class: "n" }, duration(sum.saved_seconds))))));
+  return h(
+    "table",
+    { class: "dense" },
+    h("caption", {}, "Savings in 24 hours by replica and model"),
+    h(
+      "thead",
+      {},
+      h(
+        "tr",
+        {},
+        ...[
+          ["Replica"],
+          ["Model", "wide"],
+          ["Requests", "n"],
+          ["Prompt tokens", "n wide"],
+          ["Tokens saved", "n"],
+          ["Share", "n"],
+          ["Time saved", "n"],
+        ].map(([text, kind]) => h("th", { scope: "col", class: kind }, text)),
+      ),
+    ),
+    h(
+      "tbody",
+      {},
+      ...ordered.map((sum) =>
+        h(
+          "tr",
+          { "data-replica": sum.replica },
+          h("th", { scope: "row" }, sum.replica),
+          h("td", { class: "wide clip" }, sum.model),
+          h("td", { class: "n" }, count(sum.requests)),
+          h("td", { class: "n wide" }, compact(sum.prompt_tokens)),
+          h("td", { class: "n" }, compact(sum.saved_tokens)),
+          h("td", { class: "n" }, percent(sum.prompt_tokens ? sum.saved_tokens / sum.prompt_tokens : null)),
+          h("td", { class: "n" }, duration(sum.saved_seconds)),
+        ),
+      ),
+    ),
+  );
 }
 
 function perModel(ttft) {
-  const cells = ({ p50, p95, p99 }) => [p50, p95, p99].map((value) => h("td", { class: "n" }, duration(value)));
-  return h("table", { class: "dense" }, h("caption", {}, "Time to first token in the last hour"),
-    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Time to first token, 1 h"), h("th", { scope: "col" }, "Cache"), ...["p50", "p95", "p99"].map((text) => h("th", { scope: "col", class: "n" }, text)), h("th", { scope: "col", class: "n wide" }, "Requests"))),
-    h("tbody", {}, ...ttft.flatMap(({ model, warm, cold }) => [["warm", warm], ["cold", cold]].map(([kind, latency]) => h("tr", {},
-      h("th", { scope: "row" }, model), h("td", {}, kind, kind === "warm" && warm.p50 && cold.p50 ? h("span", { class: "muted" }, ` ${number(cold.p50 / warm.p50)}× faster`) : null),
-      ...cells(latency), h("td", { class: "n wide" }, count(latency.count)))))));
+  const cells = ({ p50, p95, p99 }) =>
+    [p50, p95, p99].map((value) => h("td", { class: "n" }, duration(value)));
+  return h(
+    "table",
+    { class: "dense" },
+    h("caption", {}, "Time to first token in the last hour"),
+    h(
+      "thead",
+      {},
+      h(
+        "tr",
+        {},
+        h("th", { scope: "col" }, "Time to first token, 1 h"),
+        h("th", { scope: "col" }, "Cache"),
+        ...["p50", "p95", "p99"].map((text) => h("th", { scope: "col", class: "n" }, text)),
+        h("th", { scope: "col", class: "n wide" }, "Requests"),
+      ),
+    ),
+    h(
+      "tbody",
+      {},
+      ...ttft.flatMap(({ model, warm, cold }) =>
+        [
+          ["warm", warm],
+          ["cold", cold],
+        ].map(([kind, latency]) =>
+          h(
+            "tr",
+            {},
+            h("th", { scope: "row" }, model),
+            h(
+              "td",
+              {},
+              kind,
+              kind === "warm" && warm.p50 && cold.p50
+                ? h("span", { class: "muted" }, ` ${number(cold.p50 / warm.p50)}× faster`)
+                : null,
+            ),
+            ...cells(latency),
+            h("td", { class: "n wide" }, count(latency.count)),
+          ),
+        ),
+      ),
+    ),
+  );
 }

@@ -20,7 +20,11 @@ export function stackChart(parent, { label, series, write, when, height = 200 })
     describe: (item) => {
       const rows = series.map(([name, text]) => [text, write(item.parts[name] ?? 0), name]);
       if (series.length > 1) rows.push(["All", write(total(item))]);
-      return { title: when(item.time), values: rows.map(([, value]) => value), rows: rows.filter(([, value], at) => at === rows.length - 1 || value !== write(0)) };
+      return {
+        title: when(item.time),
+        values: rows.map(([, value]) => value),
+        rows: rows.filter(([, value], at) => at === rows.length - 1 || value !== write(0)),
+      };
     },
   });
 }
@@ -34,7 +38,15 @@ function bars(frame, item, at, series) {
     const value = item.parts[name] ?? 0;
     if (!value) continue;
     const top = frame.y(below + value);
-    parts.push(s("rect", { class: `seg ${name}`, x: left, y: top, width, height: Math.max(frame.y(below) - top, 0.5) }));
+    parts.push(
+      s("rect", {
+        class: `seg ${name}`,
+        x: left,
+        y: top,
+        width,
+        height: Math.max(frame.y(below) - top, 0.5),
+      }),
+    );
     below += value;
   }
   return parts;

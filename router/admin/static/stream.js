@@ -10,7 +10,7 @@ const SILENT_MS = 25_000; // the router sends a comment every 10 s
 const HIDDEN_MS = 30_000;
 
 /** Cuts a text stream into events: {event, data}. Comments and unfinished events give nothing. */
-export class EventParser {
+class EventParser {
   #rest = "";
 
   *feed(text) {

@@ -27,18 +27,46 @@ export class TimeChart {
   constructor(parent, options) {
     this.options = options;
     this.svg = s("svg", { "aria-hidden": "true" });
-    this.plot = h("div", {
-      class: "plot", tabindex: "0", role: "slider", "aria-label": options.label,
-      pointermove: (event) => this.#point(event), pointerdown: (event) => this.#point(event),
-      pointerleave: () => this.#leave(), blur: () => this.#leave(), keydown: (event) => this.#key(event),
-    }, this.svg);
+    this.plot = h(
+      "div",
+      {
+        class: "plot",
+        tabindex: "0",
+        role: "slider",
+        "aria-label": options.label,
+        pointermove: (event) => this.#point(event),
+        pointerdown: (event) => this.#point(event),
+        pointerleave: () => this.#leave(),
+        blur: () => this.#leave(),
+        keydown: (event) => this.#key(event),
+      },
+      this.svg,
+    );
     this.body = h("tbody");
-    this.details = h("details", { class: "data", toggle: () => this.#fillTable() },
+    this.details = h(
+      "details",
+      { class: "data", toggle: () => this.#fillTable() },
       h("summary", {}, "Show as a table"),
-      h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `${options.label}, as a table` },
-        h("table", {}, h("caption", {}, options.label),
-          h("thead", {}, h("tr", {}, ...options.table.map((text, at) => h("th", { scope: "col", class: at ? "n" : null }, text)))),
-          this.body)));
+      h(
+        "div",
+        { class: "scroll", tabindex: "0", role: "region", "aria-label": `${options.label}, as a table` },
+        h(
+          "table",
+          {},
+          h("caption", {}, options.label),
+          h(
+            "thead",
+            {},
+            h(
+              "tr",
+              {},
+              ...options.table.map((text, at) => h("th", { scope: "col", class: at ? "n" : null }, text)),
+            ),
+          ),
+          this.body,
+        ),
+      ),
+    );
     parent.append(h("div", { class: "chart" }, this.plot, this.details));
     new ResizeObserver(([{ contentRect }]) => {
       if (Math.round(contentRect.width) !== this.#width) {
@@ -67,7 +95,11 @@ export class TimeChart {
     const range = ticks.at(-1)[0] - low || 1;
     const band = (width - LEFT - RIGHT) / Math.max(this.#items.length, 1);
     return {
-      width, height, band, ticks, bottom: height - BOTTOM,
+      width,
+      height,
+      band,
+      ticks,
+      bottom: height - BOTTOM,
       x: (at) => LEFT + (at + 0.5) * band,
       y: (value) => height - BOTTOM - ((value - low) / range) * (height - BOTTOM - TOP),
     };
@@ -78,10 +110,19 @@ export class TimeChart {
     const frame = this.#frame();
     this.frame = frame;
     mark(this.svg, "viewBox", `0 0 ${frame.width} ${frame.height}`);
-    const cursor = this.#cursor < 0 ? [] : [
-      s("line", { class: "cursor", x1: frame.x(this.#cursor), x2: frame.x(this.#cursor), y1: TOP, y2: frame.bottom }),
-      ...(this.options.points?.(frame, this.#items[this.#cursor], this.#cursor) ?? []),
-    ];
+    const cursor =
+      this.#cursor < 0
+        ? []
+        : [
+            s("line", {
+              class: "cursor",
+              x1: frame.x(this.#cursor),
+              x2: frame.x(this.#cursor),
+              y1: TOP,
+              y2: frame.bottom,
+            }),
+            ...(this.options.points?.(frame, this.#items[this.#cursor], this.#cursor) ?? []),
+          ];
     this.svg.replaceChildren(...this.#axes(frame), ...this.options.draw(frame, this.#items), ...cursor);
   }
 
@@ -95,7 +136,9 @@ export class TimeChart {
       const { time } = this.#items[at];
       const x = frame.x(at);
       if (x > frame.width - 30) break;
-      parts.push(s("text", { x: Math.max(x, LEFT + 14), y: frame.height - 6, "text-anchor": "middle" }, hours(time)));
+      parts.push(
+        s("text", { x: Math.max(x, LEFT + 14), y: frame.height - 6, "text-anchor": "middle" }, hours(time)),
+      );
     }
     return parts;
   }
@@ -110,7 +153,14 @@ export class TimeChart {
   #key(event) {
     const last = this.#items.length - 1;
     const from = this.#cursor < 0 ? last : this.#cursor;
-    const to = { ArrowLeft: from - 1, ArrowRight: from + 1, Home: 0, End: last, PageUp: from - 10, PageDown: from + 10 }[event.key];
+    const to = {
+      ArrowLeft: from - 1,
+      ArrowRight: from + 1,
+      Home: 0,
+      End: last,
+      PageUp: from - 10,
+      PageDown: from + 10,
+    }[event.key];
     if (event.key === "Escape") this.#leave();
     if (to === undefined || last < 0) return;
     event.preventDefault();
@@ -137,21 +187,36 @@ export class TimeChart {
     if (!this.#items[at]) return;
     const { title, rows } = this.options.describe(this.#items[at]);
     mark(this.plot, "aria-valuenow", at);
-    mark(this.plot, "aria-valuetext", `${title}: ${rows.map(([label, value]) => `${label} ${value}`).join(", ")}`);
+    mark(
+      this.plot,
+      "aria-valuetext",
+      `${title}: ${rows.map(([label, value]) => `${label} ${value}`).join(", ")}`,
+    );
   }
 
   #fillTable() {
     if (!this.details.open) return;
-    this.body.replaceChildren(...this.#items.toReversed().map((item) => {
-      const { title, values, rows } = this.options.describe(item);
-      return h("tr", {}, h("th", { scope: "row" }, title), ...(values ?? rows.map(([, value]) => value)).map((value) => h("td", { class: "n" }, value)));
-    }));
+    this.body.replaceChildren(
+      ...this.#items.toReversed().map((item) => {
+        const { title, values, rows } = this.options.describe(item);
+        return h(
+          "tr",
+          {},
+          h("th", { scope: "row" }, title),
+          ...(values ?? rows.map(([, value]) => value)).map((value) => h("td", { class: "n" }, value)),
+        );
+      }),
+    );
   }
 }
 
 /** Round figures for a vertical axis from 0 to at least `top`. */
 export function niceTicks(top, write) {
-  if (!(top > 0)) return [[0, write(0)], [1, ""]];
+  if (!(top > 0))
+    return [
+      [0, write(0)],
+      [1, ""],
+    ];
   const rough = top / 3;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((candidate) => candidate >= rough);

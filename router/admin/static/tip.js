@@ -9,10 +9,14 @@ export function showTip(x, y, title, rows) {
   const tip = one("#tip");
   tip.replaceChildren(
     h("h4", {}, title),
-    h("dl", {}, ...rows.flatMap(([label, value, key]) => [
-      h("dt", {}, key ? h("span", { class: `key ${key}` }) : null, label),
-      h("dd", {}, value),
-    ])),
+    h(
+      "dl",
+      {},
+      ...rows.flatMap(([label, value, key]) => [
+        h("dt", {}, key ? h("span", { class: `key ${key}` }) : null, label),
+        h("dd", {}, value),
+      ]),
+    ),
   );
   tip.hidden = false;
   const { width, height } = tip.getBoundingClientRect();
