@@ -23,7 +23,7 @@ from cluster.tasks import cancel_and_wait
 from cluster.wishes import WishStore
 from policies.catalog import POLICIES
 from router.accounting import Accounts
-from router.admin.access import Access, AdminGate
+from router.admin.access import DOCUMENTED, Access, AdminGate
 from router.admin.actions import action_routes
 from router.admin.api import admin_routes
 from router.admin.audit import AuditLog
@@ -138,7 +138,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         app.include_router(stream_routes(overview, stream))
         app.include_router(request_routes(explanations))
         app.include_router(prefix_routes(fleet))
-        app.include_router(history_routes(history, savings))
+        app.include_router(history_routes(history, savings), **DOCUMENTED)
         app.include_router(action_routes(fleet, wishes, audit))
         app.include_router(page_routes())
         app.state.overview, app.state.stream = overview, stream

@@ -87,7 +87,7 @@ class Dispatcher:
                 record.attempts += 1
                 record.sent = time.monotonic()
                 booking.measure_from(record.sent)
-                async with self._probes.watched(replica):
+                with self._probes.watched(replica):
                     reply = await self._upstream.send(replica.lease.url, call.path, body, headers)
                     first_token = await _require_sound(reply, call)
             except AttemptFailedError as failure:
@@ -107,8 +107,11 @@ class Dispatcher:
 
     async def _turn(self, booking: Booking, room_tokens: float, record: RequestRecord) -> bool:
         """Wait in the router until the engine has room. False when the replica takes no requests any more."""
+        fleet = self._fleet
+        if fleet.has_room(booking, room_tokens):
+            return True
         turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        fleet, began = self._fleet, time.monotonic()
+        began = time.monotonic()
         limit = began + MAX_HELD_SECONDS - record.held_seconds
         if began >= limit or not fleet.hold(booking, room_tokens, record.started, turn.set_result):
             return True
@@ -186,6 +189,8 @@ class Dispatcher:
                 return snapshot, policy(request, snapshot)
         if failures:
             raise _exhausted(record, list(failures.values())[-1])
+        if any(replica.drained for replica in model.replicas):
+            raise NoReplicaReadyError(f"No replica of {model.name!r} takes requests: some are drained.")
         raise NoReplicaReadyError(f"No replica of {model.name!r} is ready; try again shortly.")
 
 

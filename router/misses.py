@@ -12,6 +12,7 @@ class Reason(StrEnum):
     """Why an engine computed tokens."""
 
     __hash__ = str.__hash__  # Enum's own is written in Python, and differs from that of the equal string
+    __repr__ = str.__repr__
 
     COLD = "cold"
     """Nobody had sent them before, as far as is known."""

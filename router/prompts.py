@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import lru_cache
 
+import msgspec
 import numpy as np
 
 from cluster.block_keys import Namespace
@@ -24,14 +26,16 @@ INLINE_NEW_BYTES = 8 * 1024
 NO_NAMESPACE = Namespace(model="", tokenizer_fingerprint="", block_size=0)
 """Of a model whose blocks cannot be seen: nothing gets keys."""
 
+MAX_ROOTS = 1024
+"""Tenants' namespaces whose roots are remembered: 2 us each."""
+
 NO_KEYS: BlockKeys = np.empty(0, dtype=np.uint64)
 
 CHARACTERS_PER_TOKEN = 4
 """Guess for prompts that cannot be tokenised here; only their load is estimated with it."""
 
 
-@dataclass(frozen=True, slots=True)
-class PreparedPrompt:
+class PreparedPrompt(msgspec.Struct, frozen=True):
     """A prompt as routing sees it."""
 
     keys: BlockKeys
@@ -96,9 +100,8 @@ def _look_up_and_finish(call: Call, model: Model, tokenizer: PromptTokenizer) ->
 
 def _look_up(call: Call, model: Model, tokenizer: PromptTokenizer) -> list[PendingPrompt]:
     """The request's prompts, and how much of them is known. Only the first one gets keys."""
-    salt, fields = call.cache_salt, call.fields
-    namespace = model.salted_namespace(salt) if model.namespace else replace(NO_NAMESPACE, cache_salt=salt)
-    root = namespace.root()
+    fields, namespace = call.fields, model.namespace or NO_NAMESPACE
+    root = _root(namespace, call.cache_salt)
     if "messages" in fields:
         return [tokenizer.keyed_chat(fields, root, namespace.block_size)]
     prompt = fields["prompt"]
@@ -110,6 +113,12 @@ def _look_up(call: Call, model: Model, tokenizer: PromptTokenizer) -> list[Pendi
         )
         for number, one in enumerate(prompt if several else [prompt])
     ]
+
+
+@lru_cache(MAX_ROOTS)
+def _root(namespace: Namespace, cache_salt: str) -> bytes:
+    """Of one tenant's namespace."""
+    return replace(namespace, cache_salt=cache_salt).root()
 
 
 def _finish(pending: Iterable[PendingPrompt], pausing: bool) -> list[KeyedPrompt]:

@@ -1,7 +1,6 @@
 """What the router needs to know of a request body. Everything else passes through unseen."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
@@ -55,8 +54,7 @@ class _CompletionShape(_Body, kw_only=True):
     add_special_tokens: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """One request for a generation, parsed as far as routing needs it."""
 
     path: str

@@ -21,6 +21,7 @@ ANSWER = {"role": "assistant", "content": "well"}
 
 
 def said(content, role="user"):
+    """A message."""
     return {"role": role, "content": content}
 
 
@@ -68,6 +69,7 @@ class Deployment:
 
 @pytest.fixture
 def deployment():
+    """Two replicas that hold nothing."""
     return Deployment()
 
 
