@@ -4,17 +4,19 @@ What vLLM does to a request before its template sees it is repeated here (`vllm/
 parts are joined or wrapped as the template expects, tool call arguments become objects, tools get their
 missing fields.
 
-A turn renders the whole conversation again. Templates may look ahead, back, and at the clock, so nothing less
-is exact for all of them, and it costs about 4 us per message.
+Templates may look ahead, back, and at the clock, so a turn renders the whole conversation again, about 4 us
+per message, unless its template is known to only print what messages say (`cluster/chat_skeletons.py`).
 """
 
 import json
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import jinja2
 
+from cluster.chat_skeletons import Skeleton, SkeletonMaker
 from cluster.errors import PromptError
 
 TEMPLATE_ERRORS = (
@@ -31,6 +33,23 @@ TEMPLATE_ERRORS = (
 UNCOMMON_OPTIONS = ("documents", "continue_final_message", "chat_template_kwargs")
 """Fields that transformers checks or rewrites before it renders."""
 
+SHAPING_FIELDS = frozenset({"tools", "reasoning_effort", *UNCOMMON_OPTIONS})
+"""Fields of a request with which it is rendered in full."""
+SHAPING_KEYS = frozenset({"tool_calls", "reasoning", "tool_call_id", "name"})
+"""Keys of a message with which it is rendered in full."""
+MAX_SKELETONS = 256
+MAX_SKELETON_MESSAGES = 256
+"""Bounds on what is remembered of one template: at most 10 MB."""
+SAMPLE_TEXT = " \n A <think>text</think> {{ with }} what templates look for: <tool_call>\\n</tool_call> \n"
+
+
+class Rendered(NamedTuple):
+    """A prompt as text."""
+
+    text: str
+    opening_at: int
+    """Where the first user message begins, in characters; -1 when it cannot be found."""
+
 
 class ChatRenderer:
     """The chat template of one model, given its tokenizer as transformers loads it."""
@@ -44,34 +63,85 @@ class ChatRenderer:
         self._parts_as_objects = self._compiled is not None and _reads_parts(self._compiled, template)
         # transformers caches compiled templates in a plain dict; rendering may run in worker threads.
         self._render_lock = threading.Lock()
+        self._skeletons: SkeletonMaker | None = None
+        if self._compiled is not None and isinstance(template, str):
+            self._skeletons = SkeletonMaker(template, self._compiled.environment)
+        self._skeleton = lru_cache(MAX_SKELETONS)(self._make_skeleton)
 
-    def render(self, request: Mapping[str, Any]) -> str:
-        """The prompt's text. Raises `PromptError` when there is no template or it refuses the messages."""
+    def render(self, request: Mapping[str, Any]) -> Rendered:
+        """The prompt. Raises `PromptError` when there is no template or it refuses the messages."""
         try:
-            return self._render(request)
+            messages = request["messages"]
+            texts = [message.get("content") for message in messages]
+            if self._skeletons is not None and self._is_plain(request, texts):
+                roles = tuple([message["role"] for message in messages])
+                skeleton = self._skeleton(roles, request.get("add_generation_prompt", True))
+                if skeleton is not None:
+                    return Rendered(*skeleton.fill(texts))
+            text = self._render(request)
         except TEMPLATE_ERRORS as error:
             raise PromptError(f"the model's chat template refuses these messages: {error}") from error
+        return Rendered(text, opening_position(messages, text))
+
+    def _is_plain(self, request: Mapping[str, Any], texts: Sequence[Any]) -> bool:
+        """Whether nothing but roles and texts goes into the prompt, and every text has something in it."""
+        if len(texts) > MAX_SKELETON_MESSAGES or not isinstance(
+            request.get("add_generation_prompt", True), bool
+        ):
+            return False
+        if not SHAPING_FIELDS.isdisjoint(request) and any(map(request.get, SHAPING_FIELDS)):
+            return False
+        for text, message in zip(texts, request["messages"], strict=True):
+            if not isinstance(text, str) or not text or text.isspace():
+                return False
+            if len(message) > 2 and not SHAPING_KEYS.isdisjoint(message):
+                return False
+        return True
+
+    def _make_skeleton(self, roles: tuple[str, ...], add_generation_prompt: Any) -> Skeleton | None:
+        """What is printed around the texts of a conversation; None when that depends on more than the roles.
+
+        It is tried on texts that templates could be looking for.
+        """
+
+        def request(texts: Sequence[str]) -> dict[str, Any]:
+            messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+            return {"messages": messages, "add_generation_prompt": add_generation_prompt}
+
+        assert self._skeletons is not None
+        skeleton = self._skeletons.make(roles, lambda texts: self._variables(request(texts)))
+        samples = [f"{SAMPLE_TEXT}{number}{SAMPLE_TEXT}" for number in range(len(roles))]
+        if skeleton is None or skeleton.fill(samples)[0] != self._render(request(samples)):
+            return None
+        return skeleton
 
     def _render(self, request: Mapping[str, Any]) -> str:
-        reasoning_effort = request.get("reasoning_effort")
-        options: dict[str, Any] = {
-            "tools": [_complete_tool(tool) for tool in request["tools"]] if request.get("tools") else None,
-            "add_generation_prompt": request.get("add_generation_prompt", True),
-        }
-        if reasoning_effort is not None:
-            options["reasoning_effort"] = reasoning_effort
-            options["enable_thinking"] = reasoning_effort != "none"
-        messages = [self._template_message(message) for message in request["messages"]]
+        variables = self._variables(request)
         if self._compiled is not None and not any(map(request.get, UNCOMMON_OPTIONS)):
             # What `apply_chat_template` comes down to, without 20 us of checks.
-            return str(
-                self._compiled.render(messages=messages, documents=None, **self._special_tokens, **options)
-            )
+            return str(self._compiled.render(variables))
+        options = {name: variables[name] for name in variables.keys() - self._special_tokens.keys()}
+        messages = options.pop("messages")
         options["documents"] = request.get("documents")
         options["continue_final_message"] = request.get("continue_final_message", False)
         options.update(request.get("chat_template_kwargs") or {})
         with self._render_lock:
             return str(self._tokenizer.apply_chat_template(messages, tokenize=False, **options))
+
+    def _variables(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """What the template gets to see."""
+        variables: dict[str, Any] = {
+            **self._special_tokens,
+            "messages": [self._template_message(message) for message in request["messages"]],
+            "tools": [_complete_tool(tool) for tool in request["tools"]] if request.get("tools") else None,
+            "documents": None,
+            "add_generation_prompt": request.get("add_generation_prompt", True),
+        }
+        reasoning_effort = request.get("reasoning_effort")
+        if reasoning_effort is not None:
+            variables["reasoning_effort"] = reasoning_effort
+            variables["enable_thinking"] = reasoning_effort != "none"
+        return variables
 
     def _template_message(self, message: Mapping[str, Any]) -> dict[str, Any]:
         role, content = message["role"], message.get("content")

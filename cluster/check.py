@@ -14,6 +14,7 @@ import msgspec
 
 from cluster.block_keys import unpack_keys
 from cluster.check_bookings import compare_bookings
+from cluster.errors import StartUpError
 from cluster.report import Report
 from cluster.settings import ClusterSettings
 from cluster.store import RedisClient, Script, connect, translated_errors
@@ -38,7 +39,7 @@ class View:
 async def find_differences(settings: ClusterSettings, router_urls: Sequence[str]) -> Report:
     """Compare all sources for every replica that Redis knows, and routers' bookings with each other.
 
-    Raises `StoreUnavailableError` without Redis.
+    Raises `StoreUnavailableError` without Redis, and `StartUpError` when a router refuses the token.
     """
     report = Report()
     redis = connect(settings.redis_url)
@@ -128,6 +129,12 @@ async def _http_view(session: aiohttp.ClientSession, url: str) -> View | None:
     try:
         async with session.get(url, raise_for_status=True) as response:
             answer = msgspec.json.decode(await response.read())
+    except aiohttp.ClientResponseError as error:
+        if error.status in (401, 403):
+            raise StartUpError(
+                f"{url} is closed ({error.status}): set WARMROUTE_ADMIN_TOKEN, or give --admin-token"
+            ) from error
+        return None
     except (aiohttp.ClientError, OSError):
         return None
     keys, reset = (frozenset(int(key, 16) for key in answer.get(name, ())) for name in ("keys", "reset"))

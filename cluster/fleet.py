@@ -21,8 +21,9 @@ from cluster.replicas import Model, Replica, models_of
 from cluster.waiting_room import WaitingRoom
 from cluster.wire import Booked, Bookings, Lease, Load, ReplicaState
 from policies.ring import points_of
-from policies.types import Costs, Snapshot
+from policies.types import Costs, Counts, Snapshot
 
+NOTHING_MATCHED: Counts = np.empty(0, dtype=np.int64)
 PACE_SECONDS = 0.25
 """How long measured paces are used before they are compared anew."""
 MAX_HOMES = 100_000
@@ -138,39 +139,36 @@ class Fleet:
         that failed a moment ago are eligible all the same.
         """
         self.forget_until(now)
-        rows = self._table.read(model.slots)
-        eligible = rows["ready"]
-        barred = [model.rows[replica_id] for replica_id in excluded if replica_id in model.rows]
-        if heed_failures:
-            barred += [row for row, replica in enumerate(model.replicas) if replica.failed_until > now]
-        if barred:
-            eligible[barred] = False
-        cached = np.zeros(len(model.ids), dtype=np.int64)
-        share = 0.0
-        caches_seen = False
-        if len(keys) and model.namespace:
-            caches_seen = True
+        matched, most, block_size = NOTHING_MATCHED, 0, 0
+        caches_seen = bool(len(keys)) and model.namespace is not None
+        if caches_seen and model.namespace is not None:
             block_size = model.namespace.block_size
             # The engine always computes a prompt's last token, and finds only full blocks in its cache.
             most = max(prompt_tokens - 1, 0) // block_size
-            matched = self.index.matched_blocks(keys).take(model.slots)
-            cached = block_size * np.minimum(matched, most) * rows["publishes_events"]
-            if known := int(matched.max(initial=0)):
-                share = self.branches[model.replicas[0].lease.model].share(int(keys[known - 1]))
-        for array in (rows, eligible, cached):
-            array.flags.writeable = False
+            matched = self.index.matched_blocks(keys)
+        numbers, eligible, longest = self._table.read(model.slots, matched, most, block_size)
+        for replica_id in excluded:
+            if replica_id in model.rows:
+                eligible[model.rows[replica_id]] = False
+        if heed_failures:
+            for row, replica in enumerate(model.replicas):
+                if replica.failed_until > now:
+                    eligible[row] = False
+        numbers.flags.writeable = eligible.flags.writeable = False
+        cached, queued, running, active = numbers
+        base_model = model.replicas[0].lease.model
         return Snapshot(
             replicas=model.ids,
             eligible=eligible,
             cached_tokens=cached,
-            queued_tokens=rows["queued_tokens"],
-            running=rows["running"],
-            active_tokens=rows["active_tokens"],
+            queued_tokens=queued,
+            running=running,
+            active_tokens=active,
             pace=self._relative_paces(model, now),
             home=model.row_of(self._homes.get(conversation_key)),
             caches_seen=caches_seen,
-            share=share,
-            number=self.decisions[model.replicas[0].lease.model],
+            share=self.branches[base_model].share(int(keys[longest - 1])) if longest else 0.0,
+            number=self.decisions[base_model],
         )
 
     def book(
@@ -210,13 +208,16 @@ class Fleet:
 
         A request whose computing cannot be watched never waits, and without Redis nobody does.
         """
-        replica = booking.replica
-        if not (booking.watched and self.store_reachable):
-            return False
-        if self.engine_queue(replica) - booking.queued_tokens < room_tokens:
+        if self.has_room(booking, room_tokens):
             return False
         self._waiting.enter(booking, room_tokens, since, go)
         return True
+
+    def has_room(self, booking: Booking, room_tokens: float) -> bool:
+        """Whether a request need not wait: see `hold`."""
+        if not (booking.watched and self.store_reachable):
+            return True
+        return self.engine_queue(booking.replica) - booking.queued_tokens < room_tokens
 
     def takes_requests(self, replica: Replica, now: float) -> bool:
         """Whether a replica is still there, in service, and has not failed just before a monotonic time."""

@@ -150,10 +150,10 @@ class PrefixIndex:
 
     def _spans(self, keys: BlockKeys) -> NDArray[np.uint64]:
         """What is expected of a prompt's blocks, as `BlockTable.match` takes it."""
-        num_words = self._confirmed.num_words
+        num_words, spans = self._confirmed.num_words, self._expected.all_spans(keys)
         words = [
             (start | end << 64 | slots << 128).to_bytes(8 * (2 + num_words), "little")
-            for start, end, slots in self._expected.all_spans(keys)
+            for start, end, slots in spans
         ]
         return np.frombuffer(b"".join(words), dtype=np.uint64).reshape(-1, 2 + num_words)
 

@@ -3,7 +3,6 @@
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import msgspec
 
@@ -17,8 +16,7 @@ SLICE_BYTES = 16 * 1024
 """Packed tokens whose keys are computed without a pause: well under a millisecond."""
 
 
-@dataclass(frozen=True, slots=True)
-class Beginning:
+class Beginning(msgspec.Struct, frozen=True):
     """What a prompt's tokens depend on besides its data, and what their keys do."""
 
     root: bytes
@@ -35,8 +33,7 @@ class Beginning:
         return self.root + self.block_size.to_bytes(4, "little") + bytes([self.is_text]) + self.tokens
 
 
-@dataclass(frozen=True, slots=True)
-class KeyedPrompt:
+class KeyedPrompt(msgspec.Struct, frozen=True):
     """What routing needs of a prompt."""
 
     num_tokens: int
@@ -56,7 +53,7 @@ class PendingPrompt:
         beginning: Beginning,
         data: bytes,
         cuts: Sequence[int],
-        encode: Callable[[bytes], bytes],
+        encode: Callable[[bytes, Sequence[int]], list[bytes]],
         *,
         ending: bytes = b"",
         opening_at: int = -1,
@@ -64,13 +61,16 @@ class PendingPrompt:
     ) -> None:
         """Look up a prompt.
 
-        ``encode`` gives the packed tokens of a part of ``data``; ``cuts`` are the ends of its parts.
+        ``cuts`` are the ends of the parts of ``data``; ``encode`` gives the packed tokens of the parts of a
+        piece of it, given their ends.
         ``ending`` are packed tokens after those of the data. ``opening_at`` is where the first user message
         begins, in bytes, and ``tokens_before`` counts the tokens of a part in front of such a place.
         """
         self._cache = cache
         self._block_size = beginning.block_size
-        self._start = self._extended(Segment(0, beginning.root, b""), beginning.tokens, pausing=False)
+        self._start = Segment(0, beginning.root, b"")
+        if beginning.tokens:
+            self._start = self._extended(self._start, beginning.tokens, pausing=False)
         self._data, self._cuts = data, cuts
         self._encode, self._ending = encode, ending
         self._opening_at, self._tokens_before = opening_at, tokens_before
@@ -91,10 +91,15 @@ class PendingPrompt:
     def finish(self, pausing: bool = False) -> KeyedPrompt:
         """Encode what is new. With ``pausing`` others get to run every millisecond: for worker threads."""
         segments = self._segments
-        for number in range(len(segments), len(self._cuts)):
+        known = self._begin(len(segments))
+        ends = [cut - known for cut in self._cuts[len(segments) :]]
+        parts = [b""] * len(ends) if pausing else self._encode(self._data[known:], ends)
+        for number, tokens in enumerate(parts, len(segments)):
             before = segments[-1] if segments else self._start
             start, end = self._begin(number), self._cuts[number]
-            segment = self._extended(before, self._encode(self._data[start:end]), pausing)
+            if pausing:
+                [tokens] = self._encode(self._data[start:end], [end - start])
+            segment = self._extended(before, tokens, pausing)
             if start <= self._opening_at < end:
                 segment = msgspec.structs.replace(
                     segment, opening_at=self._opening_at - start, opening_tokens=self._opening_tokens(number)
@@ -103,9 +108,12 @@ class PendingPrompt:
             if pausing:
                 time.sleep(PAUSE_SECONDS)
         self._cache.keep(self._digests, segments[: len(self._digests)])
-        last = self._extended(segments[-1] if segments else self._start, self._ending, pausing)
-        keys = b"".join([self._start.keys, *[segment.keys for segment in segments], last.keys])
-        return KeyedPrompt(last.num_tokens, unpack(keys), self._known_opening_tokens())
+        last = segments[-1] if segments else self._start
+        keys = [self._start.keys, *[segment.keys for segment in segments]]
+        if self._ending:
+            last = self._extended(last, self._ending, pausing)
+            keys.append(last.keys)
+        return KeyedPrompt(last.num_tokens, unpack(b"".join(keys)), self._known_opening_tokens())
 
     def _begin(self, number: int) -> int:
         """Where a part begins."""

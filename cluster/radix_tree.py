@@ -14,6 +14,10 @@ from cluster.index_kernels import num_equal
 MAX_STARTS = 1 << 20
 """Different first keys of paths; those beyond are not found in the middle of a prompt."""
 
+FEW_KEYS = 128
+"""Of so many blocks each is looked up by itself, in 40 ns; to call compiled code takes 3 us."""
+MAX_CHANGED = 1024
+
 Span = tuple[int, int, int]
 """A first place in a prompt, an end, and a bitset of slots."""
 
@@ -62,7 +66,8 @@ class RadixTree:
         self.starts: dict[int, Run] = {}
         """First runs of paths, by first key."""
         self._start_keys = BlockTable(MAX_STARTS)
-        """The same keys, to find them in prompts: slot 0 has all of them."""
+        """The same keys, to find them in long prompts: slot 0 has all of them but those that changed."""
+        self._changed: set[int] = set()
 
     def add(self, slot: int, keys: Sequence[int] | BlockKeys) -> None:
         """Take in a path."""
@@ -74,7 +79,7 @@ class RadixTree:
             if run is None:
                 run = branches[first] = Run(path[start:].copy())
                 if not start:
-                    self._start_keys.store(0, path[:1], MAX_STARTS)
+                    self._start_changed(first)
             shared = run.num_shared(path, start)
             if shared < len(run.keys):
                 run.split(shared)
@@ -92,7 +97,7 @@ class RadixTree:
             if not run.counts:  # and so nothing behind it has any
                 del branches[first]
                 if not start:
-                    self._start_keys.remove(0, path[:1])
+                    self._start_changed(first)
                 return
             branches, start = run.branches, start + len(run.keys)
 
@@ -111,11 +116,31 @@ class RadixTree:
     def all_spans(self, keys: BlockKeys) -> list[Span]:
         """The same, on paths that begin anywhere in the prompt."""
         found: list[Span] = []
+        if not self.starts:
+            return found
+        if len(keys) <= FEW_KEYS:
+            for start, key in enumerate(keys.tolist()):
+                if key in self.starts:
+                    found += self.spans(keys, start)
+            return found
+        self._write_starts()
         start = self._start_keys.next_held(keys, 0)
         while start < len(keys):
             found += self.spans(keys, start)
             start = self._start_keys.next_held(keys, start + 1)
         return found
+
+    def _start_changed(self, key: int) -> None:
+        """A path begins with this key, or none does any more: written down when it is asked for."""
+        self._changed.add(key)
+        if len(self._changed) > MAX_CHANGED:
+            self._write_starts()
+
+    def _write_starts(self) -> None:
+        begun = [key for key in self._changed if key in self.starts]
+        self._start_keys.remove(0, as_keys(self._changed - self.starts.keys()))
+        self._start_keys.store(0, as_keys(begun), MAX_STARTS)
+        self._changed.clear()
 
     def counts(self) -> Counter[tuple[int, int]]:
         """How many paths of each slot contain each key, as (slot, key)."""

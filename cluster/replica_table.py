@@ -1,55 +1,52 @@
 """The numbers of all replicas in one array, so that a snapshot copies them instead of asking each replica."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster import snapshot_kernels as kernels
 from cluster.replicas import Replica
 from cluster.wire import Booked
+from policies.types import Counts, Mask
 
-COLUMNS = np.dtype(
-    [
-        ("ready", np.bool_),
-        ("publishes_events", np.bool_),
-        ("queued_tokens", np.int64),
-        ("running", np.int64),
-        ("active_tokens", np.int64),
-    ],
-    align=True,
-)
-"""What a snapshot shows of each replica besides what it holds. A new one is entered here, in `_row` and in
-`Fleet.snapshot`.
-"""
+NUM_COLUMNS = 5
 
 
 class ReplicaTable:
     """One row per slot. A replica and what others have booked on it are the truth; `write` repeats them."""
 
     def __init__(self) -> None:
-        self._rows: NDArray[np.void] = np.zeros(0, COLUMNS)
+        self._rows: NDArray[np.int64] = np.zeros((0, NUM_COLUMNS), dtype=np.int64)
 
     def write(self, replica: Replica, others: Booked) -> None:
         """A replica has changed, or the sum of what other routers have booked on it."""
         if replica.slot >= len(self._rows):
-            larger = np.zeros(2 * replica.slot + 1, COLUMNS)
+            larger = np.zeros((2 * replica.slot + 1, NUM_COLUMNS), dtype=np.int64)
             larger[: len(self._rows)] = self._rows
             self._rows = larger
         self._rows[replica.slot] = _row(replica, others)
 
-    def read(self, slots: NDArray[np.intp]) -> NDArray[np.void]:
-        """A copy of some rows, in the order of ``slots``."""
-        return self._rows.take(slots)
+    def read(
+        self, slots: NDArray[np.intp], matched: Counts, most: int, block_size: int
+    ) -> tuple[Counts, Mask, int]:
+        """Copies for some slots, in their order: cached, queued, running and active numbers, who is ready,
+        and the most blocks that one of them holds.
+
+        ``matched`` are the blocks of a prompt that each slot holds, or nothing; ``most`` of them count, of
+        ``block_size`` tokens each.
+        """
+        numbers, ready = np.empty((4, len(slots)), dtype=np.int64), np.empty(len(slots), dtype=np.bool_)
+        longest = kernels.read(self._rows, slots, matched, most, block_size, numbers, ready)
+        return numbers, ready, longest
 
     def check_integrity(self, replica: Replica, others: Booked) -> None:
         """A replica's row says what it would say if written now. Raises `AssertionError` otherwise."""
-        written = self._rows[replica.slot].item()
+        written = tuple(self._rows[replica.slot].tolist())
         if written != _row(replica, others):
             raise AssertionError(f"{replica.lease.replica} is {_row(replica, others)}, not {written}")
 
 
-def _row(replica: Replica, others: Booked) -> tuple[Any, ...]:
-    """In the order of `COLUMNS`."""
+def _row(replica: Replica, others: Booked) -> tuple[int, int, int, int, int]:
+    """In the order of the columns in `cluster.snapshot_kernels`."""
     return (
         replica.takes_requests,
         replica.lease.publishes_events,

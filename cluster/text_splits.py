@@ -17,36 +17,42 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
-from typing import Any
+from itertools import chain, product
+from typing import Any, NamedTuple
 
 WORD_END = re.compile(rb"[A-Za-z](?= [A-Za-z])")
 CUT_BYTES = 2048
 """A part longer than this is cut at the next end of a word. Shorter parts cost more to look up, longer ones
 more to tokenise again when the last one grows."""
 
-WORD_RULES = {
-    # GPT-2
-    "'s": "'s", "'t": "'t", "'re": "'re", "'ve": "'ve", "'m": "'m", "'ll": "'ll", "'d": "'d",
-    r" ?\p{L}+": " ?[A-Za-z]+",
-    r" ?\p{N}+": " ?[0-9]+",
-    r" ?[^\s\p{L}\p{N}]+": r" ?[^\sA-Za-z0-9]+",
-    r"\s+(?!\S)": r"\s+(?!\S)",
-    r"\s+": r"\s+",
-    # GPT-4, Llama 3, Qwen 2 and 3
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)": "(?i:'s|'t|'re|'ve|'m|'ll|'d)",
-    r"[^\r\n\p{L}\p{N}]?\p{L}+": r"[^\r\nA-Za-z0-9]?[A-Za-z]+",
-    r"\p{N}{1,3}": "[0-9]{1,3}",
-    r"\p{N}": "[0-9]",
-    r" ?[^\s\p{L}\p{N}]+[\r\n]*": r" ?[^\sA-Za-z0-9]+[\r\n]*",
-    r"\s*[\r\n]+": r"\s*[\r\n]+",
-}  # fmt: skip
-"""Alternatives of known regular expressions, and what each is for ASCII text. None matches a letter and a
-space after it, and none looks back."""
 
-GPT2_WORDS = (
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # built into ByteLevel
-)
+class WordRules(NamedTuple):
+    """What tells the known regular expressions apart; `cluster.word_kernels` follows them."""
+
+    ignore_case: int = 0
+    """Whether ``'S`` is a word like ``'s``."""
+    any_prefix: int = 0
+    """Whether a word may begin with any character but a digit or the end of a line, and not only a space."""
+    max_digits: int = 0
+    """How many digits are a word; 0 for any number, with a space before them."""
+    newlines: int = 0
+    """Whether ends of lines belong to the punctuation or the white space before them."""
+
+
+GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+"""What is built into ByteLevel."""
+CONTRACTIONS = {"'s|'t|'re|'ve|'m|'ll|'d": {}, "(?i:'s|'t|'re|'ve|'m|'ll|'d)": {"ignore_case": 1}}
+LETTERS = {r" ?\p{L}+": {}, r"[^\r\n\p{L}\p{N}]?\p{L}+": {"any_prefix": 1}}
+DIGITS = {r" ?\p{N}+": {}, r"\p{N}{1,3}": {"max_digits": 3}, r"\p{N}": {"max_digits": 1}}
+OTHERS = {r" ?[^\s\p{L}\p{N}]+": {}, r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+": {"newlines": 1}}
+WORD_RULES = {
+    "|".join([*parts, r"\s+(?!\S)|\s+"]): WordRules(
+        **CONTRACTIONS[parts[0]], **LETTERS[parts[1]], **DIGITS[parts[2]], **OTHERS[parts[3]]
+    )
+    for parts in product(CONTRACTIONS, LETTERS, DIGITS, OTHERS)
+}
+"""Known regular expressions: those of GPT-2, GPT-4, Llama 3, Qwen 2 and 3, and what lies between. None
+matches a letter and a space after it, and none looks back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +101,11 @@ def find_splits(backend: Any, sample: str) -> Splits:
 def can_cut_words(description: dict[str, Any]) -> bool:
     """Whether texts can be cut at the ends of words, as far as the tokenizer's JSON file tells."""
     added = description.get("added_tokens") or []
-    return bool(word_pattern(description)) and not any(map(_disturbs_words, added))
+    return word_rules(description) is not None and not any(map(_disturbs_words, added))
 
 
-def word_pattern(description: dict[str, Any]) -> str:
-    """The regular expression that cuts a text into words, as it is for ASCII text; "" when it is unknown.
+def word_rules(description: dict[str, Any]) -> WordRules | None:
+    """How a text is cut into words, as far as it is ASCII; None when that is unknown.
 
     Takes the tokenizer as its JSON file describes it. Known means: byte-level BPE, and every word becomes
     tokens by itself.
@@ -107,7 +113,7 @@ def word_pattern(description: dict[str, Any]) -> str:
     model, normalizer = description["model"], description.get("normalizer")
     affixes = (model.get("continuing_subword_prefix"), model.get("end_of_word_suffix"), model.get("dropout"))
     if model["type"] != "BPE" or any(affixes) or (normalizer and normalizer["type"] != "NFC"):
-        return ""
+        return None
     match _steps(description.get("pre_tokenizer")):
         case [{"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}]:
             pattern = GPT2_WORDS
@@ -117,10 +123,8 @@ def word_pattern(description: dict[str, Any]) -> str:
         ]:
             pass
         case _:
-            return ""
-    # The bars inside a group are no alternatives.
-    alternatives = re.split(r"\|(?![^(]*\))", pattern)
-    return "|".join(map(WORD_RULES.__getitem__, alternatives)) if set(alternatives) <= set(WORD_RULES) else ""
+            return None
+    return WORD_RULES.get(pattern)
 
 
 def _steps(pre_tokenizer: dict[str, Any] | None) -> list[dict[str, Any]]:

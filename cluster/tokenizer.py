@@ -14,7 +14,7 @@ from typing import Any
 import xxhash
 
 from cluster.block_keys import TOKEN_BYTES, pack_tokens
-from cluster.chat_rendering import ChatRenderer, opening_position
+from cluster.chat_rendering import ChatRenderer
 from cluster.errors import PromptError, TokenizerUnavailableError
 from cluster.prompt_cache import PromptCache
 from cluster.prompt_keys import Beginning, PendingPrompt
@@ -87,7 +87,7 @@ class PromptTokenizer:
         self.has_chat_template = self._renderer.has_template
         sample = ""
         with suppress(PromptError):
-            sample = self._renderer.render(SAMPLE)
+            sample = self._renderer.render(SAMPLE).text
         self._splits = find_splits(self._backend, sample)
         self._words = WordEncoder(self._backend)
         self._surroundings = self._find_surroundings()
@@ -98,10 +98,9 @@ class PromptTokenizer:
 
         Raises `PromptError` when the model has no chat template or its template refuses the messages.
         """
-        text = self._renderer.render(request)
+        text, position = self._renderer.render(request)
         _utf8(text)
         encoding = self._backend.encode(text, add_special_tokens=bool(request.get("add_special_tokens")))
-        position = opening_position(request["messages"], text)
         token = encoding.char_to_token(position) if position >= 0 else None
         return Prompt(encoding.ids, token or 0)
 
@@ -117,8 +116,7 @@ class PromptTokenizer:
 
         The result is that of `chat`, with block keys. Raises `PromptError` like it.
         """
-        text = self._renderer.render(request)
-        position = opening_position(request["messages"], text)
+        text, position = self._renderer.render(request)
         opening_at = len(_utf8(text[:position])) if position >= 0 else -1
         return self._keyed_text(text, bool(request.get("add_special_tokens")), root, block_size, opening_at)
 
@@ -131,7 +129,7 @@ class PromptTokenizer:
         data, step = pack_tokens(prompt), TOKENS_PER_PART * TOKEN_BYTES
         cuts = [*range(step, len(data), step), len(data)]
         beginning = Beginning(root, block_size, is_text=False)
-        return PendingPrompt(self.cache, beginning, data, cuts, bytes)
+        return PendingPrompt(self.cache, beginning, data, cuts, _parts)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of the given tokens, special tokens left out."""
@@ -147,7 +145,7 @@ class PromptTokenizer:
             Beginning(root, block_size, is_text=True, tokens=front),
             data,
             list(self._splits.cuts(data)),
-            self._words.encode,
+            self._words.encode_parts,
             ending=back,
             opening_at=opening_at,
             tokens_before=self._words.tokens_before,
@@ -159,6 +157,10 @@ class PromptTokenizer:
         whole = self._backend.encode("a", add_special_tokens=True).ids
         front = next(number for number in range(len(whole)) if whole[number : number + len(plain)] == plain)
         return pack_tokens(whole[:front]), pack_tokens(whole[front + len(plain) :])
+
+
+def _parts(data: bytes, ends: Sequence[int]) -> list[bytes]:
+    return [data[start:end] for start, end in zip((0, *ends), ends, strict=False)]
 
 
 def _utf8(text: str) -> bytes:

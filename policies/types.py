@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +12,7 @@ Costs: TypeAlias = NDArray[np.float64]
 Mask: TypeAlias = NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """What may be known about a request: lengths and keys, never its text."""
 
     prompt_tokens: int
@@ -24,8 +22,7 @@ class Request:
     """64 bits that stay the same over all turns of a conversation."""
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """The replicas that serve the request's model: one row each, ordered by id."""
 
     replicas: tuple[str, ...]
@@ -51,8 +48,7 @@ class Snapshot:
     """Of the recent prompts that parted ways with another one, the share that did so where this one does."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """Which replica, and why. `row` counts into the snapshot."""
 
     row: int

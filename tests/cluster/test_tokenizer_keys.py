@@ -183,7 +183,8 @@ def test_pauses_change_nothing(chatml):
     quick = chatml.keyed_chat(request, root(16), 16).finish()
     chatml.cache, chatml._splits = PromptCache(), Splits()
     slow = chatml.keyed_chat(request, root(16), 16).finish(pausing=True)
-    assert replace(slow, keys=slow.keys.tolist()) == replace(quick, keys=quick.keys.tolist())
+    assert (slow.num_tokens, slow.opening_tokens) == (quick.num_tokens, quick.opening_tokens)
+    assert slow.keys.tolist() == quick.keys.tolist()
 
 
 def test_half_a_surrogate_pair_is_a_prompt_error(chatml):

@@ -134,7 +134,13 @@ async def test_unreadable_fields_are_left_alone(start):
     """A router of another version may have written them."""
     store = start()
     await store.wish(Kind.DRAIN, "a")
-    foreign = {"teleport:a": b"[true,1]", "drain:b": b"{", "drain": b"[]", "prefix:zz": b"[true,1]", b"\xff:x": b"\xff"}
+    foreign = {
+        "teleport:a": b"[true,1]",
+        "drain:b": b"{",
+        "drain": b"[]",
+        "prefix:zz": b"[true,1]",
+        b"\xff:x": b"\xff",
+    }
     await store.redis.hset(HASH, mapping=foreign)
     assert await drained(store) == {"a"}
     assert await store.redis.hlen(HASH) == 1 + len(foreign)

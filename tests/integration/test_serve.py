@@ -2,6 +2,7 @@
 
 import asyncio
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+from playwright.async_api import async_playwright, expect
 
 from loadtest.conversations import compare, possible_tokens
 from tests.integration.system import ROOT, System, eventually, free_port
@@ -86,8 +88,8 @@ async def served(system: System, request: pytest.FixtureRequest) -> AsyncIterato
 async def test_real_engines_keep_conversations_and_survive_a_kill(served: Served) -> None:
     """Conversations stay on their blocks; kill -9 of an engine loses no request that had not streamed.
 
-    The engine comes back with a new epoch and owns nothing; agents, Redis and router agree; Ctrl-C leaves no
-    process behind.
+    The dashboard shows what vLLM has counted, token for token. The engine comes back with a new epoch and
+    owns nothing; agents, Redis and router agree; Ctrl-C leaves no process behind.
     """
     [contestant] = await compare(
         {"warm": served.url}, MODEL, num_conversations=4, num_turns=3, concurrency=2, max_tokens=48, seed=5
@@ -99,6 +101,7 @@ async def test_real_engines_keep_conversations_and_survive_a_kill(served: Served
     checked = served.system.check(served.url)
     assert checked.returncode == 0, checked.stdout
 
+    await _dashboard_agrees(served)
     before = await served.replicas()
     victim = next(iter(before))
     begun: dict[int, str] = {}
@@ -146,6 +149,40 @@ async def test_real_engines_keep_conversations_and_survive_a_kill(served: Served
     assert (await served.replicas())[victim]["owned_blocks"] == 0
     assert served.system.check(served.url).returncode == 0
     await served.stop()
+
+
+async def _dashboard_agrees(served: Served) -> None:
+    """Hit rates, reasons and a browser's page show each engine's own counters."""
+    shown: list[dict[str, Any]] = []
+
+    async def counted() -> bool:
+        shown[:] = (await served.system.get(f"{served.url}/admin/overview"))["replicas"]
+        return all(
+            replica["hour"]["prompt_tokens"] == replica["engine"]["prefix_queries"]
+            and replica["hour"]["delivered_tokens"] == replica["engine"]["prefix_hits"]
+            for replica in shown
+        )
+
+    await eventually(counted, 10, f"engines and router count the same: {shown}")
+    assert len(shown) == 2
+    busy = [replica for replica in shown if replica["hour"]["requests"]]
+    assert sum(replica["hour"]["prompt_tokens"] for replica in busy) > 0
+    for replica in busy:
+        hour = replica["hour"]
+        assert sum(hour["misses"].values()) == hour["prompt_tokens"] - hour["delivered_tokens"]
+    async with async_playwright() as playwright:
+        program = shutil.which("chromium") or shutil.which("google-chrome")
+        browser = await playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        page = await browser.new_page()
+        complaints: list[str] = []
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        await page.goto(f"{served.url}/admin")
+        for replica in busy:
+            card = page.get_by_role("article", name=f"Replica {replica['replica']}")
+            rate = f"{100 * replica['hour']['delivered']:.1f}%"
+            await expect(card.get_by_text(rate).first).to_be_visible(timeout=10_000)
+        await browser.close()
+        assert not complaints
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """The default policy: conversations stay, openings and what is hot spread, ties go by the ring."""
 
-import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -43,21 +42,21 @@ def test_shared_opening_spreads_when_queueing_costs_more_than_computing(snapshot
     fits = snapshot_of([992, 0, 0], queued=[992 - TIE_TOKENS - 1, 0, 0])
     over = snapshot_of([992, 0, 0], queued=[992 + TIE_TOKENS + 1, 0, 0])
     request = request_of(prompt=1100, opening=1000)
-    assert warm(request, dataclasses.replace(fits, share=edge)).row == 0
-    decision = warm(request, dataclasses.replace(over, share=edge))
+    assert warm(request, fits._replace(share=edge)).row == 0
+    decision = warm(request, over._replace(share=edge))
     assert decision.row != 0
     assert decision.reason == "diverted"
 
 
 def test_what_everybody_uses_is_copied_before_its_holder_is_busy(snapshot_of, request_of):
     """When all prompts begin with it, a copy costs the first one of many little more than nothing."""
-    hot = dataclasses.replace(snapshot_of([992, 0, 0], queued=[400, 0, 0]), share=0.9)
+    hot = snapshot_of([992, 0, 0], queued=[400, 0, 0])._replace(share=0.9)
     assert warm(request_of(prompt=1100, opening=1000), hot).row != 0
 
 
 def test_a_rare_opening_stays_with_its_holder(snapshot_of, request_of):
     """What hardly anybody begins with is not copied because of a short queue."""
-    rare = dataclasses.replace(snapshot_of([992, 0, 0], queued=[4000, 0, 0]), share=HOT_SHARE / 300)
+    rare = snapshot_of([992, 0, 0], queued=[4000, 0, 0])._replace(share=HOT_SHARE / 300)
     assert warm(request_of(prompt=1100, opening=1000), rare).row == 0
 
 
@@ -65,7 +64,7 @@ def test_new_conversations_with_one_opening_do_not_herd(snapshot_of, request_of)
     """40 conversations that start at once with one system prompt end up on all four replicas."""
     cached, queued, running, branches = [992, 0, 0, 0], [0] * 4, [0] * 4, Branches()
     for key in range(40):
-        snapshot = dataclasses.replace(snapshot_of(cached, queued, running), share=branches.share(1))
+        snapshot = snapshot_of(cached, queued, running)._replace(share=branches.share(1))
         row = warm(request_of(1100, 1000, key), snapshot).row
         branches.add(1)
         queued[row] += 1100 - cached[row]
@@ -134,13 +133,13 @@ def test_what_is_hot_gets_copies_and_what_is_not_stays(snapshot_of, request_of):
     """Behind the same queue, a text that many prompts begin with is computed again, a rare one is not."""
     snapshot = snapshot_of([0, 960, 0], queued=[0, 2000, 0])
     for share, row_stays in ((0.0, True), (HOT_SHARE / 3, False)):
-        row = warm(request_of(), dataclasses.replace(snapshot, share=share)).row
+        row = warm(request_of(), snapshot._replace(share=share)).row
         assert (row == 1) is row_stays
 
 
 def test_without_sight_of_caches_the_ring_decides(snapshot_of, request_of):
     """A conversation keeps its place on the ring whatever its last replica has to do, up to the bound."""
-    blind = dataclasses.replace(snapshot_of([0] * 4, queued=[100, 0, 200, 50]), caches_seen=False)
+    blind = snapshot_of([0] * 4, queued=[100, 0, 200, 50])._replace(caches_seen=False)
     for key in range(30):
         assert warm(request_of(key=key), blind).row == consistent_hash(request_of(key=key), blind).row
 
@@ -177,15 +176,15 @@ def test_conversation_without_a_block_of_its_own_stays_where_it_was(snapshot_of,
     snapshot = snapshot_of(cached=[896, 896], queued=[100, 0], running=[2, 0])
     request = request_of(prompt=1010, opening=1000)
     for home in (0, 1):
-        assert warm(request, dataclasses.replace(snapshot, home=home)).row == home
-    assert warm(request, dataclasses.replace(snapshot, home=-1)).row == 1
+        assert warm(request, snapshot._replace(home=home)).row == home
+    assert warm(request, snapshot._replace(home=-1)).row == 1
 
 
 def test_home_is_left_for_more_blocks_or_for_much_less_load(snapshot_of, request_of):
     """A conversation leaves its last replica for more blocks elsewhere, and for much less load."""
     elsewhere = snapshot_of(cached=[0, 896])
-    assert warm(request_of(), dataclasses.replace(elsewhere, home=0)).row == 1
+    assert warm(request_of(), elsewhere._replace(home=0)).row == 1
     crowded = snapshot_of(cached=[0, 0], queued=[5000, 0])
-    assert warm(request_of(), dataclasses.replace(crowded, home=0)).row == 1
+    assert warm(request_of(), crowded._replace(home=0)).row == 1
     gone = snapshot_of(cached=[896, 0], eligible=[False, True])
-    assert warm(request_of(), dataclasses.replace(gone, home=0)).row == 1
+    assert warm(request_of(), gone._replace(home=0)).row == 1
