@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,12 +67,6 @@ class Model:
     """That of most replicas; None when no replica's cache can be seen."""
     max_model_len: int
     """Tokens; the smallest of its replicas that say so, 0 when none does."""
-
-    def salted_namespace(self, cache_salt: str) -> Namespace:
-        """The namespace of one tenant's blocks. Raises `ValueError` when the model has none."""
-        if self.namespace is None:
-            raise ValueError(f"no replica of {self.name} publishes its blocks")
-        return replace(self.namespace, cache_salt=cache_salt)
 
     def row_of(self, replica: Replica | None) -> int:
         """Where a replica stands in `replicas`; -1 when it does not."""

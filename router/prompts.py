@@ -6,10 +6,9 @@ from dataclasses import replace
 from functools import lru_cache
 
 import msgspec
-import numpy as np
 
 from cluster.block_keys import Namespace
-from cluster.block_table import BlockKeys
+from cluster.block_table import NO_KEYS, BlockKeys
 from cluster.errors import PromptError
 from cluster.prompt_keys import KeyedPrompt, PendingPrompt
 from cluster.replicas import Model
@@ -28,8 +27,6 @@ NO_NAMESPACE = Namespace(model="", tokenizer_fingerprint="", block_size=0)
 
 MAX_ROOTS = 1024
 """Tenants' namespaces whose roots are remembered: 2 us each."""
-
-NO_KEYS: BlockKeys = np.empty(0, dtype=np.uint64)
 
 CHARACTERS_PER_TOKEN = 4
 """Guess for prompts that cannot be tokenised here; only their load is estimated with it."""

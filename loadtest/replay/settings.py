@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from cluster.errors import StartUpError
 from loadtest.replay.source import WorkloadSource
+from loadtest.scenarios.scenario import ScenarioError, scenario_path
 from loadtest.simulator.plan import Plan
 from loadtest.simulator.profiles import PROFILES
 from loadtest.workloads.catalog import WORKLOADS
@@ -35,6 +36,8 @@ class ReplaySettings(BaseSettings):
 
     trace: Path | None = None
     workload: str = ""
+    scenario: str = ""
+    """A name or a path, see `loadtest.scenarios.scenario.load_scenario`."""
     length_scale: float = Field(1.0, gt=0, le=1)
     block_size: int = Field(16, ge=1)
     """Tokens per block of a trace; generated workloads have their own."""
@@ -115,15 +118,22 @@ class ReplaySettings(BaseSettings):
 
     def source(self) -> WorkloadSource:
         """Where the requests come from. Raises `StartUpError` for options that do not go together."""
-        if (self.trace is None) == (not self.workload):
-            raise StartUpError(f"give either --trace FILE, or --workload and one of {', '.join(WORKLOADS)}")
-        if self.workload and (given := self.model_fields_set.intersection(TRACE_ONLY)):
+        if sum(map(bool, (self.trace, self.workload, self.scenario))) != 1:
+            raise StartUpError(
+                f"give either --trace FILE, or --workload and one of {', '.join(WORKLOADS)}, or --scenario "
+                "and a name or FILE"
+            )
+        if not self.trace and (given := self.model_fields_set.intersection(TRACE_ONLY)):
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in TRACE_ONLY if name in given)
             raise StartUpError(f"{flags}: only for a --trace")
         if self.last is not None and self.last <= self.first:
             raise StartUpError(f"--last {self.last} leaves nothing: it must be above --first {self.first}")
+        try:
+            scenario = scenario_path(self.scenario) if self.scenario else None
+        except ScenarioError as error:
+            raise StartUpError(f"--scenario: {error}") from error
         return WorkloadSource(
-            self.trace or self.workload, self.block_size, self.length_scale, self.first, self.last
+            self.trace or scenario or self.workload, self.block_size, self.length_scale, self.first, self.last
         )
 
     def plan(self) -> Plan:

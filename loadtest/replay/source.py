@@ -5,6 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from cluster.errors import StartUpError
+from loadtest.scenarios.scenario import load_scenario
 from loadtest.simulator.workload import Workload
 from loadtest.workloads.catalog import WORKLOADS
 from loadtest.workloads.trace import read_trace
@@ -12,7 +13,9 @@ from loadtest.workloads.trace import read_trace
 
 @dataclass(frozen=True, slots=True)
 class WorkloadSource:
-    """A trace, or a generated workload by name; what follows is for traces (see `read_trace`)."""
+    """A trace, a scenario file (``.toml``), or a generated workload by name. What follows is for traces (see
+    `read_trace`).
+    """
 
     origin: Path | str
     block_size: int = 16
@@ -26,10 +29,12 @@ class WorkloadSource:
         return self.origin.stem if isinstance(self.origin, Path) else self.origin
 
     def build(self, seed: int) -> Workload:
-        """All requests. Raises `StartUpError` for a trace that cannot be read."""
+        """All requests. Raises `StartUpError` for a file that cannot be read."""
         if isinstance(self.origin, str):
             return WORKLOADS[self.origin](seed)
         try:
+            if self.origin.suffix == ".toml":
+                return load_scenario(self.origin).workload(seed)
             return read_trace(
                 self.origin,
                 block_size=self.block_size,

@@ -201,16 +201,7 @@ def test_model_whose_cache_cannot_be_seen_has_no_namespace(changes):
     fleet = fleet_of(lease("a", **changes))
     model = fleet.models["m"]
     assert model.namespace is None
-    with pytest.raises(ValueError, match="publishes"):
-        model.salted_namespace("salt")
     assert cached(fleet, [1, 2], 100) == {"a": 0}
-
-
-def test_salts_separate_tenants():
-    """The same prompt under another salt has another root."""
-    model = fleet_of(lease()).models["m"]
-    roots = {model.salted_namespace(salt).root() for salt in ("", "x", "y")}
-    assert len(roots) == 3
 
 
 def test_context_limit_is_the_smallest_known():

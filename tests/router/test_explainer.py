@@ -1,5 +1,7 @@
 """Why tokens were computed again: every token has one reason, and it is the right one."""
 
+from dataclasses import replace
+
 import msgspec
 import numpy as np
 import pytest
@@ -53,7 +55,9 @@ class Deployment:
         call = parse(msgspec.json.encode(body))
         text = "".join(f"<{m['role']}>{m['content']}" for m in messages) if parse is parse_chat else messages
         served = self.fleet.models[model]
-        self.keys = block_keys(served.salted_namespace(salt).root(), [ord(c) for c in text], BLOCK)
+        self.keys = block_keys(
+            replace(served.namespace, cache_salt=salt).root(), [ord(c) for c in text], BLOCK
+        )
         opening = text.find("<user>") if parse is parse_chat else 0
         prompt = PreparedPrompt(np.array(self.keys, dtype=np.uint64), len(text), opening, 1, True)
         snapshot = self.fleet.snapshot(served, prompt.keys, len(text), now=0.0)
