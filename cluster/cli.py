@@ -1,19 +1,17 @@
-"""The command line: ``warmroute serve | router | agent | status | check | top | replay``.
+"""The command line: ``warmroute serve | router | agent | status | check | top``, and `cluster.cli_loadtest`.
 
 Part of the composition root: `router`, `workers` and `loadtest` are imported where a command needs them,
 since each may be installed without the others.
 """
 
 import asyncio
-import shlex
-import sys
-from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from cluster import cli_loadtest
 from cluster.errors import ClusterError, StartUpError
 from cluster.log import configure_logging
 from cluster.settings import ClusterSettings, load_settings
@@ -216,102 +214,7 @@ def top(
     asyncio.run(show(url, token, console))
 
 
-@app.command()
-def replay(
-    trace: Annotated[
-        Path | None, typer.Option(help="Recorded requests, JSON lines in Mooncake's format.")
-    ] = None,
-    workload: Annotated[
-        str | None,
-        typer.Option(
-            help="Instead of a trace, generated requests: chat, agents, rag, ... (a wrong name lists all)."
-        ),
-    ] = None,
-    policies: Annotated[
-        str | None, typer.Option(help="Names separated by commas, or all. Default: ours and five others.")
-    ] = None,
-    replicas: Annotated[int | None, typer.Option(help="Number of engines. Default: 8.")] = None,
-    routers: Annotated[int | None, typer.Option(help="Number of routers. Default: 1.")] = None,
-    load: Annotated[
-        str | None,
-        typer.Option(
-            help="Times the workload's own rate, such as 1,1.5,2. Default: from light to near saturation."
-        ),
-    ] = None,
-    length_scale: Annotated[
-        float | None, typer.Option(help="Shorten a trace's prompts and answers, such as 0.125.")
-    ] = None,
-    first: Annotated[int | None, typer.Option(help="Of a trace: the first request, from 0.")] = None,
-    last: Annotated[int | None, typer.Option(help="Of a trace: the request to stop before.")] = None,
-    block_size: Annotated[
-        int | None, typer.Option(help="Of a trace: tokens per KV block. Default: 16.")
-    ] = None,
-    profile: Annotated[str | None, typer.Option(help="How fast engines are. Default: sim.")] = None,
-    blocks: Annotated[int | None, typer.Option(help="KV blocks per replica. Default: the profile's.")] = None,
-    event_lag: Annotated[
-        float | None, typer.Option(help="Milliseconds until routers know of cache events. Default: 3.")
-    ] = None,
-    gossip_lag: Annotated[
-        float | None,
-        typer.Option(help="Milliseconds until routers know of each other's bookings. Default: 5."),
-    ] = None,
-    slow: Annotated[
-        str | None, typer.Option(help="Slow replicas, such as 0:2 if number 0 needs twice as long.")
-    ] = None,
-    changes: Annotated[
-        bool | None, typer.Option(help="Replay with a join and a death, too, at one load. Default: yes.")
-    ] = None,
-    join_at: Annotated[
-        float | None, typer.Option(help="When a replica joins, in seconds. Default: after a third.")
-    ] = None,
-    death_at: Annotated[
-        float | None, typer.Option(help="When a replica dies, in seconds. Default: after two thirds.")
-    ] = None,
-    capacity: Annotated[
-        bool | None, typer.Option("--capacity", help="Compare hit rates with smaller and larger caches, too.")
-    ] = None,
-    seeds: Annotated[
-        int | None, typer.Option(help="Repeat everything with so many seeds; show medians. Default: 1.")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Directory of the report. Default: replay-NAME.")
-    ] = None,
-    jobs: Annotated[int | None, typer.Option(help="Processes. Default: one per CPU core.")] = None,
-) -> None:
-    """Replay traffic through policies on a simulated fleet, and report which serves it best."""
-    try:
-        from loadtest.replay.command import replay as run_replay
-        from loadtest.replay.settings import ReplaySettings
-    except ModuleNotFoundError as error:
-        raise StartUpError(f"replay needs {error.name}: pip install 'warmroute[loadtest]'") from error
-
-    settings = load_settings(
-        ReplaySettings,
-        trace=trace,
-        workload=workload,
-        policies=policies,
-        replicas=replicas,
-        routers=routers,
-        load=load,
-        length_scale=length_scale,
-        first=first,
-        last=last,
-        block_size=block_size,
-        profile=profile,
-        blocks=blocks,
-        event_lag=event_lag,
-        gossip_lag=gossip_lag,
-        slow=slow,
-        changes=changes,
-        join_at=join_at,
-        death_at=death_at,
-        capacity=capacity,
-        seeds=seeds,
-        output=output,
-        jobs=jobs,
-    )
-    command = shlex.join(["warmroute", *sys.argv[1:]])
-    run_replay(settings, command, Console(highlight=False), Console(stderr=True, highlight=False))
+cli_loadtest.register(app)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

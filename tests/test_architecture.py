@@ -17,7 +17,12 @@ MAY_IMPORT = {
     "router": {"cluster", "policies"},
     "loadtest": {"policies", "cluster"},
 }
-COMPOSITION_ROOT = {"cluster/cli.py", "cluster/launcher.py", "cluster/serve_app.py"}
+COMPOSITION_ROOT = {
+    "cluster/cli.py",
+    "cluster/cli_loadtest.py",
+    "cluster/launcher.py",
+    "cluster/serve_app.py",
+}
 """May import `router`, `workers` and `loadtest`, but only inside functions: each may be installed without the
 others."""
 

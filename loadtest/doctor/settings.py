@@ -1,0 +1,25 @@
+"""What ``warmroute doctor`` is asked for, read from flags and environment (prefix ``WARMROUTE_``)."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class DoctorSettings(BaseSettings):
+    """Which log, with which model's eyes, and how to report."""
+
+    model_config = SettingsConfigDict(env_prefix="WARMROUTE_", extra="ignore", frozen=True)
+
+    log: str = Field(min_length=1)
+    """A file, plain or gzipped, or "-" for standard input."""
+    model: Path | None = None
+    """None: the small packaged one stands in."""
+    block_size: int = Field(16, ge=1, le=4096)
+    """Tokens per KV block."""
+    kv_memory: float = Field(16.0, gt=0, le=100_000, allow_inf_nan=False)
+    """GiB of KV cache on one replica."""
+    format: Literal["text", "json", "html"] = "text"
+    output: Path | None = None
+    """None: standard output."""
