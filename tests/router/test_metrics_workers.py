@@ -32,8 +32,9 @@ def worker(monkeypatch, tmp_path):
     return start
 
 
-def finish(worker, outcome="ok", replica="a"):
-    """Count one request of 100 tokens, 40 of them cached, as that worker's process would."""
+def finish(worker, outcome="ok", replica="a", *, told=True):
+    """Count one request of 100 tokens, 40 of them cached, as that worker's process would; ``told``: the
+    others can see it."""
     metrics, values.ValueClass = worker
     record = RequestRecord(
         "id", "/v1/completions", model="m", replica=replica, reason="warm", outcome=outcome
@@ -41,6 +42,8 @@ def finish(worker, outcome="ok", replica="a"):
     record.usage = Usage(100, 1, PromptTokensDetails(40))
     record.expected_cached_tokens = 30
     metrics.observe(record, ttft=0.1)
+    if told:
+        metrics.fold()
 
 
 def shown(metrics, name, **labels):
@@ -93,6 +96,30 @@ def test_gauges_add_up_or_show_what_all_see(worker, tmp_path):
     assert shown(other, "warmroute_redis_reachable") == 1
     mark_process_dead(1, str(tmp_path))
     assert shown(other, "warmroute_open_bookings") == 4
+
+
+async def test_counters_are_told_without_being_asked(worker, monkeypatch):
+    """Each worker tells the others what it has counted, while it runs and when it ends."""
+    monkeypatch.setattr("router.metrics.REFRESH_SECONDS", 0.001)
+    one, (other, _) = worker(1), worker(2)
+    task = asyncio.ensure_future(one[0].run())
+    finish(one, told=False)
+    await eventually(lambda: shown(other, "warmroute_requests_total") == 1)
+    monkeypatch.setattr("router.metrics.REFRESH_SECONDS", 60)
+    await asyncio.sleep(0.01)
+    finish(one, told=False)
+    assert shown(other, "warmroute_requests_total") == 1
+    await cancel_and_wait(task)
+    assert shown(other, "warmroute_requests_total") == 2
+
+
+def test_one_that_is_killed_takes_little_with_it(worker):
+    """What it had not told is missing; nothing else, and its successor goes on from there."""
+    one, other = worker(1), worker(2)
+    finish(one)
+    finish(one, told=False)
+    finish(worker(1))
+    assert shown(other[0], "warmroute_requests_total") == 2
 
 
 async def test_gauges_are_told_without_being_asked(worker, monkeypatch):
