@@ -77,11 +77,8 @@ def touch(entries: Table, segments: Table, keys: Table, start: Any, touched: Tab
 @helper
 def lay_out(index: Arrays, segment: Any) -> None:
     """Give a segment room for as many entries again, without the dead ones."""
-    entries, start, capacity = (
-        index.entries,
-        index.segments[segment, START],
-        index.segments[segment, CAPACITY],
-    )
+    entries, start = index.entries, index.segments[segment, START]
+    capacity = index.segments[segment, CAPACITY]
     kept = np.empty((index.segments[segment, USED], 3), dtype=np.uint32)
     count = 0
     for at in range(start, start + capacity):
@@ -250,6 +247,18 @@ def count_held(
     return len(keys)
 
 
+@kernel(f"int64({KEYS}, {READ})")
+def count_dead(
+    keys: Table, entries: Table, segments: Table, sets: Table, members: Table, rows: Table
+) -> int:  # fmt: skip
+    """How many leading blocks have lost their last holder, and are still in the table."""
+    for place in range(len(keys)):
+        at = find(entries, segments, keys[place])
+        if at < 0 or sets[entries[at, SET], SIZE]:
+            return place
+    return len(keys)
+
+
 @kernel(f"int64({KEYS}, int64, {READ})")
 def next_held(
     keys: Table, start: int, entries: Table, segments: Table, sets: Table, members: Table, rows: Table
@@ -260,15 +269,6 @@ def next_held(
         if at >= 0 and sets[entries[at, SET], SIZE]:
             return place
     return len(keys)
-
-
-@kernel(f"int64({KEYS}, {KEYS}, int64)")
-def num_equal(keys: Table, path: Table, start: int) -> int:
-    """How many of the leading keys stand in a path from ``start`` on."""
-    count = 0
-    while count < len(keys) and start + count < len(path) and keys[count] == path[start + count]:
-        count += 1
-    return count
 
 
 @helper

@@ -24,11 +24,14 @@ from policies.types import Counts
 
 DEFAULT_MAX_BLOCKS = 64_000_000
 """Distinct blocks; about 16 bytes each."""
+WALKED_BLOCKS = 500_000
+"""Up to so many, all are looked at when a replica loses its blocks, 3 ms at most; of more, the table knows
+for a while which nobody holds."""
 BLOCKS_AT_ONCE = 32
 """Of a prompt that is being computed: about as many turn up together."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Expectation:
     """A prompt's blocks that one replica is expected to hold soon. Give it back to `PrefixIndex.forget`."""
 
@@ -43,6 +46,8 @@ class PrefixIndex:
         self._max_blocks = max_blocks
         self._confirmed = BlockTable(max_blocks)
         self.ghosts = Ghosts()
+        self._has_dead = False
+        """Whether the table itself may know of blocks that nobody holds any more."""
         self._expected = RadixTree()
         self._expectations: dict[int, set[Expectation]] = {}
         """By slot; a slot without any is in use all the same."""
@@ -87,8 +92,19 @@ class PrefixIndex:
         """The replica no longer holds anything that was confirmed."""
         self._clear(slot, Fate.EVICTED)
 
+    def fates(self, keys: BlockKeys) -> list[tuple[Fate, int]]:
+        """What became of leading blocks, of which nobody holds the first: fates, and how many have each."""
+        runs = self.ghosts.leading(keys)
+        known = sum(count for _, count in runs)
+        if self._has_dead and known < len(keys) and (dead := self._confirmed.count_dead(keys[known:])):
+            runs.append((Fate.LOST, dead))
+        return runs
+
     def _clear(self, slot: int, fate: Fate) -> None:
-        self.ghosts.remember(self._confirmed.owned(slot, self.ghosts.max_blocks), fate)
+        if len(self) <= WALKED_BLOCKS:
+            self.ghosts.remember(self._confirmed.owned(slot), fate)
+        else:
+            self._has_dead = True
         self._confirmed.clear(slot)
 
     def store(self, slot: int, keys: Iterable[int]) -> None:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from cluster.block_table import BlockKeys, BlockTable, as_keys
-from cluster.index_kernels import num_equal
+from cluster.index_sets import KEYS, Table, kernel
 
 MAX_STARTS = 1 << 20
 """Different first keys of paths; those beyond are not found in the middle of a prompt."""
@@ -20,6 +20,15 @@ MAX_CHANGED = 1024
 
 Span = tuple[int, int, int]
 """A first place in a prompt, an end, and a bitset of slots."""
+
+
+@kernel(f"int64({KEYS}, {KEYS}, int64)")
+def num_equal(keys: Table, path: Table, start: int) -> int:
+    """How many of the leading keys stand in a path from ``start`` on."""
+    count = 0
+    while count < len(keys) and start + count < len(path) and keys[count] == path[start + count]:
+        count += 1
+    return count
 
 
 class Run:

@@ -4,6 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster import prefix_index
 from cluster.ghosts import Fate, Ghosts
 from cluster.prefix_index import PrefixIndex
 
@@ -67,3 +68,19 @@ def test_the_index_says_how_blocks_were_lost():
     assert fates == [Fate.LOST, Fate.LOST, Fate.EVICTED, Fate.EVICTED, Fate.EVICTED, Fate.NEVER_SEEN]
     index.restart_replica(second)
     assert index.ghosts.fate(4) is Fate.EVICTED  # it held nothing any more
+
+
+def test_in_a_large_index_the_table_knows_what_was_lost(monkeypatch):
+    """Nobody walks through it when a replica goes. What was evicted before is told apart all the same."""
+    monkeypatch.setattr(prefix_index, "WALKED_BLOCKS", 2)
+    index = PrefixIndex(max_blocks=1000)
+    slot = index.add_replica()
+    index.store(slot, [1, 2, 3, 4, 5, 6])
+    index.remove(slot, [6])
+    index.remove(slot, [1])
+    index.remove_replica(slot)
+    assert index.fates(_keys(1, 2, 3, 7)) == [(Fate.EVICTED, 1), (Fate.LOST, 2)]
+    assert index.fates(_keys(7, 2)) == []
+    other = index.add_replica()
+    index.store(other, [2])
+    assert index.fates(_keys(2, 3)) == []
