@@ -1,9 +1,10 @@
 """What became of every request: one record each, in metrics, in a running experiment, and in one log line."""
 
+import logging
 import time
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import structlog
 
 from router.arm_totals import Column
@@ -21,13 +22,12 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 
-@dataclass(slots=True)
-class RequestRecord:
+class RequestRecord(msgspec.Struct, gc=False):  # nothing in it refers to it
     """Everything needed to explain one request, and no text of it. Times are monotonic seconds."""
 
     request_id: str
     path: str
-    started: float = field(default_factory=time.monotonic)
+    started: float = msgspec.field(default_factory=time.monotonic)
     trace: "Trace | None" = None
     """Where traces are sent."""
     tenant: str = ""
@@ -88,6 +88,7 @@ class Accounts:
         self._metrics = metrics
         self._explanations = explanations
         self._history = history
+        self._log = log.bind()
 
     def finish(self, record: RequestRecord) -> None:
         """Add a finished request to sums, metrics and log."""
@@ -96,42 +97,48 @@ class Accounts:
         usage, prospect, record.prospect = record.usage, record.prospect, None
         if usage is not None:
             record.misses = self._explainer.settle(prospect, usage, record.outcome == "ok")
-        divergence = record.divergence = prospect.divergence if prospect is not None else None
+        record.divergence = prospect.divergence if prospect is not None else None
         _count_for_experiment(record, ttft)
         self._metrics.observe(record, ttft)
         self._explanations.add(record, ttft, ended)
         self._history.add(record, ttft, time.time())
-        log.info(
-            "request",
-            request_id=record.request_id,
-            path=record.path,
-            tenant=record.tenant or None,
-            model=record.model,
-            stream=record.stream,
-            policy=record.policy or None,
-            arm=record.arm or None,
-            replica=record.replica or None,
-            reason=record.reason or None,
-            attempts=record.attempts,
-            status=record.status,
-            outcome=record.outcome,
-            error=record.error or None,
-            prompt_tokens=usage.prompt_tokens if usage else record.prompt_tokens,
-            exact=record.exact,
-            available_cached_tokens=record.available_cached_tokens,
-            expected_cached_tokens=record.expected_cached_tokens,
-            delivered_cached_tokens=usage.cached_tokens if usage else None,
-            misses=record.misses,
-            divergence=asdict(divergence) if divergence else None,
-            completion_tokens=usage.completion_tokens if usage else None,
-            prepare_ms=round(record.prepare_seconds * 1000, 3),
-            decision_ms=round(record.decision_seconds * 1000, 3),
-            held_ms=round(record.held_seconds * 1000, 1),
-            ttft_ms=round(ttft * 1000, 1) if ttft is not None else None,
-            duration_ms=round((ended - record.started) * 1000, 1),
-        )
+        if self._log.is_enabled_for(logging.INFO):
+            self._log.info("request", **_event(record, ttft, ended))
         if record.trace is not None:
             record.trace.finish(record, ended)
+
+
+def _event(record: RequestRecord, ttft: float | None, ended: float) -> dict[str, Any]:
+    """What the log says of a request."""
+    usage, divergence = record.usage, record.divergence
+    return {
+        "request_id": record.request_id,
+        "path": record.path,
+        "tenant": record.tenant or None,
+        "model": record.model,
+        "stream": record.stream,
+        "policy": record.policy or None,
+        "arm": record.arm or None,
+        "replica": record.replica or None,
+        "reason": record.reason or None,
+        "attempts": record.attempts,
+        "status": record.status,
+        "outcome": record.outcome,
+        "error": record.error or None,
+        "prompt_tokens": usage.prompt_tokens if usage else record.prompt_tokens,
+        "exact": record.exact,
+        "available_cached_tokens": record.available_cached_tokens,
+        "expected_cached_tokens": record.expected_cached_tokens,
+        "delivered_cached_tokens": usage.cached_tokens if usage else None,
+        "misses": record.misses,
+        "divergence": msgspec.structs.asdict(divergence) if divergence else None,
+        "completion_tokens": usage.completion_tokens if usage else None,
+        "prepare_ms": round(record.prepare_seconds * 1000, 3),
+        "decision_ms": round(record.decision_seconds * 1000, 3),
+        "held_ms": round(record.held_seconds * 1000, 1),
+        "ttft_ms": round(ttft * 1000, 1) if ttft is not None else None,
+        "duration_ms": round((ended - record.started) * 1000, 1),
+    }
 
 
 def _count_for_experiment(record: RequestRecord, ttft: float | None) -> None:

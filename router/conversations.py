@@ -92,10 +92,21 @@ def marks_of(messages: Messages) -> list[int]:
     for number in range(len(messages) - 1, -1, -1):
         if messages[number]["role"] == "user":
             answered = number and messages[number - 1]["role"] == "assistant"
-            marks.append(_hash(messages[number - 1 if answered else number : number + 1]))
+            marks.append(_exchange_mark(messages[number - 1 if answered else number : number + 1]))
             if len(marks) == LOOKED_AT:
                 break
     return marks
+
+
+def _exchange_mark(messages: Messages) -> int:
+    """As `_hash` tells them apart; where they are nothing but texts, in a tenth of its time."""
+    texts = []
+    for message in messages:
+        text = message.get("content")
+        if type(text) is not str or len(message) != 2:  # role and content
+            return _hash(messages)
+        texts.append(text)
+    return hash(tuple(texts))
 
 
 def opening_mark(messages: Messages) -> int | None:

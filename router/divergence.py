@@ -11,8 +11,10 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-MAX_CHARACTERS = 64 * 1024
-"""Of a message, so much is looked at to tell what kind of change it is."""
+MAX_CHARACTERS = 4096
+"""Of what differs in a message, so much is looked at to tell what kind of change it is: about 6 ms at most."""
+CONTEXT_CHARACTERS = 64
+"""Looked at before and after what differs, so that dates and ids are seen as a whole."""
 
 Message: TypeAlias = Mapping[str, Any]
 
@@ -77,7 +79,7 @@ def _kind(old: Sequence[Message], new: Sequence[Message]) -> str:
 
 
 def _kind_of_text(old: str, new: str) -> str:
-    old, new = old[:MAX_CHARACTERS], new[:MAX_CHARACTERS]
+    old, new = _differing(old, new)
     if _SPACE.sub("", old) == _SPACE.sub("", new):
         return "white_space"
     if old.casefold() == new.casefold():
@@ -97,6 +99,28 @@ def _kind_of_text(old: str, new: str) -> str:
     if lines[0] == lines[1] or _sorted_words(old) == _sorted_words(new):
         return "reordered"
     return "edited"
+
+
+def _differing(old: str, new: str) -> tuple[str, str]:
+    """Where two texts differ, with some context: patterns take a microsecond for every other character."""
+    start = max(_num_alike(old, new, reverse=False) - CONTEXT_CHARACTERS, 0)
+    while start and not new[start].isspace():
+        start -= 1
+    old, new = old[start:], new[start:]
+    alike = max(_num_alike(old, new, reverse=True) - CONTEXT_CHARACTERS, 0)
+    while alike and not new[-alike].isspace():
+        alike -= 1
+    return old[: len(old) - alike][:MAX_CHARACTERS], new[: len(new) - alike][:MAX_CHARACTERS]
+
+
+def _num_alike(old: str, new: str, *, reverse: bool) -> int:
+    """How many characters two texts have in common at the beginning, or at the end."""
+    low, high = 0, min(len(old), len(new))
+    while low < high:
+        middle = (low + high + 1) // 2
+        same = old.endswith(new[len(new) - middle :]) if reverse else old.startswith(new[:middle])
+        low, high = (middle, high) if same else (low, middle - 1)
+    return low
 
 
 def _masked(text: str, patterns: Sequence[re.Pattern[str]]) -> str:

@@ -2,8 +2,6 @@
 afterwards why those were that the engine did not find in its cache.
 """
 
-from dataclasses import dataclass
-
 import msgspec
 
 from cluster.block_table import BlockKeys
@@ -20,8 +18,7 @@ from router.sse import Usage
 FATES = {Fate.EVICTED: Reason.EVICTED, Fate.LOST: Reason.REPLICA_LOST}
 
 
-@dataclass(slots=True)
-class Prospect:
+class Prospect(msgspec.Struct, gc=False):
     """What a decision knew of one prompt."""
 
     spans: Spans
@@ -60,7 +57,7 @@ class Explainer:
         namespace = hash((model.namespace, call.cache_salt))
         divergence = None
         if known < full:
-            for fate, count in self._fleet.index.ghosts.leading(keys[known:full]):
+            for fate, count in self._fleet.index.fates(keys[known:full]):
                 known += count
                 spans.append((known * block_size, FATES[fate]))
         if known < full and marks:

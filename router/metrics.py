@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
@@ -21,17 +22,19 @@ from cluster.fleet import Fleet
 from cluster.wire import ReplicaState
 from router.health import KINDS, Health
 from router.replica_totals import ReplicaTotals, replica_totals
+from router.request_counts import DECISION_BUCKETS, LATENCY_BUCKETS, Durations, RequestCounts
+from router.tally import REASON_NAMES, Tally
 
 if TYPE_CHECKING:
     from router.accounting import RequestRecord
 
-LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 ARM_LABELS = ("policy", "arm")
 """By which policy a request was decided, and whether as a control in an experiment; empty without a
 decision."""
-DECISION_BUCKETS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05)
+NO_ARM = ("", "")
 REFRESH_SECONDS = 1.0
-"""How old the gauges of other processes may be."""
+"""How old the numbers of other processes may be. A process that is killed takes what it counted since then
+with it."""
 FILES = "PROMETHEUS_MULTIPROC_DIR"
 """The environment variable with which ``prometheus_client`` is told where files are shared."""
 
@@ -60,6 +63,9 @@ class Metrics:
     def __init__(self, fleet: Fleet) -> None:
         self._files = os.environ.get(FILES)
         self._gauges: list[tuple[Gauge, Callable[[], float]]] = []
+        self._counts: dict[tuple[str, str, str, str, str, str], RequestCounts] = {}
+        """Since the last `fold`, by model, outcome, policy, arm, replica and reason."""
+        self._counting = threading.Lock()
         self._registry = registry = CollectorRegistry()
         self._requests = labelled(
             Counter(
@@ -209,35 +215,56 @@ class Metrics:
         self._gauges += [(gauge.labels(kind), partial(health.count, kind)) for kind in KINDS]
 
     def observe(self, record: RequestRecord, ttft: float | None) -> None:
-        """Count a finished request; ``ttft`` in seconds."""
-        arm = (record.policy, record.arm)
-        self._requests(record.model, record.outcome, *arm).inc()
-        if record.attempts > 1:
-            self._retries.inc(record.attempts - 1)
-        if record.replica:
-            self._replica_requests(record.replica, record.reason).inc()
-            if record.outcome in ("failed", "broken"):
-                self._replica_failures(record.replica).inc()
-            self._decision.observe(record.decision_seconds)
-            self._held(record.model, *arm).observe(record.held_seconds)
-        cached = record.usage.cached_tokens if record.usage is not None else None
-        if record.replica and record.usage is not None and cached is not None:
-            self._prompt_tokens(record.replica, *arm).inc(record.usage.prompt_tokens)
-            self._predicted(record.replica, *arm).inc(record.expected_cached_tokens)
-            self._available(record.replica, *arm).inc(record.available_cached_tokens)
-            self._delivered(record.replica, *arm).inc(cached)
-            self._saved_seconds(record.replica).inc(cached * record.seconds_per_token)
-            for reason, tokens in (record.misses or {}).items():
-                self._recomputed(record.replica, reason).inc(tokens)
-        if ttft is not None:
-            self._ttft(record.model, *arm).observe(ttft)
+        """Count a finished request; ``ttft`` in seconds. It is shown from the next `fold` on."""
+        assignment = record.assignment
+        policy, arm = (assignment.policy_name, assignment.arm) if assignment is not None else NO_ARM
+        labels = (record.model, record.outcome, policy, arm, record.replica, record.reason)
+        with self._counting:
+            counts = self._counts.get(labels)
+            if counts is None:
+                counts = self._counts[labels] = RequestCounts()
+            counts.add(record, ttft)
+
+    def fold(self) -> None:
+        """Tell Prometheus' counters what was counted since the last time. Any thread may."""
+        with self._counting:
+            folded, self._counts = self._counts, {}
+        for (model, outcome, policy, arm, replica, reason), counts in folded.items():
+            tally = counts.tally
+            self._requests(model, outcome, policy, arm).inc(tally.requests)
+            self._retries.inc(counts.retries)
+            if any(counts.ttft.counts):
+                _add(self._ttft(model, policy, arm), counts.ttft)
+            if replica:
+                self._fold_replica(replica, reason, (policy, arm), tally)
+                _add(self._held(model, policy, arm), counts.held)
+                _add(self._decision, counts.decision)
+
+    def _fold_replica(self, replica: str, reason: str, arm: tuple[str, str], tally: Tally) -> None:
+        self._replica_requests(replica, reason).inc(tally.requests)
+        if tally.failures:
+            self._replica_failures(replica).inc(tally.failures)
+        if not tally.prompt:  # no engine has said what it had cached
+            return
+        self._prompt_tokens(replica, *arm).inc(tally.prompt)
+        self._predicted(replica, *arm).inc(tally.predicted)
+        self._available(replica, *arm).inc(tally.available)
+        self._delivered(replica, *arm).inc(tally.delivered)
+        self._saved_seconds(replica).inc(tally.saved / 1e6)
+        for name, tokens in zip(REASON_NAMES, tally.misses, strict=True):
+            if tokens:
+                self._recomputed(replica, name).inc(tokens)
 
     async def run(self) -> None:
-        """Until cancelled, show other processes how the gauges of this one stand."""
-        while True:
-            await asyncio.sleep(REFRESH_SECONDS)
-            if self._files:
-                self.refresh()
+        """Until cancelled, show other processes how the numbers of this one stand."""
+        try:
+            while True:
+                await asyncio.sleep(REFRESH_SECONDS)
+                self.fold()
+                if self._files:
+                    self.refresh()
+        finally:
+            self.fold()
 
     def refresh(self) -> None:
         """Read the fleet into the gauges."""
@@ -253,6 +280,7 @@ class Metrics:
         return replica_totals(self._of_all_processes().collect())
 
     def _of_all_processes(self) -> CollectorRegistry:
+        self.fold()
         if not self._files:
             return self._registry
         registry = CollectorRegistry()
@@ -264,3 +292,11 @@ class Metrics:
     ) -> None:
         gauge = Gauge(name, documentation, registry=self._registry, multiprocess_mode=among)
         self._gauges.append((gauge, read))
+
+
+def _add(histogram: Histogram, durations: Durations) -> None:
+    """Many observations at once, for which the library has no method of its own."""
+    histogram._sum.inc(durations.total)
+    for bucket, count in zip(histogram._buckets, durations.counts, strict=True):
+        if count:
+            bucket.inc(count)

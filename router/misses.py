@@ -1,9 +1,10 @@
 """Why prompt tokens were computed again: every one of them has exactly one reason."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
+
+import msgspec
 
 from policies.types import Costs, Counts, Mask
 
@@ -56,8 +57,7 @@ def attribute(spans: Spans, cached_tokens: int, prompt_tokens: int) -> Misses:
     return misses
 
 
-@dataclass(frozen=True, slots=True)
-class Divergence:
+class Divergence(msgspec.Struct, frozen=True, gc=False):
     """Where a conversation differs from what was sent of it before."""
 
     token: int
@@ -68,8 +68,7 @@ class Divergence:
     kind: str
 
 
-@dataclass(frozen=True, slots=True)
-class Considered:
+class Considered(msgspec.Struct, frozen=True, gc=False):
     """What a decision saw: one number per replica of the model, ordered by id."""
 
     replicas: tuple[str, ...]

@@ -66,7 +66,7 @@ class GenerationEndpoint:
             record.trace = self._tracing.begin(headers)
         try:
             record.tenant = self._authenticate(_text(headers.get(b"authorization")))
-            with self._admission.admitted():
+            with self._admission:
                 if not await self._serve(client, headers, record):
                     record.outcome, record.status = "cancelled", CLIENT_CLOSED_REQUEST
         except ApiError as error:
