@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 MAX_CHARACTERS = 4096
-"""Of what differs in a message, so much is looked at to tell what kind of change it is: about 6 ms at most."""
+"""Of what differs in a message, so much is looked at to tell what kind of change it is: 6 ms at most."""
 CONTEXT_CHARACTERS = 64
 """Looked at before and after what differs, so that dates and ids are seen as a whole."""
 
