@@ -1,0 +1,119 @@
+"""What a trial measures: answers, round by round."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Warmth(StrEnum):
+    """How much of its prompt a request found in a cache."""
+
+    COLD = "cold"
+    """Nothing."""
+    PARTLY = "partly"
+    WARM = "warm"
+    """At least half."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One request as its client saw it. Times in seconds, prompts in tokens."""
+
+    conversation: str
+    """The same in all arms, as arms hold the same conversations."""
+    turn: int
+    sent: float
+    """After the round began."""
+    ttft: float
+    """From sending the request to the first token with text; NaN when there was none."""
+    latency: float
+    """From sending the request to the end of the answer."""
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """Those which the engine says it had in its cache."""
+    output_tokens: int = 0
+    replica: str = ""
+    """Empty where the server does not say."""
+    error: str = ""
+    """Why it was not answered to its end; empty when it was."""
+
+    @property
+    def warmth(self) -> Warmth:
+        """Cold, warm, or neither."""
+        if not self.cached_tokens:
+            return Warmth.COLD
+        return Warmth.WARM if 2 * self.cached_tokens >= self.prompt_tokens else Warmth.PARTLY
+
+    @property
+    def time_per_output_token(self) -> float | None:
+        """Mean seconds from one token to the next; None for answers of one token, and for failures."""
+        if self.error or self.output_tokens < 2:
+            return None
+        return (self.latency - self.ttft) / (self.output_tokens - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How late the load generator's own event loop ran, in seconds."""
+
+    p99: float
+    most: float
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One arm, one portion of the traffic."""
+
+    arm: str
+    number: int
+    """Rounds with the same number hold the same conversations."""
+    rate: float
+    """New conversations per second, where they arrive at a rate."""
+    seconds: float
+    """For as long conversations began."""
+    duration: float
+    """Until the last answer."""
+    answers: Sequence[Answer]
+    lag: Lag
+    cut_off: int = 0
+    """Conversations that had not ended when the round's time was up."""
+
+    @property
+    def good(self) -> list[Answer]:
+        """Those that were answered to their end."""
+        return [answer for answer in self.answers if not answer.error]
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One prompt on an idle fleet, twice: nothing in any cache, then the same again."""
+
+    cold: Answer
+    again: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Everything that was measured. The last arm is the one that the others are compared with."""
+
+    title: str
+    command: str
+    arms: Sequence[str]
+    probes: Sequence[Probe]
+    rounds: Sequence[Round]
+    sweep: Sequence[Round]
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def controls(self) -> Sequence[str]:
+        """All arms but the last."""
+        return self.arms[:-1]
+
+    @property
+    def ours(self) -> str:
+        """The last arm."""
+        return self.arms[-1]
+
+    def answers(self, arm: str) -> list[Answer]:
+        """All good answers of an arm, without those of the sweep."""
+        return [answer for one in self.rounds if one.arm == arm for answer in one.good]

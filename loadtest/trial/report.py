@@ -1,0 +1,203 @@
+"""Writes the report of a trial: one HTML page that needs nothing else, and all figures as JSON."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from loadtest.replay.drawing import panel_svg
+from loadtest.replay.palette import css_variables, series_styles
+from loadtest.trial.compare import MIN_CONVERSATIONS, Comparison, compare_all
+from loadtest.trial.figures import ArmFigures, CacheWorth, all_savings, cache_worth, figures_of, prefill_of
+from loadtest.trial.money import Price, Savings, replicas_needed
+from loadtest.trial.plots import PROBE_COLOURS, plots_of
+from loadtest.trial.records import Trial, Warmth
+from loadtest.trial.saturation import Step, Sustained, step_of, sustained
+from loadtest.trial.statistics import DRAWS
+from loadtest.trial.text import digits, milliseconds, percent, span
+from loadtest.trial.verdict import ControlVerdict, judge, sustained_sentence, worth_sentence
+
+LATE_SHARE = 0.2
+"""Of the median TTFT: from there on the generator's own lag is said to disturb."""
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """Everything that follows from what was measured."""
+
+    comparisons: Sequence[Comparison]
+    verdicts: Sequence[ControlVerdict]
+    figures: Sequence[ArmFigures]
+    worth: CacheWorth | None
+    steps: Sequence[Step]
+    sustained: Sequence[Sustained]
+    savings: Sequence[Savings]
+    price: Price
+    rate: float
+    """Usual conversations per second."""
+    sentences: Sequence[str]
+    warnings: Sequence[str]
+
+
+def find(
+    trial: Trial, price: Price, rate: float, goal: float, per_day: float | None, replicas: int
+) -> Findings:
+    """Analyse a trial. ``replicas``: of the fleet, 0 where that is not known."""
+    comparisons = compare_all(trial)
+    steps = [step_of(one, goal) for one in trial.sweep]
+    served = [sustained(steps, arm) for arm in trial.arms] if steps else []
+    worth = cache_worth(trial.probes)
+    sentences = [worth_sentence(worth)] if worth else []
+    if served:
+        sentences.append(sustained_sentence(trial.ours, goal, served))
+        sentences += _replicas_sentences(served, replicas)
+    kinds = (None, Warmth.WARM, Warmth.COLD)
+    return Findings(
+        comparisons=comparisons,
+        verdicts=judge(trial.ours, comparisons),
+        figures=[figures_of(trial, arm, kind) for kind in kinds for arm in trial.arms]
+        if trial.rounds
+        else [],
+        worth=worth,
+        steps=steps,
+        sustained=served,
+        savings=all_savings(trial, price, per_day),
+        price=price,
+        rate=rate,
+        sentences=sentences,
+        warnings=list(_warnings(trial)),
+    )
+
+
+def _replicas_sentences(served: Sequence[Sustained], replicas: int) -> list[str]:
+    *controls, ours = served
+    needed = [
+        f"{replicas_needed(replicas, control.rate, ours.rate)} with {control.arm}"
+        for control in controls
+        if replicas and control.rate and not control.at_least and ours.rate > control.rate
+    ]
+    if not needed:
+        return []
+    at_least = "at least " if ours.at_least else ""
+    return [
+        f"Replicas needed for what {replicas} serve with {ours.arm}: {at_least}{', '.join(needed)}. This "
+        "takes it that what a fleet serves grows with its size, and has no interval: there is one round at "
+        "each rate."
+    ]
+
+
+def _warnings(trial: Trial) -> list[str]:
+    """What disturbs the measurement."""
+    warnings = []
+    rounds = [*trial.rounds, *trial.sweep]
+    failed = {arm: sum(len(r.answers) - len(r.good) for r in rounds if r.arm == arm) for arm in trial.arms}
+    for arm, count in failed.items():
+        if count:
+            first = next(a.error for r in rounds if r.arm == arm for a in r.answers if a.error)
+            many = "request" if count == 1 else "requests"
+            warnings.append(f"{count:,} {many} of {arm} failed, the first with: {first}")
+    lag = max((one.lag.p99 for one in trial.rounds), default=0.0)
+    fastest = min((figures_of(trial, arm).ttft[50] for arm in trial.arms), default=math.nan)
+    if lag > LATE_SHARE * fastest:
+        warnings.append(
+            f"The load generator itself ran late: by {milliseconds(lag)} at p99, against a median TTFT of "
+            f"{milliseconds(fastest)}. Both arms suffer alike, and differences shrink."
+        )
+    answers = [answer for one in trial.rounds for answer in one.good]
+    if answers and not any(answer.cached_tokens for answer in answers):
+        warnings.append(
+            "No server reports cached tokens: nothing can be said of hit rates, warmth and money."
+        )
+    elif answers and prefill_of(trial.probes) is None:
+        warnings.append("Nothing is said of money: what an uncached token costs was not measured (--probes).")
+    return warnings
+
+
+def write_report(trial: Trial, findings: Findings, directory: Path) -> Path:
+    """Write `report.html` and `results.json`. Returns the path of the page."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "results.json").write_text(json.dumps(_plain(as_json(trial, findings)), indent=1) + "\n")
+    styles = series_styles(list(trial.arms), trial.ours)
+    variables = css_variables(styles) | {"cold": PROBE_COLOURS[0], "warm": PROBE_COLOURS[1]}
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader("loadtest.trial"), PackageLoader("loadtest.replay")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"ms": milliseconds, "percent": percent, "span": span, "digits": digits}
+    plots = plots_of(trial, findings.comparisons, findings.steps, styles)
+    page = environment.get_template("trial.html.j2").render(
+        trial=trial,
+        findings=findings,
+        groups=_by_warmth(findings.figures),
+        draws=DRAWS,
+        least=MIN_CONVERSATIONS,
+        styles=styles,
+        variables=variables,
+        plots=[
+            (plot, [(panel, Markup(panel_svg(panel, variables))) for panel in plot.panels]) for plot in plots
+        ],
+    )
+    path = directory / "report.html"
+    path.write_text(page)
+    return path
+
+
+def _by_warmth(figures: Sequence[ArmFigures]) -> dict[str, list[ArmFigures]]:
+    groups: dict[str, list[ArmFigures]] = {}
+    for one in figures:
+        if one.requests or one.warmth is None:
+            groups.setdefault(
+                f"{one.warmth.capitalize()} requests" if one.warmth else "All requests", []
+            ).append(one)
+    return groups
+
+
+def as_json(trial: Trial, findings: Findings) -> dict[str, Any]:
+    """All figures of the report; times in seconds."""
+    return {
+        "title": trial.title,
+        "command": trial.command,
+        "facts": dict(trial.facts),
+        "arms": list(trial.arms),
+        "verdicts": [asdict(verdict) for verdict in findings.verdicts],
+        "comparisons": [asdict(one) for one in findings.comparisons],
+        "figures": [asdict(one) for one in findings.figures],
+        "idle_fleet": asdict(findings.worth) if findings.worth else None,
+        "sweep": [asdict(step) for step in findings.steps],
+        "sustained": [asdict(one) for one in findings.sustained],
+        "price": asdict(findings.price),
+        "savings": [asdict(one) for one in findings.savings],
+        "conversations_per_second": findings.rate,
+        "warnings": list(findings.warnings),
+        "rounds": [
+            {
+                "arm": one.arm,
+                "number": one.number,
+                "rate": one.rate,
+                "seconds": one.seconds,
+                "duration": one.duration,
+                "requests": len(one.answers),
+                "failed": len(one.answers) - len(one.good),
+                "cut_off": one.cut_off,
+                "generator_lag": asdict(one.lag),
+            }
+            for one in (*trial.rounds, *trial.sweep)
+        ],
+    }
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no way to write "not a number"; nobody needs more than six digits."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,175 @@
+"""What ``warmroute loadtest`` is asked for, read from flags and environment (prefix ``WARMROUTE_``)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from cluster.errors import StartUpError
+from loadtest.scenarios.scenario import Scenario, ScenarioError, load_scenario
+from loadtest.trial.money import Price
+from loadtest.trial.player import MAX_CONVERSATIONS, Traffic
+from policies.catalog import DEFAULT_POLICY, POLICIES
+
+ROUND_DRAIN_SECONDS = 600.0
+"""For as long a round waits for open conversations."""
+SWEEP_DRAIN_SECONDS = 20.0
+OUR_NAME = "Warmroute"
+"""Of the default policy, whose own name, warm, is also what requests can be."""
+OWN_FLEET_ONLY = ("engine", "replicas", "blocks", "prefill_rate", "model_directory")
+POLICIES_ONLY = ("control", "policy")
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One contestant: a policy of a Warmroute router, or a URL."""
+
+    name: str
+    url: str = ""
+    """Empty: the fleet's own router."""
+    policy: str = ""
+    """To which that router is switched."""
+
+
+class TrialSettings(BaseSettings):
+    """Which arms, which traffic, for how long."""
+
+    model_config = SettingsConfigDict(env_prefix="WARMROUTE_", extra="ignore", frozen=True)
+
+    a: str = ""
+    """``URL`` or ``NAME=URL`` of the control."""
+    b: str = ""
+    url: str = ""
+    """A running Warmroute router, which is switched between policies."""
+    control: Annotated[tuple[str, ...], NoDecode] = ("round-robin",)
+    policy: str = DEFAULT_POLICY
+    engine: Literal["sim", "vllm"] = "sim"
+    replicas: int = Field(4, ge=1, le=256)
+    blocks: int = Field(0, ge=0)
+    """KV blocks per replica; 0 lets the engine choose."""
+    prefill_rate: Positive | None = None
+    """Of simulated engines: prompt tokens per second."""
+    model_directory: Path | None = None
+    model: str = ""
+    """The name that requests give; the first one that is served by default."""
+    api_key: str = Field("", repr=False)
+    admin_token: str = Field("", repr=False)
+
+    scenario: str = "support-bot"
+    rate: Positive | None = None
+    """New conversations per second; None takes the scenario's."""
+    users: int | None = Field(None, ge=1, le=5000)
+    seconds: float = Field(30.0, ge=1, le=86_400)
+    rounds: int = Field(4, ge=0, le=1000)
+    """Of each arm."""
+    seed: int = Field(1, ge=0)
+    think_scale: float = Field(1.0, ge=0, le=100)
+    probes: int = Field(24, ge=0, le=1000)
+    sweep: Annotated[tuple[Positive, ...], NoDecode] = ()
+    ttft_goal: Positive = 1.0
+    """Seconds that p95 of the TTFT may take in the sweep."""
+    timeout: Positive = 600.0
+    """Seconds per request."""
+
+    gpu_hour_price: float = Field(2.5, ge=0, allow_inf_nan=False)
+    gpus_per_replica: Positive = 1.0
+    currency: str = Field("USD", max_length=10)
+    requests_per_day: Positive | None = None
+    """None takes this test's own rate, around the clock."""
+    output: Path | None = None
+
+    @field_validator("control", "sweep", mode="before")
+    @classmethod
+    def _parts(cls, value: object) -> object:
+        return (
+            tuple(part.strip() for part in value.split(",") if part.strip())
+            if isinstance(value, str)
+            else value
+        )
+
+    @field_validator("sweep")
+    @classmethod
+    def _ascending(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(sorted(set(value)))
+
+    def arms(self) -> list[Arm]:
+        """Controls first, ours last. Raises `StartUpError` for options that do not go together."""
+        if bool(self.a) != bool(self.b):
+            raise StartUpError("--a and --b belong together: two URLs that are compared")
+        if not self.rounds and not self.sweep:
+            raise StartUpError("--rounds 0 measures nothing without --sweep")
+        if self.users and self.sweep:
+            raise StartUpError("--sweep raises the rate at which conversations begin; --users has none")
+        if self.users and self.rate:
+            raise StartUpError("give either --rate or --users")
+        if self.a:
+            self._refuse(("url", *OWN_FLEET_ONLY, *POLICIES_ONLY), "not with --a and --b")
+            arms = [_named(self.a, "--a"), _named(self.b, "--b")]
+            if arms[0].name == arms[1].name:
+                raise StartUpError("--a and --b need different names: give them as NAME=URL")
+            return arms
+        if self.url:
+            _named(self.url, "--url")
+            self._refuse(OWN_FLEET_ONLY, "not with --url: that fleet runs already")
+        names = (*self.control, self.policy)
+        if unknown := [name for name in names if name not in POLICIES]:
+            raise StartUpError(f"unknown policy {unknown[0]}: choose from {', '.join(POLICIES)}")
+        if not self.control or len(set(names)) < len(names):
+            raise StartUpError(f"--control needs other policies than {self.policy}, each once")
+        return [Arm(OUR_NAME if name == DEFAULT_POLICY else name, policy=name) for name in names]
+
+    def _refuse(self, names: tuple[str, ...], why: str) -> None:
+        if given := [name for name in names if name in self.model_fields_set]:
+            raise StartUpError(f"--{given[0].replace('_', '-')}: {why}")
+
+    def read_scenario(self) -> Scenario:
+        """Who uses the system. Raises `StartUpError`."""
+        try:
+            scenario = load_scenario(self.scenario)
+        except ScenarioError as error:
+            raise StartUpError(f"--scenario: {error}") from error
+        most = self.conversations_per_second(scenario) * self.seconds * max((1.0, *self.sweep))
+        if not self.users and most > MAX_CONVERSATIONS:
+            raise StartUpError(
+                f"a round would hold {most:,.0f} conversations; at most {MAX_CONVERSATIONS:,} can be"
+            )
+        return scenario
+
+    def conversations_per_second(self, scenario: Scenario) -> float:
+        """At which conversations begin in a round that is not of the sweep."""
+        return self.rate or scenario.arrivals.conversations_per_second
+
+    def traffic(self, scenario: Scenario, number: int, multiple: float | None = None) -> Traffic:
+        """What a round holds; ``multiple`` times the rate in the sweep."""
+        return Traffic(
+            scenario=scenario,
+            seed=self.seed + number,
+            seconds=self.seconds,
+            rate=self.conversations_per_second(scenario) * (multiple or 1.0),
+            users=self.users,
+            think_scale=self.think_scale,
+            drain_seconds=ROUND_DRAIN_SECONDS if multiple is None else SWEEP_DRAIN_SECONDS,
+        )
+
+    def price(self) -> Price:
+        """The user's own figures."""
+        return Price(self.gpu_hour_price, self.gpus_per_replica, self.currency)
+
+
+def _named(text: str, flag: str) -> Arm:
+    name, separator, url = text.partition("=")
+    if not separator or "/" in name:
+        name, url = "", text
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise StartUpError(f"{flag} {text}: not a URL such as http://127.0.0.1:8000")
+    return Arm(name or parts.netloc, url)

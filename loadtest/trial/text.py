@@ -1,0 +1,48 @@
+"""Numbers as people read them."""
+
+import math
+
+from loadtest.trial.statistics import Interval
+
+NOTHING = "\u2013"
+"""Where there is no figure."""
+
+
+def milliseconds(seconds: float) -> str:
+    """With three digits: ``38.2 ms``, ``1,240 ms``, ``12.4 s``."""
+    if math.isnan(seconds):
+        return NOTHING
+    if seconds >= 10:
+        return f"{seconds:.1f}\u00a0s"
+    return f"{digits(1000 * seconds)}\u00a0ms"
+
+
+def percent(share: float) -> str:
+    """A share of one."""
+    return NOTHING if math.isnan(share) else f"{100 * share:.1f}%"
+
+
+def times(factor: float) -> str:
+    """How many times."""
+    return f"{factor:.2f}" if factor < 10 else f"{factor:.1f}"
+
+
+def digits(value: float) -> str:
+    """Three digits or all before the point, with thousands set apart; millions as such."""
+    if math.isnan(value):
+        return NOTHING
+    size = abs(value)
+    if size >= 999_500:
+        return f"{digits(value / 1e6)}\u00a0million"
+    return f"{value:,.{0 if size >= 100 else 1 if size >= 10 else 2}f}"
+
+
+def rounded(count: int) -> str:
+    """A count of which only the first two digits mean something."""
+    unit = 10 ** max(len(str(count)) - 2, 0)
+    return f"{-(-count // unit) * unit:,}"
+
+
+def span(interval: Interval) -> str:
+    """From where to where."""
+    return f"{digits(interval.low)} to {digits(interval.high)}"
