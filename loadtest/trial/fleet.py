@@ -18,9 +18,9 @@ from typing import Any
 import aiohttp
 
 from cluster.errors import StartUpError
-from cluster.model_files import default_cache_directory
+from cluster.model_files import default_cache_directory, ensure_demo_model
 from cluster.progress import Step
-from loadtest.processes import DEFAULT_MODEL, WARMROUTE, Processes, free_ports, get_json, start_system
+from loadtest.processes import WARMROUTE, Processes, free_ports, get_json, start_system
 from loadtest.trial.client import ChatClient
 from loadtest.trial.errors import TrialError
 from loadtest.trial.settings import Arm, TrialSettings
@@ -145,7 +145,9 @@ async def _start(fleet: Fleet, step: Step) -> None:
         raise StartUpError(
             "a simulated fleet needs redis-server on the PATH; or test a running one with --url"
         )
-    model = settings.model_directory or DEFAULT_MODEL
+    model = settings.model_directory
+    if model is None:
+        model = await asyncio.to_thread(ensure_demo_model, default_cache_directory(), step.update)
     options = ["--prefill-rate", str(settings.prefill_rate)] if settings.prefill_rate else []
     options += ["--num-blocks", str(settings.blocks)] if settings.blocks else []
     step.update(f"{settings.replicas} engines, their agent, Redis and a router")

@@ -39,7 +39,7 @@ def start(tmp_path, *options):
     return subprocess.Popen(
         command,
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "WARMROUTE_CACHE_DIR": str(ROOT / ".warmroute")},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
