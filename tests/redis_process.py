@@ -16,6 +16,7 @@ from redis.retry import Retry
 
 SLOTS = 16_384
 SERVICE = "primary"
+_given = set()
 
 
 class RedisProcess:
@@ -46,8 +47,14 @@ class RedisProcess:
 
     def start(self):
         """Start empty, and wait until it answers."""
-        self.process = subprocess.Popen(self.arguments(), stdout=subprocess.DEVNULL)
-        _wait(lambda: self.client("PING"), f"redis-server on port {self.port} answers", seconds=10)
+
+        def answers():
+            # It ends at once when somebody's outgoing connection has the port just then.
+            if self.process is None or self.process.poll() is not None:
+                self.process = subprocess.Popen(self.arguments(), stdout=subprocess.DEVNULL)
+            return self.client("PING")
+
+        _wait(answers, f"redis-server on port {self.port} answers", seconds=10)
 
     def client(self, *command):
         """The answer to one command, on a connection of its own."""
@@ -115,10 +122,14 @@ class SentinelProcess(RedisProcess):
 
 
 def free_port():
-    """A port that the system gives, and that nobody uses."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that the system gives, that nobody uses, and that was not given here before."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        if port not in _given:
+            _given.add(port)
+            return port
 
 
 @contextmanager
