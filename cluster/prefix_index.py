@@ -93,7 +93,9 @@ class PrefixIndex:
         self._clear(slot, Fate.EVICTED)
 
     def fates(self, keys: BlockKeys) -> list[tuple[Fate, int]]:
-        """What became of leading blocks, of which nobody holds the first: fates, and how many have each."""
+        """What became of leading blocks, of which nobody holds the first: fates, and how many have each.
+        In a large index what an engine cleared counts as lost, too.
+        """
         runs = self.ghosts.leading(keys)
         known = sum(count for _, count in runs)
         if self._has_dead and known < len(keys) and (dead := self._confirmed.count_dead(keys[known:])):

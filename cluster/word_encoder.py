@@ -105,7 +105,8 @@ class WordEncoder:
         if word in self._special_ids:
             return [self._special_ids[word]]
         if not word.isascii():
-            return self._backend.encode_batch_fast([word.decode()], add_special_tokens=False)[0].ids  # type: ignore[no-any-return]
+            [encoded] = self._backend.encode_batch_fast([word.decode()], add_special_tokens=False)
+            return list(encoded.ids)
         # A seventh of what it costs to have the tokenizer find out that this is one word.
         return [token.id for token in self._model.tokenize(word.decode().translate(BYTE_CHARACTERS))]
 

@@ -11,6 +11,8 @@ import msgspec
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionMessageParam
 
+from loadtest.chat_answers import Chunk, usage_in, whole_text
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
@@ -82,38 +84,17 @@ async def stream_turn(session: aiohttp.ClientSession, router: str, body: Mapping
     return _turn(replica, ttft, [chunk.removeprefix(b"data: ") for chunk in chunks])
 
 
-def _turn(replica: str, ttft: float, chunks: Sequence[bytes]) -> Turn:
-    text, usage = "", _Usage()
-    for data in chunks:
-        if data.startswith(b"{"):
-            chunk = msgspec.json.decode(data, type=_Chunk)
-            text += "".join(choice.delta.content or "" for choice in chunk.choices)
-            usage = chunk.usage or usage
-    cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else 0
-    return Turn(replica, text, ttft, usage.prompt_tokens, cached or 0, usage.completion_tokens)
-
-
-class _Delta(msgspec.Struct, frozen=True):
-    content: str | None = None
-
-
-class _Choice(msgspec.Struct, frozen=True):
-    delta: _Delta = _Delta()
-
-
-class _Details(msgspec.Struct, frozen=True):
-    cached_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct, frozen=True):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    prompt_tokens_details: _Details | None = None
-
-
-class _Chunk(msgspec.Struct, frozen=True):
-    choices: tuple[_Choice, ...] = ()
-    usage: _Usage | None = None
+def _turn(replica: str, ttft: float, events: Sequence[bytes]) -> Turn:
+    chunks = [msgspec.json.decode(data, type=Chunk) for data in events if data.startswith(b"{")]
+    usage = usage_in(chunks)
+    return Turn(
+        replica,
+        whole_text(chunks),
+        ttft,
+        usage.prompt_tokens or 0,
+        usage.cached_tokens or 0,
+        usage.completion_tokens or 0,
+    )
 
 
 def slope(places: Sequence[float], values: Sequence[float]) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from heapq import nlargest
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgspec
 
@@ -170,5 +170,5 @@ def _decoded(entries: Iterable[Any]) -> Iterator[RequestExplanation]:
 
 
 def _summary_of(explanation: RequestExplanation) -> RequestSummary:
-    summary: Any = {name: explanation[name] for name in RequestSummary.__annotations__}  # type: ignore[literal-required]
-    return summary  # type: ignore[no-any-return]
+    names = RequestSummary.__annotations__
+    return cast(RequestSummary, {name: value for name, value in explanation.items() if name in names})

@@ -8,11 +8,11 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import aiohttp
 import msgspec
 
+from loadtest.chat_answers import Chunk, num_with_text, usage_in, whole_text
 from loadtest.trial.errors import RequestFailedError, TrialError
 
 REPLICA_HEADER = "x-warmroute-replica"
@@ -35,31 +35,6 @@ class Reply:
     replica: str
 
 
-class _Text(msgspec.Struct):
-    content: str | None = None
-    reasoning_content: str | None = None
-
-
-class _Choice(msgspec.Struct):
-    delta: _Text | None = None
-
-
-class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    prompt_tokens_details: _Details | None = None
-
-
-class _Chunk(msgspec.Struct):
-    choices: Sequence[_Choice] = ()
-    usage: _Usage | None = None
-    error: Any = None
-
-
 class ChatClient:
     """Sends chat requests to one OpenAI-compatible URL, with or without ``/v1`` at its end."""
 
@@ -73,7 +48,7 @@ class ChatClient:
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
         self._encoder = msgspec.json.Encoder()
-        self._decoder = msgspec.json.Decoder(_Chunk)
+        self._decoder = msgspec.json.Decoder(Chunk)
 
     async def models(self) -> list[str]:
         """Names of all models. Raises `TrialError`."""
@@ -126,12 +101,12 @@ class ChatClient:
             if len(answer) > MAX_ANSWER_BYTES:
                 raise RequestFailedError(f"an answer of more than {MAX_ANSWER_BYTES:,} bytes")
             if math.isnan(first) and (end := answer.rfind(b"\n")) >= decoded:
-                if any(_text_of(chunk) for chunk in self._chunks(bytes(answer[decoded:end]))):
+                if any(chunk.has_text for chunk in self._chunks(bytes(answer[decoded:end]))):
                     first = time.perf_counter()
                 decoded = end + 1
         return first, bytes(answer)
 
-    def _chunks(self, events: bytes) -> list[_Chunk]:
+    def _chunks(self, events: bytes) -> list[Chunk]:
         lines = [line[5:].strip() for line in events.splitlines() if line.startswith(b"data:")]
         try:
             chunks = [self._decoder.decode(line) for line in lines if line.startswith(b"{")]
@@ -146,25 +121,16 @@ class ChatClient:
         chunks = self._chunks(answer)
         if b"[DONE]" not in answer:
             raise RequestFailedError("the stream ended without [DONE]")
-        usage = next((chunk.usage for chunk in reversed(chunks) if chunk.usage), _Usage())
-        details = usage.prompt_tokens_details
-        contents = [choice.delta.content for c in chunks for choice in c.choices if choice.delta]
+        usage = usage_in(chunks)
         return Reply(
-            text="".join(content for content in contents if content),
+            text=whole_text(chunks),
             ttft=ttft,
             latency=latency,
-            prompt_tokens=usage.prompt_tokens,
-            cached_tokens=(details.cached_tokens or 0) if details else 0,
-            output_tokens=usage.completion_tokens or sum(1 for chunk in chunks if _text_of(chunk)),
+            prompt_tokens=usage.prompt_tokens or 0,
+            cached_tokens=usage.cached_tokens or 0,
+            output_tokens=usage.completion_tokens or num_with_text(chunks),
             replica=replica,
         )
-
-
-def _text_of(chunk: _Chunk) -> bool:
-    """Whether a chunk brings text, thoughts included."""
-    return any(
-        choice.delta and (choice.delta.content or choice.delta.reasoning_content) for choice in chunk.choices
-    )
 
 
 def _message_in(body: bytes) -> str:

@@ -16,6 +16,8 @@ from geventhttpclient.client import HTTPClient
 from geventhttpclient.response import HTTPParseError, HTTPSocketPoolResponse
 from geventhttpclient.url import URL
 
+from loadtest.chat_answers import Chunk, num_with_text, usage_in, whole_text
+
 MAX_OPEN = 10_000
 """Requests of one process at the same time; further ones wait."""
 CONNECT_SECONDS = 10.0
@@ -54,34 +56,6 @@ class Answer:
         return (self.latency - self.ttft) / (self.output_tokens - 1)
 
 
-class _Text(msgspec.Struct):
-    content: str | None = None
-    reasoning_content: str | None = None
-
-
-class _Choice(msgspec.Struct):
-    delta: _Text | None = None
-    message: _Text | None = None
-
-
-class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
-
-
-class _Chunk(msgspec.Struct):
-    """A streamed event, or an answer that was not streamed."""
-
-    choices: Sequence[_Choice] = ()
-    usage: _Usage | None = None
-    error: Any = None
-
-
 class ChatClient:
     """Sends chat requests to one OpenAI-compatible URL. Connections are shared and kept alive."""
 
@@ -109,7 +83,7 @@ class ChatClient:
             self._fields |= {"stream": True, "stream_options": {"include_usage": True}}
         self._fields |= extra_body or {}
         self._encoder = msgspec.json.Encoder()
-        self._decoder = msgspec.json.Decoder(_Chunk)
+        self._decoder = msgspec.json.Decoder(Chunk)
 
     def models(self) -> list[str]:
         """Names of all models, at least one. Raises `RequestFailedError`."""
@@ -154,11 +128,11 @@ class ChatClient:
         while line := response.readline(b"\n"):
             head += line
             data = _data_of(line)
-            if data.startswith(b"{") and _text_of(self._decode(data)):
+            if data.startswith(b"{") and self._decode(data).has_text:
                 return time.perf_counter(), head
         return None, head
 
-    def _chunks(self, answer: bytes) -> list[_Chunk]:
+    def _chunks(self, answer: bytes) -> list[Chunk]:
         """All events of a stream, or the one object of an answer that was not streamed."""
         if not self._stream:
             return [self._decode(answer)]
@@ -168,7 +142,7 @@ class ChatClient:
             raise RequestFailedError("the stream ended without [DONE]")
         return chunks
 
-    def _decode(self, data: bytes) -> _Chunk:
+    def _decode(self, data: bytes) -> Chunk:
         try:
             chunk = self._decoder.decode(data)
         except msgspec.MsgspecError as error:
@@ -209,25 +183,17 @@ def _data_of(line: bytes) -> bytes:
     return line[5:].strip() if line.startswith(b"data:") else b""
 
 
-def _text_of(chunk: _Chunk) -> str:
-    """Of a chunk's only choice, thoughts included."""
-    texts = (choice.delta or choice.message for choice in chunk.choices)
-    return "".join((text.reasoning_content or "") + (text.content or "") for text in texts if text)
-
-
 def _answer(
-    chunks: Sequence[_Chunk], latency: float, ttft: float | None, replica: object, size: int
+    chunks: Sequence[Chunk], latency: float, ttft: float | None, replica: object, size: int
 ) -> Answer:
-    texts = [choice.delta or choice.message for chunk in chunks for choice in chunk.choices]
-    usage = next((chunk.usage for chunk in reversed(chunks) if chunk.usage), _Usage())
-    details = usage.prompt_tokens_details
+    usage = usage_in(chunks)
     return Answer(
-        text="".join(text.content for text in texts if text and text.content),
+        text=whole_text(chunks),
         latency=latency,
         ttft=ttft,
-        output_tokens=usage.completion_tokens or sum(1 for chunk in chunks if _text_of(chunk)),
+        output_tokens=usage.completion_tokens or num_with_text(chunks),
         prompt_tokens=usage.prompt_tokens,
-        cached_tokens=details.cached_tokens if details else None,
+        cached_tokens=usage.cached_tokens,
         replica=replica if isinstance(replica, str) else "",
         size=size,
     )
