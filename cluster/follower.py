@@ -119,7 +119,8 @@ class Follower:
     async def _poll(self) -> float:
         """Read the next few leases. Returns the seconds until it is time for more."""
         while self._to_read_anew:
-            self._blocks.start_over(self._to_read_anew.pop())
+            self._blocks.start_over(replica_id := self._to_read_anew.pop())
+            log.info("replica_read_anew", replica=replica_id)
         if not self._unread:
             self._check_subscription()
             self._unread = await self._known_replicas()

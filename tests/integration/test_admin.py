@@ -103,7 +103,8 @@ async def test_drain_and_resets_under_traffic(system: System) -> None:
     blocks = f"{routers[0]}/admin/replicas/{victim}/blocks"
 
     async def read_again() -> bool:
-        return bool((await system.get(blocks))["keys"])
+        forgotten = system.log("router").count('"replica_read_anew"') == len(routers)
+        return forgotten and bool((await system.get(blocks))["keys"])
 
     await eventually(read_again, 10, "its blocks are known again")
     key = (await system.get(blocks))["keys"][0]
