@@ -12,6 +12,10 @@ from typing import NamedTuple
 
 HORIZON = 1_000.0
 """Prompts after which one counts for 1/e."""
+RECENT = 64.0
+"""The same for a second count, which soon knows of an opening that is new to a busy router."""
+DOUBT = 2.0
+"""Standard deviations by which the second count may be too high by chance, being of few prompts."""
 FIRST = 2.0
 """So many prompts that part ways elsewhere are taken to have come before the first."""
 MAX_BRANCHES = 100_000
@@ -20,7 +24,6 @@ MAX_BRANCHES = 100_000
 
 MET_LATELY = 5_000
 """Blocks among which the hottest are looked for: what was not met for longer has cooled down."""
-NEVER = (0.0, 0, 0)
 
 
 class Branch(NamedTuple):
@@ -35,32 +38,59 @@ class Branch(NamedTuple):
     """Of the recent prompts that parted ways with another one."""
 
 
+class Counts(NamedTuple):
+    """Prompts that parted ways after one block."""
+
+    prompts: float = 0.0
+    recent: float = 0.0
+    """Of the last `RECENT` ones."""
+    number: int = 0
+    """Of all prompts that parted ways with another one, when this was counted."""
+    tokens: int = 0
+
+
+NEVER = Counts()
+
+
 class Branches:
     """The blocks after which prompts went on with something new."""
 
     def __init__(self) -> None:
         self._num_returns = 0
-        self._counts: OrderedDict[int, tuple[float, int, int]] = OrderedDict()
+        self._counts: OrderedDict[int, Counts] = OrderedDict()
 
     def share(self, key: int) -> float:
         """Of the recent prompts that parted ways with another one, the share that did so after this block."""
-        return self._count(key) / (min(self._num_returns, HORIZON) + FIRST)
+        counts = self._counts.get(key, NEVER)
+        age = counts.number - self._num_returns
+        prompts, recent = counts.prompts * math.exp(age / HORIZON), counts.recent * math.exp(age / RECENT)
+        return max(
+            prompts / (min(self._num_returns, HORIZON) + FIRST),
+            (recent - DOUBT * math.sqrt(recent)) / (min(self._num_returns, RECENT) + FIRST),
+        )
 
     def hottest(self, limit: int) -> list[Branch]:
         """The blocks after which most prompts part ways, of those met lately."""
         lately = islice(reversed(self._counts), MET_LATELY)
-        hottest = nlargest(limit, ((self._count(key), key) for key in lately))
-        return [Branch(key, self._counts[key][2], count, self.share(key)) for count, key in hottest]
+        hottest = nlargest(limit, ((self._prompts(key), key) for key in lately))
+        return [Branch(key, self._counts[key].tokens, prompts, self.share(key)) for prompts, key in hottest]
 
     def add(self, key: int, tokens: int = 0) -> None:
         """A prompt goes on with something new after this block, with which so many of its tokens end."""
         if key in self._counts:
             self._num_returns += 1
-        self._counts[key] = self._count(key) + 1, self._num_returns, tokens
+        counts = self._counts.get(key, NEVER)
+        age = counts.number - self._num_returns
+        self._counts[key] = Counts(
+            counts.prompts * math.exp(age / HORIZON) + 1,
+            counts.recent * math.exp(age / RECENT) + 1,
+            self._num_returns,
+            tokens,
+        )
         self._counts.move_to_end(key)
         if len(self._counts) > MAX_BRANCHES:
             self._counts.popitem(last=False)
 
-    def _count(self, key: int) -> float:
-        count, number, _ = self._counts.get(key, NEVER)
-        return count * math.exp((number - self._num_returns) / HORIZON)
+    def _prompts(self, key: int) -> float:
+        counts = self._counts[key]
+        return counts.prompts * math.exp((counts.number - self._num_returns) / HORIZON)

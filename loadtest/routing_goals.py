@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 import cluster.booking
+import cluster.branches
 import cluster.waiting_room
 import policies.warm
 from loadtest.replay.pool import Workers, start_workers
@@ -50,7 +51,7 @@ SETTLED_SECONDS = 5.0
 
 Constants = Mapping[str, object]
 """Constants of the default policy and of what it stands on, by name, and what they are in a run."""
-MODULES = (policies.warm, cluster.waiting_room, cluster.booking.Booking)
+MODULES = (policies.warm, cluster.branches, cluster.waiting_room, cluster.booking.Booking)
 NEVER = 1e18
 
 
@@ -64,6 +65,7 @@ ABLATION: Mapping[str, Constants] = {
     "as it is": {},
     "stickiness off": {"STICKINESS": 0.0},
     "nothing counts as hot": {"HOT_SHARE": NEVER},
+    "nothing is soon hot": {"DOUBT": NEVER},
     "no waiting in the router": {"ROOM_TOKENS": NEVER},
     "no ageing of what waits": {"AGEING_TOKENS": 0.0},
     "queues do not shrink": NO_PROGRESS,
@@ -72,6 +74,8 @@ ABLATION: Mapping[str, Constants] = {
 SWEEP: Mapping[str, Sequence[float]] = {
     "STICKINESS": (1, 2, 4, 6, 8, 12, 16, 32),
     "HOT_SHARE": (0.125, 0.25, 0.5, 1),
+    "RECENT": (16, 32, 64, 128),
+    "DOUBT": (0, 1, 2, 3),
     "ROOM_TOKENS": (2048, 4096, 6144, 8192),
     "TIE_TOKENS": (16, 64, 128, 256, 512),
 }
@@ -213,6 +217,7 @@ def cases_of(table: str, trace: WorkloadSource) -> list[Case]:
         for what, source, load in (
             *((f"load {load:g}", trace, load) for load in (LOADS[0], LOADS[2], OVERLOAD)),
             ("agents", WorkloadSource("agents"), 1.0),
+            ("rollout", WorkloadSource("rollout"), 1.0),
             ("rag", WorkloadSource("rag"), 1.0),
         )
         for label, constants in runs

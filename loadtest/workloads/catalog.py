@@ -8,6 +8,7 @@ from loadtest.workloads.agents import Agents
 from loadtest.workloads.bursts import Bursts
 from loadtest.workloads.chat import Chat, ClosedChat
 from loadtest.workloads.rag import Rag
+from loadtest.workloads.rollout import Rollout
 from loadtest.workloads.single import HotPrefix, NoSharing
 from loadtest.workloads.tenants import Tenants
 
@@ -21,6 +22,7 @@ WORKLOADS: Mapping[str, Callable[[int], Workload]] = MappingProxyType(
         "no-sharing": NoSharing().build,
         "bursts": Bursts().build,
         "tenants": Tenants().build,
+        "rollout": Rollout().build,
     }
 )
 """From a seed to the workload. Rates are such that the middle half of each keeps 8 replicas about 70% busy
@@ -38,6 +40,7 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
         "no-sharing": "prompts with nothing in common",
         "bursts": "short conversations, at times at five times the mean rate",
         "tenants": "200 tenants, each with a system prompt, of very different size",
+        "rollout": "one long system prompt in every conversation, replaced by another one in the middle",
     }
 )
 """One line each, for the command line."""

@@ -1,5 +1,7 @@
 """Where prompts part ways, and how hot such places are."""
 
+from random import Random
+
 import numpy as np
 import pytest
 
@@ -35,6 +37,35 @@ def test_one_prompt_makes_nothing_hot_and_three_do():
     branches.add(1)
     branches.add(1)
     assert branches.share(1) > 0.5
+
+
+def busy_branches():
+    """Of a router that has long seen a hundred openings, all equally often."""
+    branches, source = Branches(), Random(7)
+    for _ in range(5_000):
+        branches.add(source.randrange(100))
+    return branches
+
+
+def test_an_opening_new_to_a_busy_router_is_soon_known_to_be_hot():
+    """Twenty prompts in a row are a large share of the last ones, though not of the last thousand."""
+    branches = busy_branches()
+    for _ in range(20):
+        branches.add(1_000)
+    assert branches.share(1_000) > 0.1
+    for _ in range(80):
+        branches.add(1_000)
+    assert branches.share(1_000) > 0.5
+
+
+def test_what_is_rare_is_not_hot_by_chance():
+    """A hundred openings, equally often: none is ever taken for much more than it is."""
+    branches, source = busy_branches(), Random(8)
+    shares = []
+    for _ in range(2_000):
+        branches.add(source.randrange(100))
+        shares.append(max(branches.share(key) for key in range(100)))
+    assert np.percentile(shares, 99) < 0.06
 
 
 def test_what_was_hot_cools_down():

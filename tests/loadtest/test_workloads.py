@@ -14,6 +14,7 @@ from loadtest.workloads.chat import Applications, Chat, ClosedChat
 from loadtest.workloads.dialogue import Dialogue
 from loadtest.workloads.draws import Lengths, zipf_weights
 from loadtest.workloads.rag import Rag
+from loadtest.workloads.rollout import Rollout
 from loadtest.workloads.single import HotPrefix, NoSharing
 from loadtest.workloads.tenants import Tenants
 from loadtest.workloads.text import Part, Text
@@ -27,6 +28,7 @@ SMALL = {
     "no-sharing": NoSharing(seconds=10),
     "bursts": Bursts(seconds=12),
     "tenants": Tenants(seconds=20),
+    "rollout": Rollout(seconds=10),
 }
 """Every entry of the catalog for a short time."""
 
@@ -211,6 +213,18 @@ def test_nearly_everybody_has_the_hot_prefix():
     assert hot / len(turns) == pytest.approx(0.95, abs=0.02)
     assert {count for _, count in others} == {1}
     assert {turn.opening_tokens for turn in turns} == {3000}
+
+
+def test_from_the_middle_of_a_rollout_everybody_begins_with_the_new_prompt(small):
+    """Who has begun before goes on with the old one."""
+    openings = [
+        (session.start < 5, {opening_key(turn) for turn in session.turns})
+        for session in small["rollout"].sessions
+    ]
+    (old,), (new,) = (
+        set().union(*(keys for early, keys in openings if early is half)) for half in (True, False)
+    )
+    assert old != new
 
 
 def test_nothing_is_shared_without_sharing(small):

@@ -60,9 +60,13 @@ def test_a_rare_opening_stays_with_its_holder(snapshot_of, request_of):
     assert warm(request_of(prompt=1100, opening=1000), rare).row == 0
 
 
-def test_new_conversations_with_one_opening_do_not_herd(snapshot_of, request_of):
-    """40 conversations that start at once with one system prompt end up on all four replicas."""
+@pytest.mark.parametrize("others_before", [0, 5_000])
+def test_new_conversations_with_one_opening_do_not_herd(others_before, snapshot_of, request_of):
+    """40 conversations that start at once with one system prompt end up on all four replicas, also when the
+    router has seen many others before."""
     cached, queued, running, branches = [992, 0, 0, 0], [0] * 4, [0] * 4, Branches()
+    for number in range(others_before):
+        branches.add(1_000 + number % 100)
     for key in range(40):
         snapshot = snapshot_of(cached, queued, running)._replace(share=branches.share(1))
         row = warm(request_of(1100, 1000, key), snapshot).row
