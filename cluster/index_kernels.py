@@ -16,12 +16,12 @@ import numpy as np
 from cluster.index_sets import (
     ALONE, ARRAYS, CAPACITY, FEW, FRESH, FULL, HIGH, KEYS, LOW, MAX_CAPACITY, MIN_CAPACITY, NEXT_SET,
     NUM_KEYS, ONE, OWNED, READ, REFERENCES, REFUSED, SET, SIZE, SMALL_SEGMENT, SPANS, SPREAD, START,
-    USED, WORD, Arrays, Number, Table, has_room, helper, holds, kernel, release, row_of, take_out, with_slot,
-    without_slot,
+    USED, WORD, Arrays, Number, Table, has_room, holds, release, row_of, take_out, with_slot, without_slot,
 )  # fmt: skip
+from policies.compiled import helper, kernel
 # isort: on
 
-INDEX_SETS = "6ec97e5e3261a9a9"
+INDEX_SETS = "12caee23bc307dc6"
 """Digest of the other file. Numba keeps compiled kernels until this file changes, so it must."""
 AHEAD = 32
 

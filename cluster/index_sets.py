@@ -4,12 +4,12 @@ A set counts its entries. Up to 8 holders are a sorted list of slots in the set 
 bits. An entry whose holders change moves to another set: to one met shortly before, if it is the same.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from policies.compiled import helper
 
 LOW, HIGH, SET = range(3)
 """Columns of an entry."""
@@ -35,7 +35,6 @@ WORD = np.uint64(63)
 ONE = np.uint64(1)
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 Table = NDArray[Any]
 Number: Any = np.int64
 """Places and counts; together with unsigned ones numba would make them floating-point numbers."""
@@ -59,25 +58,6 @@ READ = "uint32[:, ::1], int64[:, ::1], uint32[:, ::1], uint16[:, ::1], uint64[:,
 ARRAYS = f"{READ}, uint32[::1], int64[:, ::1], int64[::1]"
 KEYS = "Array(uint64, 1, 'C', readonly=True)"
 SPANS = "Array(uint64, 2, 'C', readonly=True)"
-
-
-def helper(function: Function) -> Function:
-    """Compiled into the kernels that call it."""
-    compiled: Function = numba.njit(function)
-    return compiled
-
-
-def kernel(signature: str) -> Callable[[Function], Function]:
-    """Compiled when this module is imported, and kept on disk where numba finds a folder for that."""
-
-    def compile_now(function: Function) -> Function:
-        try:
-            compiled: Function = numba.njit(signature, cache=True)(function)
-        except RuntimeError:
-            compiled = numba.njit(signature)(function)
-        return compiled
-
-    return compile_now
 
 
 @helper

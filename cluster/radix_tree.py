@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from cluster.block_table import BlockKeys, BlockTable, as_keys
-from cluster.index_sets import KEYS, Table, kernel
+from cluster.index_sets import KEYS, Table
+from policies.compiled import kernel
 
 MAX_STARTS = 1 << 20
 """Different first keys of paths; those beyond are not found in the middle of a prompt."""

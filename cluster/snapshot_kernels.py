@@ -1,6 +1,7 @@
 """The compiled part of `cluster.replica_table`: one call where numpy would take twenty."""
 
-from cluster.index_sets import Number, Table, kernel
+from cluster.index_sets import Number, Table
+from policies.compiled import COUNTS, kernel
 
 READY, PUBLISHES_EVENTS, QUEUED_TOKENS, RUNNING, ACTIVE_TOKENS = range(5)
 """Columns of the table."""
@@ -8,10 +9,7 @@ CACHED = 0
 """The row of `read` that follows from the prompt; the others are the table's last columns."""
 
 
-@kernel(
-    "int64(int64[:, ::1], Array(int64, 1, 'C', readonly=True), int64[::1], int64, int64, int64[:, ::1], "
-    "boolean[::1])"
-)
+@kernel(f"int64(int64[:, ::1], {COUNTS}, int64[::1], int64, int64, int64[:, ::1], boolean[::1])")
 def read(
     rows: Table, slots: Table, matched: Table, most: int, block_size: int, numbers: Table, ready: Table
 ) -> int:

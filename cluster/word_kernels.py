@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from cluster.index_sets import Number, Table, helper, kernel
+from cluster.index_sets import Number, Table
+from policies.compiled import helper, kernel
 
 IGNORE_CASE, ANY_PREFIX, MAX_DIGITS, NEWLINES = range(4)
 """Places in the rules of `cluster.text_splits.WordRules`."""

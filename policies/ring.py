@@ -6,7 +6,7 @@ clockwise.
 
 The order is that of uhashring's own walk. With a thousand replicas that walk takes a millisecond, and
 building the ring a third of a second. Here a ring is two sorted arrays, a new one takes over what it shares
-with the one before, and the first candidate is looked for in many points at once.
+with the one before, and the first candidate is looked for by compiled code.
 """
 
 from collections import OrderedDict
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from uhashring import HashRing
 
+from policies.compiled import MASK, kernel
 from policies.types import Costs, Mask
 
 DEFAULT_BOUND = 1.25
@@ -26,13 +27,11 @@ MAX_RINGS = 16
 """Rings kept, one for each set of replicas that was asked for lately."""
 MAX_REPLICAS = 8_192
 """Replicas whose points are kept."""
-FIRST_LOOK = 64
-"""Points looked at together; twice as many each time none of them is a candidate's."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Ring:
-    """All points in order, and twice as many owners, so that a walk need not begin again at the start."""
+    """All points in order, and the row that each of them belongs to."""
 
     rows: dict[str, int]
     points: NDArray[np.uint64]
@@ -42,7 +41,7 @@ class _Ring:
         """The ring of other replicas: only points of those that are new here are sorted."""
         rows = {replica: row for row, replica in enumerate(replicas)}
         new_rows = np.array([rows.get(replica, -1) for replica in self.rows], dtype=np.int32)
-        owners = new_rows.take(self.owners[: self.points.size])
+        owners = new_rows.take(self.owners)
         stays = owners >= 0
         points, owners = self.points[stays], owners[stays]
 
@@ -53,12 +52,7 @@ class _Ring:
         order = np.argsort(joined_points, kind="stable")
         places = np.searchsorted(points, joined_points[order])
         owners = np.insert(owners, places, joined_owners[order])
-        return _Ring(rows, np.insert(points, places, joined_points[order]), np.tile(owners, 2))
-
-    def owners_from(self, key: int) -> NDArray[np.int32]:
-        """Rows in the order of their points from the key onwards, once round the ring."""
-        start = int(np.searchsorted(self.points, np.uint64(hash_of(f"{key:016x}")), side="right"))
-        return self.owners[start : start + self.points.size]
+        return _Ring(rows, np.insert(points, places, joined_points[order]), owners)
 
 
 _rings: OrderedDict[tuple[str, ...], _Ring] = OrderedDict()
@@ -77,6 +71,25 @@ def points_of(replica: str) -> NDArray[np.uint64]:
     return np.array([point for point, _ in points], dtype=np.uint64)
 
 
+def _place_of(key: int) -> int:
+    return hash_of(f"{key:016x}")
+
+
+@kernel(f"int64(Array(uint64, 1, 'C', readonly=True), Array(int32, 1, 'C', readonly=True), uint64, {MASK})")
+def _first_candidate(
+    points: NDArray[np.uint64], owners: NDArray[np.int32], place: int, candidates: Mask
+) -> int:
+    """The row of the first candidate after a place. There must be one."""
+    start = np.searchsorted(points, place, side="right")
+    for owner in owners[start:]:
+        if candidates[owner]:
+            return int(owner)
+    for owner in owners[:start]:
+        if candidates[owner]:
+            return int(owner)
+    return -1
+
+
 def _ring(replicas: tuple[str, ...]) -> _Ring:
     ring = _rings.get(replicas)
     if ring is None:
@@ -90,7 +103,9 @@ def _ring(replicas: tuple[str, ...]) -> _Ring:
 
 def walk(replicas: tuple[str, ...], key: int) -> Iterator[int]:
     """All rows, in the order in which the ring meets their replicas from the key onwards."""
-    yield from dict.fromkeys(_ring(replicas).owners_from(key).tolist())
+    ring = _ring(replicas)
+    start = int(np.searchsorted(ring.points, np.uint64(_place_of(key)), side="right"))
+    yield from dict.fromkeys(np.roll(ring.owners, -start).tolist())
 
 
 def shares_of(replicas: tuple[str, ...]) -> list[float]:
@@ -99,8 +114,7 @@ def shares_of(replicas: tuple[str, ...]) -> list[float]:
     if not ring.points.size:
         return [0.0] * len(replicas)
     arcs = ring.points - np.roll(ring.points, 1)  # unsigned: the first one goes over the end
-    owners = ring.owners[: ring.points.size]
-    shares: list[float] = (np.bincount(owners, arcs, len(replicas)) / 2.0**64).tolist()
+    shares: list[float] = (np.bincount(ring.owners, arcs, len(replicas)) / 2.0**64).tolist()
     return shares
 
 
@@ -108,14 +122,8 @@ def first_on_ring(replicas: tuple[str, ...], key: int, candidates: Mask) -> int:
     """The first candidate clockwise from the key. There must be one."""
     if np.count_nonzero(candidates) == 1:
         return int(candidates.argmax())
-    owners = _ring(replicas).owners_from(key)
-    start, end = 0, FIRST_LOOK
-    while True:
-        found = candidates.take(owners[start:end])
-        first = int(found.argmax())
-        if found[first]:
-            return int(owners[start + first])
-        start, end = end, 2 * end
+    ring = _ring(replicas)
+    return _first_candidate(ring.points, ring.owners, _place_of(key), candidates)
 
 
 def first_with_room(

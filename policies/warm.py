@@ -12,9 +12,10 @@ docs/benchmarks.md has the sweeps.
 import numpy as np
 
 from policies.baselines import consistent_hash
-from policies.choice import load_in_tokens, only_eligible, require_some
+from policies.choice import REQUEST_TOKENS, require_some
+from policies.compiled import COSTS, COUNTS, MASK, kernel
 from policies.ring import first_on_ring
-from policies.types import Decision, Request, Snapshot
+from policies.types import Costs, Counts, Decision, Mask, Request, Snapshot
 
 STICKINESS = 8.0
 """Price of a lost token that nobody else has in common."""
@@ -35,22 +36,63 @@ def warm(request: Request, snapshot: Snapshot) -> Decision:
     require_some(num_eligible)
     if not snapshot.caches_seen:
         return consistent_hash(request, snapshot)
-    load = only_eligible(load_in_tokens(snapshot) * snapshot.pace, snapshot)
-    held = np.where(snapshot.eligible, snapshot.cached_tokens, 0)
-    most = held.item(held.argmax())  # for a few replicas several times quicker than held.max()
-    opening = request.opening_tokens if most > request.opening_tokens else 0
-    lost = most - np.maximum(held, opening)
-    uncached = request.prompt_tokens - snapshot.cached_tokens
-    price = _price(snapshot.share * num_eligible)
-    costs = load + (uncached + price * lost) * snapshot.pace
+    costs, load = np.empty((2, len(snapshot.replicas)))
+    most, least, least_load = _weigh(
+        request.prompt_tokens,
+        request.opening_tokens,
+        _price(snapshot.share * num_eligible),
+        REQUEST_TOKENS,
+        snapshot.eligible,
+        snapshot.cached_tokens,
+        snapshot.queued_tokens,
+        snapshot.running,
+        snapshot.pace,
+        costs,
+        load,
+    )
     home = snapshot.home
-    stays = home >= 0 and snapshot.eligible.item(home) and held.item(home) == most
-    if stays and load.item(home) <= load.item(load.argmin()) + STAY_TOKENS:
+    stays = home >= 0 and snapshot.eligible.item(home) and snapshot.cached_tokens.item(home) == most
+    if stays and load.item(home) <= least_load + STAY_TOKENS:
         return Decision(home, "warm" if most else "home", costs, ROOM_TOKENS)
-    ties = costs <= costs.item(costs.argmin()) + TIE_TOKENS
-    row = first_on_ring(snapshot.replicas, request.conversation_key, ties)
-    reason = "cold" if not most else "warm" if held.item(row) == most else "diverted"
+    row = first_on_ring(snapshot.replicas, request.conversation_key, costs <= least + TIE_TOKENS)
+    reason = "cold" if not most else "warm" if snapshot.cached_tokens.item(row) == most else "diverted"
     return Decision(row, reason, costs, ROOM_TOKENS)
+
+
+@kernel(
+    f"Tuple((int64, float64, float64))(int64, int64, float64, int64, {MASK}, {COUNTS}, {COUNTS}, {COUNTS}, "
+    f"{COSTS}, float64[::1], float64[::1])"
+)
+def _weigh(
+    prompt_tokens: int,
+    opening_tokens: int,
+    price: float,
+    request_tokens: int,
+    eligible: Mask,
+    cached: Counts,
+    queued: Counts,
+    running: Counts,
+    pace: Costs,
+    costs: Costs,
+    load: Costs,
+) -> tuple[int, float, float]:
+    """Write what each replica costs and its load; both are infinite for one that is not eligible.
+
+    Returns the most tokens that an eligible one holds, the lowest cost and the lowest load.
+    """
+    most, least, least_load = 0, np.inf, np.inf
+    for row in range(len(costs)):
+        if eligible[row]:
+            most = max(most, cached[row])
+    opening = opening_tokens if most > opening_tokens else 0
+    for row in range(len(costs)):
+        costs[row] = load[row] = np.inf
+        if eligible[row]:
+            lost = most - max(cached[row], opening)
+            load[row] = (queued[row] + request_tokens * running[row]) * pace[row]
+            costs[row] = load[row] + (prompt_tokens - cached[row] + price * lost) * pace[row]
+            least, least_load = min(least, costs[row]), min(least_load, load[row])
+    return most, least, least_load
 
 
 def _price(part: float) -> float:

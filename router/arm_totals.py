@@ -5,19 +5,15 @@ sums are kept for 64 groups of whole conversations: how much the groups differ t
 trusted (`router.experiment_report`), without remembering a single conversation.
 """
 
-import math
 from enum import IntEnum
 
 import msgspec
 import numpy as np
 
+from router.geometric_bins import GeometricBins
+
 GROUPS = 64
-TTFT_ERROR = 0.02
-"""Largest relative error of a TTFT percentile. Method: DDSketch (Masson, Rim, Lee, VLDB 2019)."""
-TTFT_RANGE = (0.001, 2000.0)
-"""Seconds. What lies outside counts as the nearer end."""
-_LOG_GAMMA = math.log((1 + TTFT_ERROR) / (1 - TTFT_ERROR))
-_FIRST_BUCKET, _LAST_BUCKET = (math.ceil(math.log(seconds) / _LOG_GAMMA) for seconds in TTFT_RANGE)
+TTFT_BINS = GeometricBins(error=0.02)
 
 
 class Column(IntEnum):
@@ -45,15 +41,14 @@ class ArmTotals:
     def __init__(self) -> None:
         self.sums = np.zeros((GROUPS, len(Column)))
         """One row per group of conversations."""
-        self._ttfts = np.zeros(_LAST_BUCKET - _FIRST_BUCKET + 1, dtype=np.int64)
+        self._ttfts = np.zeros(TTFT_BINS.size, dtype=np.int64)
 
     def add(self, group: int, values: dict[Column, float]) -> None:
         """Count one request of a group of conversations."""
         for column, value in values.items():
             self.sums[group, column] += value
         if Column.TTFT_SECONDS in values:
-            seconds = min(max(values[Column.TTFT_SECONDS], TTFT_RANGE[0]), TTFT_RANGE[1])
-            self._ttfts[math.ceil(math.log(seconds) / _LOG_GAMMA) - _FIRST_BUCKET] += 1
+            self._ttfts[TTFT_BINS.place_of(values[Column.TTFT_SECONDS])] += 1
 
     def total(self, column: Column) -> float:
         """Sum over all groups."""
@@ -61,12 +56,8 @@ class ArmTotals:
 
     def ttft_percentile(self, percent: float) -> float | None:
         """Seconds, within 2% of the exact percentile; None when there is no sample."""
-        below = np.cumsum(self._ttfts)
-        if not below[-1]:
-            return None
-        bucket = int(np.searchsorted(below, math.ceil(percent / 100 * below[-1]))) + _FIRST_BUCKET
-        gamma = math.exp(_LOG_GAMMA)
-        return 2 * gamma**bucket / (gamma + 1)
+        seconds = TTFT_BINS.percentiles(self._ttfts, [percent])
+        return seconds[0] if seconds else None
 
     def merge(self, other: "ArmTotals") -> None:
         """Add what another router has counted."""

@@ -160,7 +160,8 @@ class Dispatcher:
         record.considered = _considered(snapshot, decision)
         record.decided = time.monotonic()
         record.decision_seconds = time.perf_counter() - started
-        record.available_cached_tokens = available = int(snapshot.cached_tokens.max())
+        cached = snapshot.cached_tokens
+        record.available_cached_tokens = available = cached.item(cached.argmax())  # sooner than cached.max()
         record.prospect = self._explainer.look(call, prompt, model, decision.row, expected, available)
         return booking, decision.room_tokens
 

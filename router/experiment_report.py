@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from router.arm_totals import GROUPS, TTFT_ERROR, ArmTotals, Column
+from router.arm_totals import GROUPS, TTFT_BINS, ArmTotals, Column
 
 STUDENT_T = 1.998
 """97.5% quantile for 63 degrees of freedom."""
@@ -42,7 +42,7 @@ def describe_arm(policy: str, totals: ArmTotals) -> dict[str, Any]:
             "samples": int(totals.total(Column.STREAMS)),
             "mean": ratio(totals, Column.TTFT_SECONDS, Column.STREAMS),
             **{f"p{percent}": totals.ttft_percentile(percent) for percent in PERCENTILES},
-            "percentile_error": TTFT_ERROR,
+            "percentile_error": TTFT_BINS.error,
         },
     }
 

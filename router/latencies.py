@@ -1,13 +1,10 @@
 """Times to the first token, warm and cold apart, of each model over the last hour.
 
-Histograms with bins in geometric steps: they add up over routers, and a percentile is within 5% of the exact
-one. The method is DDSketch's (Masson, Rim, Lee, VLDB 2019); its library adds a value in several microseconds,
-and does not take off again what has become too old.
+They are counted in bins, which add up over routers.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
@@ -15,20 +12,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-ERROR = 0.05
-"""Largest relative error of a percentile within the range."""
-SECONDS_RANGE = (0.001, 2000.0)
-"""What lies outside counts as the nearer end."""
+from router.geometric_bins import GeometricBins
+
+BINS = GeometricBins(error=0.05)
 MAX_MODELS = 64
 """Each takes at most 0.8 MB. What further models take counts only for all models together."""
 ALL_MODELS = ""
 
-_GAMMA = (1 + ERROR) / (1 - ERROR)
-_STEPS_PER_E = 1 / math.log(_GAMMA)
-_SHORTEST, _LONGEST = SECONDS_RANGE
-_FIRST_BIN = math.ceil(math.log(_SHORTEST) * _STEPS_PER_E)
-NUM_BINS = math.ceil(math.log(_LONGEST) * _STEPS_PER_E) - _FIRST_BIN + 1
-NUM_COUNTS = 2 * NUM_BINS
+NUM_COUNTS = 2 * BINS.size
 """Bins of warm requests, then those of cold ones."""
 
 Histogram: TypeAlias = NDArray[np.int64]
@@ -45,25 +36,18 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
 
 def place_of(seconds: float, *, warm: bool) -> int:
     """Where a time counts in a histogram."""
-    within = min(max(seconds, _SHORTEST), _LONGEST)
-    place = math.ceil(math.log(within) * _STEPS_PER_E) - _FIRST_BIN
-    return place if warm else place + NUM_BINS
+    place = BINS.place_of(seconds)
+    return place if warm else place + BINS.size
 
 
 def latencies_of(counts: Histogram) -> tuple[Latency, Latency]:
     """Warm and cold."""
-    return _latency(counts[:NUM_BINS]), _latency(counts[NUM_BINS:])
+    return _latency(counts[: BINS.size]), _latency(counts[BINS.size :])
 
 
 def _latency(counts: Histogram) -> Latency:
-    below = np.cumsum(counts)
-    count = int(below[-1])
-    if not count:
-        return Latency(count=0, p50=None, p95=None, p99=None)
-    ranks = [math.ceil(count * percent / 100) for percent in (50, 95, 99)]
-    bins = np.searchsorted(below, ranks) + _FIRST_BIN
-    p50, p95, p99 = (2 * _GAMMA**bins / (_GAMMA + 1)).tolist()
-    return Latency(count=count, p50=p50, p95=p95, p99=p99)
+    p50, p95, p99 = BINS.percentiles(counts, (50, 95, 99)) or (None, None, None)
+    return Latency(count=int(counts.sum()), p50=p50, p95=p95, p99=p99)
 
 
 class LatencyWindow:

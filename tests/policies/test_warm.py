@@ -1,15 +1,19 @@
 """The default policy: conversations stay, openings and what is hot spread, ties go by the ring."""
 
+import math
 from collections import Counter
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cluster.branches import Branches
 from policies.baselines import consistent_hash
+from policies.choice import REQUEST_TOKENS
 from policies.ring import walk
 from policies.types import NoReplicaError
-from policies.warm import HOT_SHARE, TIE_TOKENS, warm
+from policies.warm import HOT_SHARE, STICKINESS, TIE_TOKENS, warm
 
 
 def test_own_history_stays_against_moderate_load(snapshot_of, request_of):
@@ -52,6 +56,40 @@ def test_what_everybody_uses_is_copied_before_its_holder_is_busy(snapshot_of, re
     """When all prompts begin with it, a copy costs the first one of many little more than nothing."""
     hot = snapshot_of([992, 0, 0], queued=[400, 0, 0])._replace(share=0.9)
     assert warm(request_of(prompt=1100, opening=1000), hot).row != 0
+
+
+@given(
+    replicas=st.lists(
+        st.tuples(
+            st.integers(0, 62), st.integers(0, 9000), st.integers(0, 40), st.booleans(), st.floats(0.25, 4)
+        ),
+        min_size=1,
+        max_size=9,
+    ),
+    opening=st.integers(0, 1000),
+    share=st.floats(0, 1),
+)
+def test_costs_are_those_of_the_formula(replicas, opening, share, snapshot_of, request_of):
+    """What each replica costs, computed one by one as the module's first lines say."""
+    blocks, queued, running, eligible, pace = zip(*replicas, strict=True)
+    held = [16 * count for count in blocks]
+    snapshot = snapshot_of(held, queued, running, eligible=eligible, pace=pace)._replace(share=share)
+    request = request_of(prompt=1000, opening=opening)
+    if not any(eligible):
+        with pytest.raises(NoReplicaError):
+            warm(request, snapshot)
+        return
+    most = max(tokens for tokens, may in zip(held, eligible, strict=True) if may)
+    heat = share * sum(eligible) / HOT_SHARE
+    price = STICKINESS * (1 - heat) if heat < 1 else 1 / heat - 1
+    costs = []
+    for tokens, queue, requests, may, slowness in zip(held, queued, running, eligible, pace, strict=True):
+        lost = most - (max(tokens, opening) if most > opening else tokens)
+        work = queue + REQUEST_TOKENS * requests + 1000 - tokens + price * lost
+        costs.append(work * slowness if may else math.inf)
+    decision = warm(request, snapshot)
+    assert decision.costs.tolist() == pytest.approx(costs)
+    assert costs[decision.row] <= min(costs) + TIE_TOKENS + 1e-6
 
 
 def test_a_rare_opening_stays_with_its_holder(snapshot_of, request_of):

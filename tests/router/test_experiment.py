@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from cluster.steering import Experiment
 from policies.catalog import POLICIES
-from router.arm_totals import GROUPS, TTFT_ERROR, TTFT_RANGE, ArmTotals, Column
+from router.arm_totals import GROUPS, TTFT_BINS, ArmTotals, Column
 from router.experiment import Trial, draw
 from router.experiment_report import MIN_GROUPS, difference
+from router.geometric_bins import SECONDS_RANGE
 
 KEYS = st.integers(1, 2**64 - 1)
 SHARES = st.floats(0.001, 0.999)
@@ -89,22 +90,22 @@ def test_groups_are_equally_likely_in_both_arms():
 # ---- what is counted ----
 
 
-@given(st.lists(st.floats(*TTFT_RANGE), min_size=1, max_size=50), st.sampled_from([1, 50, 95, 99, 100]))
+@given(st.lists(st.floats(*SECONDS_RANGE), min_size=1, max_size=50), st.sampled_from([1, 50, 95, 99, 100]))
 def test_percentile_is_within_its_stated_error(seconds, percent):
     """Never more than 2% from the exact percentile of the samples."""
     totals = ArmTotals()
     for one in seconds:
         totals.add(0, {Column.TTFT_SECONDS: one})
     exact = sorted(seconds)[math.ceil(percent / 100 * len(seconds)) - 1]
-    assert totals.ttft_percentile(percent) == pytest.approx(exact, rel=TTFT_ERROR * 1.000001)
+    assert totals.ttft_percentile(percent) == pytest.approx(exact, rel=TTFT_BINS.error * 1.000001)
 
 
-@pytest.mark.parametrize(("seconds", "counted"), [(0.0, TTFT_RANGE[0]), (1e9, TTFT_RANGE[1])])
+@pytest.mark.parametrize(("seconds", "counted"), [(0.0, SECONDS_RANGE[0]), (1e9, SECONDS_RANGE[1])])
 def test_times_outside_the_range_count_as_its_ends(seconds, counted):
     """The number of buckets is fixed, so memory is bounded whatever comes."""
     totals = ArmTotals()
     totals.add(0, {Column.TTFT_SECONDS: seconds})
-    assert totals.ttft_percentile(50) == pytest.approx(counted, rel=TTFT_ERROR)
+    assert totals.ttft_percentile(50) == pytest.approx(counted, rel=TTFT_BINS.error)
     assert len(totals.encode()) < 8000
 
 

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.geometric_bins import SECONDS_RANGE
 from router.latencies import (
     ALL_MODELS,
-    ERROR,
+    BINS,
     MAX_MODELS,
     NUM_COUNTS,
-    SECONDS_RANGE,
     LatencyWindow,
     latencies_of,
     place_of,
@@ -37,14 +37,14 @@ def test_percentiles_are_within_five_percent(warm, cold):
         assert latency.count == len(times)
         for percent in (50, 95, 99):
             exact = sorted(times)[math.ceil(len(times) * percent / 100) - 1]
-            assert getattr(latency, f"p{percent}") == pytest.approx(exact, rel=ERROR + 1e-9)
+            assert getattr(latency, f"p{percent}") == pytest.approx(exact, rel=BINS.error + 1e-9)
 
 
 @pytest.mark.parametrize(("seconds", "nearest"), [(0.0, 0), (1e-9, 0), (1e9, 1)])
 def test_times_out_of_range_count_as_its_end(seconds, nearest):
     """Nothing is lost, and nothing fails."""
     warm, _ = latencies_of(np.array(histogram(warm=[seconds])))
-    assert warm.p50 == pytest.approx(SECONDS_RANGE[nearest], rel=ERROR + 1e-9)
+    assert warm.p50 == pytest.approx(SECONDS_RANGE[nearest], rel=BINS.error + 1e-9)
 
 
 def test_without_times_percentiles_are_unknown():
