@@ -111,6 +111,7 @@ def router(
     log_level: LogLevel = None,
 ) -> None:
     """Run a router next to engines that agents watch over."""
+    from cluster.tokenizer import forgo_torch
     from router.server import bind, create_server
     from router.settings import RouterSettings
 
@@ -129,6 +130,7 @@ def router(
     )
     configure_logging(settings.log_level)
     listener = bind(settings.host, settings.port)
+    forgo_torch()
     if settings.workers > 1:
         from router.workers import run_workers
 

@@ -55,6 +55,7 @@ def _start(settings: ServeSettings, console: Console, stack: ExitStack) -> None:
         raise StartUpError(
             "on a Ray cluster every node must reach Redis: name one with REDIS_URL or --redis-url"
         )
+    _check_router_settings()
     _require_free_port(settings)
     made_token = "" if settings.admin_token or is_loopback(settings.host) else secrets.token_urlsafe(24)
     if made_token:
@@ -78,6 +79,19 @@ def _start(settings: ServeSettings, console: Console, stack: ExitStack) -> None:
     _welcome(settings, redis, settings.model_name or model.name, console)
     if made_token:
         console.print(f"WARMROUTE_ADMIN_TOKEN={made_token} opens the admin API.", highlight=False)
+
+
+def _check_router_settings() -> None:
+    """Before anything has been started. Raises `StartUpError` for what the router would not take."""
+    from cluster.settings import load_settings
+    from router.settings import RouterSettings
+
+    workers = load_settings(RouterSettings, host="127.0.0.1").workers
+    if workers > 1:
+        raise StartUpError(
+            f"WARMROUTE_WORKERS={workers}: `warmroute serve` runs one router process. Unset it; "
+            f"`warmroute router --workers {workers}` beside it runs more."
+        )
 
 
 def has_gpu() -> bool:

@@ -5,6 +5,7 @@ back to the ring where they differ, so a drift is an alarm and not a wrong key.
 """
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -63,6 +64,14 @@ def tokenizer_fingerprint(directory: Path) -> str:
             digest.update(name.encode() + b"\0")
             digest.update(content)
     return digest.hexdigest() if found else ""
+
+
+def forgo_torch() -> None:
+    """For processes that tokenise and run no model, before the first tokenizer: transformers would import
+    torch where it is installed, which takes 330 MB and seconds.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # or it says that torch is missing
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
 
 
 class PromptTokenizer:

@@ -9,6 +9,7 @@ import asyncio
 
 from cluster.errors import ClusterError
 from cluster.log import configure_logging
+from cluster.tokenizer import forgo_torch
 from router.server import bind, create_server
 from router.settings import RouterSettings
 
@@ -22,6 +23,7 @@ class Router:
 
     async def __init__(self, settings: RouterSettings) -> None:  # type: ignore[misc]  # Serve awaits it
         configure_logging(settings.log_level, json=True)
+        forgo_torch()
         self._server = create_server(settings)
         self._serving = asyncio.create_task(self._server.serve(sockets=[bind(settings.host, settings.port)]))
         while not self._server.started:

@@ -1,6 +1,5 @@
 """``warmroute doctor``: examines a log, shows how far it is, writes the report."""
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from rich.progress import (
 
 from cluster.errors import StartUpError
 from cluster.model_files import default_cache_directory, ensure_demo_model
+from cluster.tokenizer import forgo_torch
 from loadtest.doctor.diagnosis import Diagnosis
 from loadtest.doctor.examine import Question, examine
 from loadtest.doctor.log_lines import LogLines
@@ -38,9 +38,7 @@ def doctor(settings: DoctorSettings, command: str, console: Console, progress: C
         raise StartUpError(f"--model {model}: no such directory")
     if settings.output is not None and not settings.output.parent.is_dir():
         raise StartUpError(f"--output {settings.output}: no such directory")
-    # transformers imports torch where it is installed: 330 MB that a tokenizer has no use for.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # or it says that torch is missing
-    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+    forgo_torch()
     question = Question(
         log=settings.log,
         model=model,

@@ -73,6 +73,18 @@ def test_bad_setting_is_one_clear_message(arguments, variable, capsys):
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"), [("WARMROUTE_WORKERS", "3"), ("WARMROUTE_MAX_BODY_BYTES", "x")]
+)
+def test_serve_says_at_once_what_its_router_would_not_take(variable, value, monkeypatch, capsys):
+    """Before Redis, Ray and a model are there; several workers need `warmroute router`."""
+    monkeypatch.setenv(variable, value)
+    code, error = run_main(["serve"], capsys)
+    assert code == 2
+    assert variable in error
+    assert "Traceback" not in error
+
+
 def test_square_brackets_in_a_message_are_shown(capsys):
     """What a user typed comes back as typed, also where it looks like markup."""
     code, error = run_main(["router", "--policy", "[/red][bold]x"], capsys)
