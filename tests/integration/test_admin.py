@@ -116,9 +116,11 @@ async def test_drain_and_resets_under_traffic(system: System) -> None:
     await eventually(drained, 10, "both routers have drained it again")
     assert {await traffic.send(number) for number in range(500, 512)}.isdisjoint({victim})
     system.start_agent(victim_url)
-    await asyncio.sleep(1)
-    checked = system.check(*routers)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+    async def agree() -> bool:
+        return (await asyncio.to_thread(system.check, *routers)).returncode == 0
+
+    await eventually(agree, 30, "agents, Redis and routers agree")
     actions = [one["action"] for one in (await system.get(f"{routers[0]}/admin/audit"))["entries"]]
     assert actions == ["drain", "reset_prefix", "reset_replica", "undrain", "drain"]
 
