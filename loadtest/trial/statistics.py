@@ -40,6 +40,10 @@ class Interval:
         """In another unit."""
         return Interval(*(number * factor for number in (self.estimate, self.low, self.high)))
 
+    def reciprocal(self) -> "Interval":
+        """Of a ratio: the other way round."""
+        return Interval(1 / self.estimate, 1 / self.high, 1 / self.low)
+
 
 def interval_of(estimate: float, draws: Floats) -> Interval:
     """The percentile interval. NaN where there is nothing."""

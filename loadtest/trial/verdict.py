@@ -69,7 +69,7 @@ def _headline(ours: str, control: str, comparisons: Sequence[Comparison]) -> str
 def _faster(one: Comparison) -> str:
     if one.outcome is Outcome.BETTER:
         return f"{times(one.gain.estimate)} times as fast"
-    return f"{times(1 / one.gain.estimate)} times as slowly"
+    return f"{times(one.gain.reciprocal().estimate)} times as slowly"
 
 
 def _most(comparisons: Sequence[Comparison]) -> str:
@@ -101,7 +101,9 @@ def _gain(one: Comparison) -> str:
 
 
 def _interval(one: Comparison) -> str:
-    return span(one.gain) if one.figure.is_ratio else f"{span(one.gain.scaled(100))} points"
+    if not one.figure.is_ratio:
+        return f"{span(one.gain.scaled(100))} points"
+    return span(one.gain.reciprocal() if one.outcome is Outcome.WORSE else one.gain)
 
 
 def _wanted(one: Comparison) -> str:

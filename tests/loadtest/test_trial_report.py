@@ -128,6 +128,11 @@ def test_a_faster_first_token_does_not_hide_slower_answers():
     [verdict] = analysed(replace(measured, rounds=[theirs, replace(ours, answers=slow)])).verdicts
     assert "times as fast in the median" in verdict.headline
     assert re.search(r"but whole answers take 1\.\d\d times as long in the median", verdict.headline)
+    [line] = [one.sentence for one in verdict.lines if one.label == "Answer p50"]
+    found = re.search(r"([\d.]+) times as slowly \(95% interval ([\d.]+) to ([\d.]+)\)", line)
+    assert found is not None
+    slower, low, high = map(float, found.groups())
+    assert 1 < low <= slower <= high
 
 
 def test_an_idle_replica_is_shown_as_idle():
