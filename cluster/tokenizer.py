@@ -71,7 +71,7 @@ def forgo_torch() -> None:
     torch where it is installed, which takes 330 MB and seconds.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # or it says that torch is missing
-    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # so that importing it fails
 
 
 class PromptTokenizer:

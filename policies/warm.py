@@ -79,6 +79,7 @@ def _weigh(
     """Write what each replica costs and its load; both are infinite for one that is not eligible.
 
     Returns the most tokens that an eligible one holds, the lowest cost and the lowest load.
+    ``request_tokens`` is an argument, since compiled code would keep the value that a constant once had.
     """
     most, least, least_load = 0, np.inf, np.inf
     for row in range(len(costs)):

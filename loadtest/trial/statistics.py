@@ -37,8 +37,9 @@ class Interval:
         return self.low <= value <= self.high
 
     def scaled(self, factor: float) -> "Interval":
-        """In another unit."""
-        return Interval(*(number * factor for number in (self.estimate, self.low, self.high)))
+        """In another unit; by a negative factor the other way round."""
+        low, high = self.low * factor, self.high * factor
+        return Interval(self.estimate * factor, *((low, high) if factor > 0 else (high, low)))
 
     def reciprocal(self) -> "Interval":
         """Of a ratio: the other way round."""

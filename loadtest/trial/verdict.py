@@ -57,7 +57,7 @@ def _headline(ours: str, control: str, comparisons: Sequence[Comparison]) -> str
         text = f"{text}, and {found}" if text else f"Against {control}, {ours} {found}"
     answer = by_key["answer_p50"]
     if answer.outcome is Outcome.WORSE:
-        slower = f"whole answers take {times(1 / answer.gain.estimate)} times as long in the median"
+        slower = f"whole answers take {times(answer.gain.reciprocal().estimate)} times as long in the median"
         text = f"{text}, but {slower}" if text else f"Against {control}, with {ours} {slower}"
     elif answer.outcome is Outcome.BETTER and text:
         text += f"; whole answers are complete {_faster(answer)} in the median"
@@ -101,9 +101,11 @@ def _gain(one: Comparison) -> str:
 
 
 def _interval(one: Comparison) -> str:
+    """Of the gain; where ours is worse, of the loss."""
+    is_loss = one.outcome is Outcome.WORSE
     if not one.figure.is_ratio:
-        return f"{span(one.gain.scaled(100))} points"
-    return span(one.gain.reciprocal() if one.outcome is Outcome.WORSE else one.gain)
+        return f"{span(one.gain.scaled(-100 if is_loss else 100))} points"
+    return span(one.gain.reciprocal() if is_loss else one.gain)
 
 
 def _wanted(one: Comparison) -> str:

@@ -135,6 +135,19 @@ def test_a_faster_first_token_does_not_hide_slower_answers():
     assert 1 < low <= slower <= high
 
 
+def test_a_lower_hit_rate_is_said_as_a_loss():
+    """How many points less, and the interval of that, both without a sign."""
+    measured = trial(conversations=200)
+    theirs, ours = measured.rounds
+    less = [replace(answer, cached_tokens=answer.cached_tokens // 4) for answer in ours.answers]
+    [verdict] = analysed(replace(measured, rounds=[theirs, replace(ours, answers=less)])).verdicts
+    [line] = [one.sentence for one in verdict.lines if one.label == "Hit rate"]
+    found = re.search(r": ([\d.]+) points less \(95% interval ([\d.]+) to ([\d.]+) points\)", line)
+    assert found is not None, line
+    loss, low, high = map(float, found.groups())
+    assert 0 < low <= loss <= high
+
+
 def test_an_idle_replica_is_shown_as_idle():
     """A replica that an arm never chose counts as one with nothing to do; the others keep their numbers."""
     measured = trial()
