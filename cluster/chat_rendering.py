@@ -9,7 +9,6 @@ per message, unless its template is known to only print what messages say (`clus
 """
 
 import json
-import threading
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -40,6 +39,8 @@ SHAPING_KEYS = frozenset({"tool_calls", "reasoning", "tool_call_id", "name"})
 MAX_SKELETONS = 256
 MAX_SKELETON_MESSAGES = 256
 """Bounds on what is remembered of one template: at most 10 MB."""
+MAX_OPENING_MESSAGES = 16
+"""Looked through for the first user message: each one that is not printed costs a search of all the text."""
 SAMPLE_TEXT = " \n A <think>text</think> {{ with }} what templates look for: <tool_call>\\n</tool_call> \n"
 
 
@@ -61,8 +62,6 @@ class ChatRenderer:
         self._compiled = _compile(template) if isinstance(template, str) else None
         self._special_tokens = dict(tokenizer.special_tokens_map)
         self._parts_as_objects = self._compiled is not None and _reads_parts(self._compiled, template)
-        # transformers caches compiled templates in a plain dict; rendering may run in worker threads.
-        self._render_lock = threading.Lock()
         self._skeletons: SkeletonMaker | None = None
         if self._compiled is not None and isinstance(template, str):
             self._skeletons = SkeletonMaker(template, self._compiled.environment)
@@ -125,8 +124,7 @@ class ChatRenderer:
         options["documents"] = request.get("documents")
         options["continue_final_message"] = request.get("continue_final_message", False)
         options.update(request.get("chat_template_kwargs") or {})
-        with self._render_lock:
-            return str(self._tokenizer.apply_chat_template(messages, tokenize=False, **options))
+        return str(self._tokenizer.apply_chat_template(messages, tokenize=False, **options))
 
     def _variables(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """What the template gets to see."""
@@ -163,9 +161,11 @@ class ChatRenderer:
 
 
 def opening_position(messages: Sequence[Mapping[str, Any]], text: str) -> int:
-    """Where the first user message begins in the rendered text, in characters; -1 when it cannot be found."""
+    """Where the first user message begins in the rendered text, in characters; -1 when it cannot be found
+    or too much stands before it.
+    """
     position = 0
-    for message in messages:
+    for message in messages[:MAX_OPENING_MESSAGES]:
         content = _joined_text(message.get("content")).strip()
         found = text.find(content, position) if content else -1
         if message["role"] == "user":

@@ -1,6 +1,5 @@
 """Token counts and block keys of prompts, at the cost of what is new in them."""
 
-import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
@@ -10,8 +9,6 @@ from cluster.block_keys import KEY_BYTES, TOKEN_BYTES, chained_keys
 from cluster.block_table import BlockKeys, unpack
 from cluster.prompt_cache import PromptCache, Segment
 
-PAUSE_SECONDS = 0.0001
-"""A sleep of no time gives up the GIL, but takes it back before others wake."""
 SLICE_BYTES = 16 * 1024
 """Packed tokens whose keys are computed without a pause: well under a millisecond."""
 
@@ -58,19 +55,22 @@ class PendingPrompt:
         ending: bytes = b"",
         opening_at: int = -1,
         tokens_before: Callable[[bytes, int], int | None] = lambda _part, _position: None,
+        least_tokens: int = 0,
     ) -> None:
         """Look up a prompt.
 
         ``cuts`` are the ends of the parts of ``data``; ``encode`` gives the packed tokens of the parts of a
         piece of it, given their ends.
         ``ending`` are packed tokens after those of the data. ``opening_at`` is where the first user message
-        begins, in bytes, and ``tokens_before`` counts the tokens of a part in front of such a place.
+        begins, in bytes, and ``tokens_before`` counts the tokens of a part in front of such a place. The
+        prompt has ``least_tokens`` or more.
         """
+        self.least_tokens = least_tokens
         self._cache = cache
         self._block_size = beginning.block_size
         self._start = Segment(0, beginning.root, b"")
         if beginning.tokens:
-            self._start = self._extended(self._start, beginning.tokens, pausing=False)
+            self._start = self._extended(self._start, beginning.tokens)
         self._data, self._cuts = data, cuts
         self._encode, self._ending = encode, ending
         self._opening_at, self._tokens_before = opening_at, tokens_before
@@ -88,30 +88,40 @@ class PendingPrompt:
         self.new_bytes = len(data) - self._begin(len(self._segments))
         """Bytes of the data that have to be encoded."""
 
-    def finish(self, pausing: bool = False) -> KeyedPrompt:
-        """Encode what is new. With ``pausing`` others get to run every millisecond: for worker threads."""
+    @property
+    def longest_new_part(self) -> int:
+        """Bytes of the longest part that has to be encoded in one go."""
+        first = len(self._segments)
+        return max(
+            (self._cuts[number] - self._begin(number) for number in range(first, len(self._cuts))), default=0
+        )
+
+    def finish(self, pause: Callable[[], None] | None = None) -> KeyedPrompt:
+        """Encode what is new. Worker threads ``pause`` every millisecond or so, where others get to run; what
+        a pause raises ends the work.
+        """
         segments = self._segments
         known = self._begin(len(segments))
         ends = [cut - known for cut in self._cuts[len(segments) :]]
-        parts = [b""] * len(ends) if pausing else self._encode(self._data[known:], ends)
+        parts = [b""] * len(ends) if pause else self._encode(self._data[known:], ends)
         for number, tokens in enumerate(parts, len(segments)):
             before = segments[-1] if segments else self._start
             start, end = self._begin(number), self._cuts[number]
-            if pausing:
+            if pause:
                 [tokens] = self._encode(self._data[start:end], [end - start])
-            segment = self._extended(before, tokens, pausing)
+            segment = self._extended(before, tokens, pause)
             if start <= self._opening_at < end:
                 segment = msgspec.structs.replace(
                     segment, opening_at=self._opening_at - start, opening_tokens=self._opening_tokens(number)
                 )
             segments.append(segment)
-            if pausing:
-                time.sleep(PAUSE_SECONDS)
+            if pause:
+                pause()
         self._cache.keep(self._digests, segments[: len(self._digests)])
         last = segments[-1] if segments else self._start
         keys = [self._start.keys, *[segment.keys for segment in segments]]
         if self._ending:
-            last = self._extended(last, self._ending, pausing)
+            last = self._extended(last, self._ending)
             keys.append(last.keys)
         return KeyedPrompt(last.num_tokens, unpack(b"".join(keys)), self._known_opening_tokens())
 
@@ -135,7 +145,7 @@ class PendingPrompt:
         count = self._tokens_before(self._data[start:end], self._opening_at - start)
         return 0 if count is None else before.num_tokens + count
 
-    def _extended(self, before: Segment, tokens: bytes, pausing: bool) -> Segment:
+    def _extended(self, before: Segment, tokens: bytes, pause: Callable[[], None] | None = None) -> Segment:
         """The segment that follows another one and holds these packed tokens."""
         num_tokens = before.num_tokens + len(tokens) // TOKEN_BYTES
         if not self._block_size:
@@ -146,7 +156,7 @@ class PendingPrompt:
         for start in range(0, len(rest), slice_bytes):
             keys.append(chained_keys(last_key, rest[start : start + slice_bytes], self._block_size))
             last_key = keys[-1][-KEY_BYTES:] or last_key
-            if pausing and start:
-                time.sleep(PAUSE_SECONDS)
+            if pause and start:
+                pause()
         full_bytes = len(rest) // block_bytes * block_bytes
         return Segment(num_tokens, last_key, rest[full_bytes:], b"".join(keys))

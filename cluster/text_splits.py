@@ -21,9 +21,13 @@ from itertools import chain, product
 from typing import Any, NamedTuple
 
 WORD_END = re.compile(rb"[A-Za-z](?= [A-Za-z])")
+LOOKED_AHEAD = 2
+"""Bytes that the end of a word needs behind it."""
 CUT_BYTES = 2048
 """A part longer than this is cut at the next end of a word. Shorter parts cost more to look up, longer ones
 more to tokenise again when the last one grows."""
+SEARCH_BYTES = 64 * 1024
+"""Searched for the end of a word in one go: a search holds the interpreter's lock, for a millisecond here."""
 
 
 class WordRules(NamedTuple):
@@ -78,10 +82,18 @@ class Splits:
                 marked = len(text) if marked < 0 else marked
             cut = marked
             if self.words and cut - position > self.cut_bytes:
-                word = WORD_END.search(text, position + self.cut_bytes, cut)
-                cut = word.end() if word else cut
+                cut = _end_of_word(text, position + self.cut_bytes, cut)
             yield cut
             position = cut
+
+
+def _end_of_word(text: bytes, start: int, end: int) -> int:
+    """The first end of a word at which a text can be cut; ``end`` when there is none before it."""
+    for position in range(start, end, SEARCH_BYTES):
+        # What is looked at beyond the end of a stretch belongs to the next one, where a match begins anew.
+        if word := WORD_END.search(text, position, min(position + SEARCH_BYTES + LOOKED_AHEAD, end)):
+            return word.end()
+    return end
 
 
 def find_splits(backend: Any, sample: str) -> Splits:

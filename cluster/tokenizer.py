@@ -4,6 +4,7 @@ Needs ``transformers`` and no torch. The router compares the outcome with the en
 back to the ring where they differ, so a drift is an alarm and not a wrong key.
 """
 
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from cluster.chat_rendering import ChatRenderer
 from cluster.errors import PromptError, TokenizerUnavailableError
 from cluster.prompt_cache import PromptCache
 from cluster.prompt_keys import Beginning, PendingPrompt
-from cluster.text_splits import find_splits
+from cluster.text_splits import find_splits, word_rules
 from cluster.word_encoder import WordEncoder
 
 FINGERPRINTED_FILES = (
@@ -32,6 +33,9 @@ FINGERPRINTED_FILES = (
 
 TOKENS_PER_PART = 1024
 """Prompts of token ids are cut into parts of this size."""
+
+NFC_SHRINKS = 4
+"""Nine bytes of Hangul become three, eight of Greek with accents three; nothing becomes shorter by more."""
 
 SAMPLE = {
     "messages": [
@@ -100,6 +104,7 @@ class PromptTokenizer:
         self._splits = find_splits(self._backend, sample)
         self._words = WordEncoder(self._backend)
         self._surroundings = self._find_surroundings()
+        self._longest_token = _longest_token(self._backend)
         self.cache = cache or PromptCache()
 
     def chat(self, request: Mapping[str, Any]) -> Prompt:
@@ -138,7 +143,7 @@ class PromptTokenizer:
         data, step = pack_tokens(prompt), TOKENS_PER_PART * TOKEN_BYTES
         cuts = [*range(step, len(data), step), len(data)]
         beginning = Beginning(root, block_size, is_text=False)
-        return PendingPrompt(self.cache, beginning, data, cuts, _parts)
+        return PendingPrompt(self.cache, beginning, data, cuts, _parts, least_tokens=len(prompt))
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of the given tokens, special tokens left out."""
@@ -158,6 +163,7 @@ class PromptTokenizer:
             ending=back,
             opening_at=opening_at,
             tokens_before=self._words.tokens_before,
+            least_tokens=len(data) // self._longest_token if self._longest_token else 0,
         )
 
     def _find_surroundings(self) -> tuple[bytes, bytes]:
@@ -166,6 +172,24 @@ class PromptTokenizer:
         whole = self._backend.encode("a", add_special_tokens=True).ids
         front = next(number for number in range(len(whole)) if whole[number : number + len(plain)] == plain)
         return pack_tokens(whole[:front]), pack_tokens(whole[front + len(plain) :])
+
+
+def _longest_token(backend: Any) -> int:
+    """Bytes of the longest token; 0 where a token may stand for any number of them.
+
+    Of byte-level BPE each character of a token stands for a byte of the text, which NFC, where the tokenizer
+    begins with it, has made shorter by a factor below `NFC_SHRINKS`. Added tokens may take any amount of
+    white space around them.
+    """
+    description = json.loads(backend.to_str())
+    added = description.get("added_tokens") or []
+    if word_rules(description) is None:
+        return 0
+    if any(token["lstrip"] or token["rstrip"] for token in added):
+        return 0
+    entries = max(map(len, description["model"]["vocab"]), default=0)
+    longest = max([entries, *[len(token["content"].encode()) for token in added]])
+    return longest * NFC_SHRINKS if description.get("normalizer") else longest
 
 
 def _parts(data: bytes, ends: Sequence[int]) -> list[bytes]:

@@ -27,6 +27,8 @@ TEXT_BYTES, TOKENS = 2 * 1024 * 1024, 512 * 1024
 """Room for their bytes and tokens. With that they take at most 7 MB."""
 BYTE_CHARACTERS = {byte: 256 + byte for byte in range(33)} | {127: 256 + 33}
 """How byte-level BPE writes those ASCII characters that it does not leave as they are."""
+MAX_WORDWISE_BYTES = 64 * 1024
+"""Longer parts, which have no place to be cut at, go to the tokenizer whole."""
 MAX_TOKENS_PER_BYTE = 3
 """Of what is known: normalisation can make three bytes of one."""
 
@@ -84,7 +86,7 @@ class WordEncoder:
 
     def encode(self, text: bytes) -> bytes:
         """Packed tokens of a text in UTF-8."""
-        if self._rules is None or not text:
+        if self._rules is None or not 0 < len(text) <= MAX_WORDWISE_BYTES:
             return self._encode_whole(text.decode())
         return self._encode_words(text, self._cut(text, self._rules), [len(text)])[0]
 
@@ -104,7 +106,7 @@ class WordEncoder:
         """Tokens of one word, of a special token, or of a stretch of text that is not ASCII."""
         if word in self._special_ids:
             return [self._special_ids[word]]
-        if not word.isascii():
+        if len(word) > kernels.MAX_WORD_BYTES or not word.isascii():
             [encoded] = self._backend.encode_batch_fast([word.decode()], add_special_tokens=False)
             return list(encoded.ids)
         # A seventh of what it costs to have the tokenizer find out that this is one word.
@@ -163,9 +165,8 @@ class WordEncoder:
 
     def tokens_before(self, text: bytes, position: int) -> int | None:
         """Index of the token that holds the character at a position, in bytes; None when none does."""
-        if self._rules is None or not text.isascii():
-            encoding = self._backend.encode(text.decode(), add_special_tokens=False)
-            return encoding.char_to_token(len(text[:position].decode()))  # type: ignore[no-any-return]
+        if self._rules is None or len(text) > MAX_WORDWISE_BYTES or not text.isascii():
+            return self._token_at(text, len(text[:position].decode()))
         ends = self._cut(text, self._rules)
         number = int(np.searchsorted(ends, position, side="right"))
         if number == len(ends):
@@ -176,6 +177,12 @@ class WordEncoder:
         count = counts[-2]
         if position == start and self._knows_all_bytes:
             return count
-        encoding = self._backend.encode(text[start : int(ends[number])].decode(), add_special_tokens=False)
-        index = encoding.char_to_token(position - start)
+        index = self._token_at(text[start : int(ends[number])], position - start)
         return None if index is None else count + index
+
+    def _token_at(self, text: bytes, character: int) -> int | None:
+        """Index of the token that holds a character of a text; None when none does."""
+        # A batch of one: `encode` would hold the GIL.
+        [encoding] = self._backend.encode_batch([text.decode()], add_special_tokens=False)
+        index: int | None = encoding.char_to_token(character)
+        return index

@@ -37,8 +37,8 @@ from router.admin.stream import Stream, stream_routes
 from router.admission import Admission
 from router.api.generate import GenerationEndpoint
 from router.api.models import model_routes
-from router.api.schema import parse_chat, parse_completion
 from router.auth import api_keys, open_access
+from router.bodies import PARSERS
 from router.conversations import Conversations
 from router.dispatch import Dispatcher
 from router.errors import ApiError, InvalidRequestError, UnknownPathError
@@ -50,6 +50,7 @@ from router.history_sharing import HistorySharing
 from router.history_store import HistoryStore
 from router.metrics import Metrics
 from router.probes import Probes
+from router.prompt_threads import PromptThreads
 from router.readiness import Readiness
 from router.savings import Savings
 from router.settings import RouterSettings
@@ -64,8 +65,6 @@ from router.wishes import WishKeeper
 RESTART_SECONDS = 0.5
 
 log = structlog.get_logger()
-
-GENERATION_PATHS = {"/v1/chat/completions": parse_chat, "/v1/completions": parse_completion}
 
 
 class RouterApplication(FastAPI):
@@ -113,9 +112,10 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         admission = Admission(settings.max_open_requests)
         tracing = _tracing(settings, router_id)
         dispatcher = Dispatcher(fleet, upstream, probes, steering, explainer, settings)
-        for path, parse in GENERATION_PATHS.items():
+        threads = PromptThreads()
+        for path in PARSERS:
             endpoint = GenerationEndpoint(
-                parse,
+                path,
                 fleet,
                 tokenizers,
                 dispatcher,
@@ -123,6 +123,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
                 authenticate,
                 admission,
                 tracing,
+                threads,
                 settings,
             )
             app.endpoints[path] = endpoint
@@ -163,6 +164,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
             yield
         finally:
             await cancel_and_wait(*tasks)
+            threads.close()
             await sharing.close()
             await gossip.close()
             await upstream.close()

@@ -15,6 +15,8 @@ MAX_CHARACTERS = 4096
 """Of what differs in a message, so much is looked at to tell what kind of change it is: 6 ms at most."""
 CONTEXT_CHARACTERS = 64
 """Looked at before and after what differs, so that dates and ids are seen as a whole."""
+MAX_WORD_CHARACTERS = 256
+"""Words that begin or end further away are not seen as a whole."""
 
 Message: TypeAlias = Mapping[str, Any]
 
@@ -104,11 +106,13 @@ def _kind_of_text(old: str, new: str) -> str:
 def _differing(old: str, new: str) -> tuple[str, str]:
     """Where two texts differ, with some context: patterns take a microsecond for every other character."""
     start = max(_num_alike(old, new, reverse=False) - CONTEXT_CHARACTERS, 0)
-    while start and not new[start].isspace():
+    furthest = max(start - MAX_WORD_CHARACTERS, 0)
+    while start > furthest and not new[start].isspace():
         start -= 1
     old, new = old[start:], new[start:]
     alike = max(_num_alike(old, new, reverse=True) - CONTEXT_CHARACTERS, 0)
-    while alike and not new[-alike].isspace():
+    furthest = max(alike - MAX_WORD_CHARACTERS, 0)
+    while alike > furthest and not new[-alike].isspace():
         alike -= 1
     return old[: len(old) - alike][:MAX_CHARACTERS], new[: len(new) - alike][:MAX_CHARACTERS]
 

@@ -1,9 +1,9 @@
 """From a request body to what a decision needs: token counts, block keys, and a conversation key."""
 
-import asyncio
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
+from typing import NamedTuple
 
 import msgspec
 
@@ -15,12 +15,21 @@ from cluster.replicas import Model
 from cluster.tokenizer import PromptTokenizer
 from router.api.schema import Call
 from router.errors import ContextTooLongError
+from router.prompt_threads import Pause, PromptBusyError, PromptThreads
 
 INLINE_BYTES = 1024 * 1024
-INLINE_MESSAGES = 512
-"""Up to this size requests are rendered and looked up on the event loop: at most 3 ms."""
+INLINE_PIECES = 512
+INLINE_SHAPING_BYTES = 32 * 1024
+"""Up to this size, so many messages, parts or prompts, and so much JSON besides texts, requests are rendered
+and looked up on the event loop: at most 5 ms."""
 INLINE_NEW_BYTES = 8 * 1024
-"""Up to this size new text is tokenised on the event loop: at most 5 ms. More goes to a thread."""
+"""Up to this size new text is tokenised on the event loop: at most 7 ms. More goes to a thread."""
+MAX_PIECES = 32 * 1024
+MAX_SHAPING_BYTES = 1024 * 1024
+"""Requests with more are not rendered here: it would take seconds."""
+MAX_PART_BYTES = 512 * 1024
+"""Texts without a place to be cut at for so long are not tokenised here: that could not be abandoned."""
+SHAPING_FIELDS = ("tools", "documents", "chat_template_kwargs")
 
 NO_NAMESPACE = Namespace(model="", tokenizer_fingerprint="", block_size=0)
 """Of a model whose blocks cannot be seen: nothing gets keys."""
@@ -44,14 +53,19 @@ class PreparedPrompt(msgspec.Struct, frozen=True):
     exact: bool
 
 
-async def prepare(call: Call, model: Model, tokenizer: PromptTokenizer | None) -> PreparedPrompt:
+async def prepare(
+    call: Call, model: Model, tokenizer: PromptTokenizer | None, threads: PromptThreads, client: str
+) -> PreparedPrompt:
     """Tokenise a request's prompt and compute its block keys, as far as the last turn has not done so.
 
-    Without a tokenizer, or for a prompt that only the engine can render, the result has no keys, and the ring
-    places the conversation. Raises `ContextTooLongError` when the prompt cannot fit into the model's context.
+    Without a tokenizer, or for a prompt that only the engine can render or that takes too long here, the
+    result has no keys, and the ring places the conversation. Long prompts are worked on in ``threads``, where
+    clients take turns. Raises `ContextTooLongError` when the prompt cannot fit into the model's context.
     """
     conversation_key = call.conversation_key(call.cache_salt.encode())
-    prompts = await _keyed(call, model, tokenizer) if tokenizer and call.tokenisable else None
+    prompts = (
+        await _keyed(call, model, tokenizer, threads, client) if tokenizer and call.tokenisable else None
+    )
     if prompts is None:
         return PreparedPrompt(
             keys=NO_KEYS,
@@ -61,12 +75,7 @@ async def prepare(call: Call, model: Model, tokenizer: PromptTokenizer | None) -
             exact=False,
         )
     for prompt in prompts:
-        if model.max_model_len and prompt.num_tokens >= model.max_model_len:
-            raise ContextTooLongError(
-                f"This model's maximum context length is {model.max_model_len} tokens. "
-                f"However, your prompt has {prompt.num_tokens} tokens: no room for an answer.",
-                param="messages" if "messages" in call.fields else "prompt",
-            )
+        _require_fit(call, model, prompt.num_tokens)
     return PreparedPrompt(
         keys=prompts[0].keys,
         prompt_tokens=sum(prompt.num_tokens for prompt in prompts),
@@ -76,40 +85,108 @@ async def prepare(call: Call, model: Model, tokenizer: PromptTokenizer | None) -
     )
 
 
-async def _keyed(call: Call, model: Model, tokenizer: PromptTokenizer) -> list[KeyedPrompt] | None:
-    """All prompts of the request (a text completion may hold several); None when they cannot be rendered."""
+async def _keyed(
+    call: Call, model: Model, tokenizer: PromptTokenizer, threads: PromptThreads, client: str
+) -> list[KeyedPrompt] | None:
+    """All prompts of the request (a text completion may hold several); None when they cannot be computed."""
     try:
-        if len(call.raw) > INLINE_BYTES or len(call.fields.get("messages", ())) > INLINE_MESSAGES:
-            return await asyncio.to_thread(_look_up_and_finish, call, model, tokenizer)
+        size = Size.of(call)
+        if size.is_excessive:
+            return None
+        if not size.is_small:
+            return await threads.run(
+                client,
+                len(call.raw),
+                lambda pause: _finish(_look_up(call, model, tokenizer, pause), pause),
+            )
         pending = _look_up(call, model, tokenizer)
-        if sum(prompt.new_bytes for prompt in pending) > INLINE_NEW_BYTES:
-            return await asyncio.to_thread(_finish, pending, pausing=True)
-        return _finish(pending, pausing=False)
-    except PromptError:
+        new_bytes = sum(prompt.new_bytes for prompt in pending)
+        if new_bytes > INLINE_NEW_BYTES:
+            return await threads.run(client, new_bytes, lambda pause: _finish(pending, pause))
+        return _finish(pending)
+    except (PromptError, PromptBusyError):
         # What the template refuses, the engine refuses too, and says why better than we could. Prompts with
         # images are rendered by the engine alone.
         return None
 
 
-def _look_up_and_finish(call: Call, model: Model, tokenizer: PromptTokenizer) -> list[KeyedPrompt]:
-    return _finish(_look_up(call, model, tokenizer), pausing=True)
+class Size(NamedTuple):
+    """How much work it is to render a request, and to look up what is known of it."""
+
+    num_bytes: int
+    pieces: int
+    """Messages and their parts, or prompts."""
+    shaping_bytes: int
+    """JSON that templates write out or read, besides the texts of messages."""
+
+    @classmethod
+    def of(cls, call: Call) -> "Size":
+        """That of a request. It is not measured further where the bytes are few."""
+        num_bytes = len(call.raw)
+        if num_bytes <= INLINE_SHAPING_BYTES:
+            return cls(num_bytes, 0, 0)
+        messages = call.fields.get("messages")
+        if messages is None:
+            prompt = call.fields["prompt"]
+            several = isinstance(prompt, list) and not isinstance(prompt[0], int)
+            return cls(num_bytes, len(prompt) if several else 1, 0)
+        shaping = [call.fields[name] for name in SHAPING_FIELDS if name in call.fields]
+        pieces = len(messages)
+        for message in messages[:MAX_PIECES]:
+            if isinstance(content := message.get("content"), list):
+                pieces += len(content)
+            if "tool_calls" in message:
+                shaping.append(message["tool_calls"])
+        return cls(num_bytes, pieces, len(msgspec.json.encode(shaping)) if shaping else 0)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the event loop can do it."""
+        return (
+            self.num_bytes <= INLINE_BYTES
+            and self.pieces <= INLINE_PIECES
+            and self.shaping_bytes <= INLINE_SHAPING_BYTES
+        )
+
+    @property
+    def is_excessive(self) -> bool:
+        """Whether not even a thread should do it."""
+        return self.pieces > MAX_PIECES or self.shaping_bytes > MAX_SHAPING_BYTES
 
 
-def _look_up(call: Call, model: Model, tokenizer: PromptTokenizer) -> list[PendingPrompt]:
+def _look_up(
+    call: Call, model: Model, tokenizer: PromptTokenizer, pause: Pause = lambda: None
+) -> list[PendingPrompt]:
     """The request's prompts, and how much of them is known. Only the first one gets keys."""
     fields, namespace = call.fields, model.namespace or NO_NAMESPACE
     root = _root(namespace, call.cache_salt)
     if "messages" in fields:
-        return [tokenizer.keyed_chat(fields, root, namespace.block_size)]
-    prompt = fields["prompt"]
-    several = isinstance(prompt, list) and not isinstance(prompt[0], int)
-    special = fields.get("add_special_tokens")
-    return [
-        tokenizer.keyed_completion(
-            one, root, 0 if number else namespace.block_size, add_special_tokens=special is not False
+        pending = [tokenizer.keyed_chat(fields, root, namespace.block_size)]
+    else:
+        prompt = fields["prompt"]
+        several = isinstance(prompt, list) and not isinstance(prompt[0], int)
+        special = fields.get("add_special_tokens")
+        pending = []
+        for number, one in enumerate(prompt if several else [prompt]):
+            block_size = 0 if number else namespace.block_size
+            pending.append(
+                tokenizer.keyed_completion(one, root, block_size, add_special_tokens=special is not False)
+            )
+            pause()
+    for each in pending:
+        _require_fit(call, model, each.least_tokens, "at least ")
+        if each.longest_new_part > MAX_PART_BYTES:
+            raise PromptError("the text has no place to be cut at")
+    return pending
+
+
+def _require_fit(call: Call, model: Model, num_tokens: int, at_least: str = "") -> None:
+    if model.max_model_len and num_tokens >= model.max_model_len:
+        raise ContextTooLongError(
+            f"This model's maximum context length is {model.max_model_len} tokens. "
+            f"However, your prompt has {at_least}{num_tokens} tokens: no room for an answer.",
+            param="messages" if "messages" in call.fields else "prompt",
         )
-        for number, one in enumerate(prompt if several else [prompt])
-    ]
 
 
 @lru_cache(MAX_ROOTS)
@@ -118,5 +195,5 @@ def _root(namespace: Namespace, cache_salt: str) -> bytes:
     return replace(namespace, cache_salt=cache_salt).root()
 
 
-def _finish(pending: Iterable[PendingPrompt], pausing: bool) -> list[KeyedPrompt]:
-    return [prompt.finish(pausing) for prompt in pending]
+def _finish(pending: Iterable[PendingPrompt], pause: Pause | None = None) -> list[KeyedPrompt]:
+    return [prompt.finish(pause) for prompt in pending]

@@ -1,7 +1,7 @@
 """The endpoints that generate: one request from its bytes to the last byte of its answer."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
@@ -15,9 +15,11 @@ from router.api.direct import DirectClient
 from router.api.schema import Call
 from router.api.transport import AsgiClient, Client
 from router.auth import Authenticator
+from router.bodies import parse_body
 from router.client_connection import direct_reply
 from router.dispatch import Dispatcher, Exchange
 from router.errors import ApiError, ClientStalledError, UnknownModelError, UpstreamError
+from router.prompt_threads import PromptThreads
 from router.prompts import prepare
 from router.settings import RouterSettings
 from router.sse import DONE, EventFilter, usage_of_reply
@@ -36,7 +38,7 @@ class GenerationEndpoint:
 
     def __init__(
         self,
-        parse: Callable[[bytes], Call],
+        path: str,
         fleet: Fleet,
         tokenizers: Tokenizers,
         dispatcher: Dispatcher,
@@ -44,9 +46,10 @@ class GenerationEndpoint:
         authenticate: Authenticator,
         admission: Admission,
         tracing: "Tracing | None",
+        threads: PromptThreads,
         settings: RouterSettings,
     ) -> None:
-        self._parse = parse
+        self._path = path
         self._fleet = fleet
         self._tokenizers = tokenizers
         self._dispatcher = dispatcher
@@ -54,6 +57,7 @@ class GenerationEndpoint:
         self._authenticate = authenticate
         self._admission = admission
         self._tracing = tracing
+        self._threads = threads
         self._settings = settings
         self._watchdog = Watchdog(min(1.0, settings.stalled_client_seconds / 10))
 
@@ -67,7 +71,7 @@ class GenerationEndpoint:
         try:
             record.tenant = self._authenticate(_text(headers.get(b"authorization")))
             with self._admission:
-                if not await self._serve(client, headers, record):
+                if not await self._serve(client, headers, record, record.tenant or _address(scope)):
                     record.outcome, record.status = "cancelled", CLIENT_CLOSED_REQUEST
         except ApiError as error:
             record.outcome = "failed" if error.status >= 500 else "refused"
@@ -90,23 +94,25 @@ class GenerationEndpoint:
             return DirectClient(direct, scope, receive, seconds, self._watchdog)
         return AsgiClient(scope, receive, send, seconds)
 
-    async def _serve(self, client: Client, headers: dict[bytes, bytes], record: RequestRecord) -> bool:
+    async def _serve(
+        self, client: Client, headers: dict[bytes, bytes], record: RequestRecord, party: str
+    ) -> bool:
         """Read and answer the request. False when the client left first."""
         limits = self._settings
         raw = await client.read_body(limits.max_body_bytes, limits.body_seconds)
-        return raw is not None and await client.stays_for(self._answer(raw, headers, record, client))
+        return raw is not None and await client.stays_for(self._answer(raw, headers, record, client, party))
 
     async def _answer(
-        self, raw: bytes, headers: dict[bytes, bytes], record: RequestRecord, client: Client
+        self, raw: bytes, headers: dict[bytes, bytes], record: RequestRecord, client: Client, party: str
     ) -> None:
-        call = self._parse(raw)
+        call = await parse_body(self._path, raw, self._threads, party)
         record.stream = call.stream
         model = self._fleet.models.get(call.model)
         if model is None:
             raise UnknownModelError(f"The model {call.model!r} does not exist.", param="model")
         record.model = model.name
         began = time.monotonic()
-        prompt = await prepare(call, model, self._tokenizers.get(model.name))
+        prompt = await prepare(call, model, self._tokenizers.get(model.name), self._threads, party)
         record.prepare_seconds = time.monotonic() - began
         record.prompt_tokens, record.exact = prompt.prompt_tokens, prompt.exact
         passed = {"X-Request-Id": record.request_id}
@@ -184,6 +190,10 @@ def _error_headers(error: ApiError, record: RequestRecord) -> Mapping[str, str]:
 def _request_id(headers: dict[bytes, bytes]) -> str:
     given = _text(headers.get(b"x-request-id")) or ""
     return given if 0 < len(given) <= 128 and given.isascii() and given.isprintable() else token_hex(16)
+
+
+def _address(scope: Scope) -> str:
+    return scope["client"][0] if scope.get("client") else ""
 
 
 def _text(value: bytes | None) -> str | None:

@@ -71,9 +71,13 @@ class Call(msgspec.Struct, frozen=True):
     tokenisable: bool
     """Whether the prompt can be computed from the body without knowledge that only the engine has."""
     raw: bytes
+    upstream: bytes = b""
+    """What goes to the engine, where that is known already."""
 
     def upstream_body(self) -> bytes:
         """The client's bytes; for a stream with the request for usage added to them."""
+        if self.upstream:
+            return self.upstream
         if not self.stream or self.wants_usage:
             return self.raw
         if "stream_options" not in self.fields:

@@ -182,7 +182,7 @@ def test_pauses_change_nothing(chatml):
     chatml.cache = PromptCache()
     quick = chatml.keyed_chat(request, root(16), 16).finish()
     chatml.cache, chatml._splits = PromptCache(), Splits()
-    slow = chatml.keyed_chat(request, root(16), 16).finish(pausing=True)
+    slow = chatml.keyed_chat(request, root(16), 16).finish(pause=lambda: None)
     assert (slow.num_tokens, slow.opening_tokens) == (quick.num_tokens, quick.opening_tokens)
     assert slow.keys.tolist() == quick.keys.tolist()
 

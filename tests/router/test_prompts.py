@@ -1,6 +1,8 @@
 """From a body to token counts and keys."""
 
+import asyncio
 import json
+import time
 
 import pytest
 from msgspec import structs
@@ -13,13 +15,26 @@ from cluster.wire import Lease, Load, ReplicaState
 from router import prompts
 from router.api.schema import parse_chat, parse_completion
 from router.errors import ContextTooLongError
-from router.prompts import prepare
+from router.prompt_threads import PromptThreads
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny_model):
     """The tiny model's."""
     return PromptTokenizer(tiny_model)
+
+
+@pytest.fixture
+def threads():
+    """Those of a router."""
+    threads = PromptThreads()
+    yield threads
+    threads.close()
+
+
+async def prepare(call, model, tokenizer):
+    """For prompts that need no thread."""
+    return await prompts.prepare(call, model, tokenizer, PromptThreads(), "client")
 
 
 def model_of(**changes):
@@ -52,29 +67,48 @@ async def test_chat_has_exact_tokens_and_keys(tokenizer):
     assert 0 < prepared.opening_tokens < len(tokens)
 
 
-@pytest.mark.parametrize("limit", ["INLINE_BYTES", "INLINE_MESSAGES", "INLINE_NEW_BYTES"])
-async def test_much_work_is_done_in_a_thread_with_the_same_result(tiny_model, tokenizer, monkeypatch, limit):
+@pytest.mark.parametrize("limit", ["INLINE_BYTES", "INLINE_PIECES", "INLINE_NEW_BYTES"])
+async def test_much_work_is_done_in_a_thread_with_the_same_result(tokenizer, threads, monkeypatch, limit):
     """Where it is done changes nothing."""
     inline = await prepare(chat(), model_of(), tokenizer)
     monkeypatch.setattr(prompts, limit, 1)
-    threads = []
-    monkeypatch.setattr(
-        prompts.asyncio,
-        "to_thread",
-        lambda work, *args, **options: _in_thread(threads, work, *args, **options),
-    )
+    monkeypatch.setattr(prompts, "INLINE_SHAPING_BYTES", 0)
     tokenizer.cache = PromptCache()
-    elsewhere = await prepare(chat(), model_of(), tokenizer)
+    in_thread = asyncio.create_task(prompts.prepare(chat(), model_of(), tokenizer, threads, "client"))
+    await asyncio.sleep(0)
+    assert len(threads) == 1
+    elsewhere = await in_thread
     assert structs.replace(elsewhere, keys=elsewhere.keys.tolist()) == structs.replace(
         inline, keys=inline.keys.tolist()
     )
-    assert len(threads) == 1
 
 
-async def _in_thread(threads, work, *args, **options):
-    """Runs it, and notes that it did."""
-    threads.append(work)
-    return work(*args, **options)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": [{"role": "user", "content": ["a"] * 40_000}]},
+        {"messages": [{"role": "user", "content": "a"}] * 40_000},
+        {"tools": [{"type": "function", "function": {"name": "f", "description": "x" * 1_100_000}}]},
+        {"messages": [{"role": "user", "content": "7" * 600_000}]},
+    ],
+    ids=["parts", "messages", "tools", "word"],
+)
+async def test_what_would_take_too_long_is_guessed(tokenizer, threads, fields):
+    """What holds a thread for seconds and cannot be abandoned goes to an engine without keys."""
+    call = chat(**fields)
+    began = time.perf_counter()
+    prepared = await prompts.prepare(call, model_of(), tokenizer, threads, "client")
+    assert not prepared.exact
+    assert time.perf_counter() - began < 5
+
+
+async def test_a_text_that_cannot_fit_is_refused_before_it_is_tokenised(tokenizer, threads, monkeypatch):
+    """It has at least as many tokens as its bytes divided by the longest entry of the vocabulary."""
+    monkeypatch.setattr("cluster.prompt_keys.PendingPrompt.finish", None)
+    longest = max(map(len, tokenizer._backend.get_vocab()))
+    call = completion("7" * (100 * longest))
+    with pytest.raises(ContextTooLongError, match="at least 100 tokens"):
+        await prompts.prepare(call, model_of(max_model_len=100), tokenizer, threads, "client")
 
 
 async def test_second_turn_pays_for_its_new_part(tokenizer):

@@ -1,0 +1,114 @@
+"""Bodies are parsed where they hold up nobody."""
+
+import asyncio
+import json
+import time
+
+import pytest
+
+from router import bodies
+from router.api.schema import parse_chat, parse_completion
+from router.bodies import THREAD_SECONDS, parse_body, parse_seconds
+from router.errors import InvalidRequestError
+from router.prompt_threads import PromptThreads
+from tests.waiting import eventually
+
+CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
+
+
+@pytest.fixture
+def threads():
+    """Those of a router."""
+    threads = PromptThreads()
+    yield threads
+    threads.close()
+
+
+def chat(**fields):
+    """A chat whose other fields hold very many values."""
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hello!"}], "cache_salt": "s"}
+    return json.dumps({**body, "logit_bias": {str(n): 0 for n in range(400_000)}, **fields}).encode()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"[" + b"0," * 4_000_000 + b"0]",
+        b"[" + b"{}," * 2_000_000 + b"0]",
+        b"[" + b"[]," * 2_000_000 + b"0]",
+        b'{"a":[' + b'{"role":"user"},' * 500_000 + b"0]}",
+        b'"' + b"\\n" * 4_000_000 + b'"',
+    ],
+    ids=["numbers", "objects", "arrays", "messages", "escapes"],
+)
+def test_slow_bodies_are_known_before_they_are_parsed(raw):
+    """Whatever it is that makes them slow; and it takes no time to see it."""
+    began = time.perf_counter()
+    assert parse_seconds(raw) > THREAD_SECONDS
+    assert time.perf_counter() - began < 1
+
+
+def test_long_texts_are_no_slow_bodies():
+    """A megabyte of English takes a parser no longer than a short body of values."""
+    raw = json.dumps({"prompt": 'It was, they said, the best of "times".\n' * 25_000}).encode()
+    assert parse_seconds(raw) < bodies.INLINE_SECONDS
+
+
+@pytest.mark.parametrize("fields", [{}, {"stream": True}, {"stream": True, "stream_options": {}}])
+async def test_a_slow_body_is_parsed_elsewhere_to_the_same_effect(threads, fields):
+    """Routing learns the same of it, and the engine gets the same; only the prompt cannot be tokenised."""
+    raw = chat(**fields)
+    here, elsewhere = parse_chat(raw), await parse_body(CHAT, raw, threads, "client")
+    for name in ("path", "model", "stream", "wants_usage", "cache_salt", "conversation", "raw"):
+        assert getattr(elsewhere, name) == getattr(here, name), name
+    assert elsewhere.upstream_body() == here.upstream_body()
+    assert not elsewhere.tokenisable
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, {"messages": "none"}),
+        (COMPLETION, {"prompt": {}}),
+        (COMPLETION, {"prompt": "x", "kv_transfer_params": {}}),
+    ],
+)
+async def test_what_is_wrong_with_a_slow_body_is_said_as_ever(threads, path, body):
+    """The message and the field are those of a short body."""
+    parse = {CHAT: parse_chat, COMPLETION: parse_completion}[path]
+    raw = json.dumps({"model": "m", **body, "x": [{}] * 100_000}).encode()
+    with pytest.raises(InvalidRequestError) as here:
+        parse(raw)
+    with pytest.raises(InvalidRequestError) as elsewhere:
+        await parse_body(path, raw, threads, "client")
+    assert (elsewhere.value.message, elsewhere.value.param) == (here.value.message, here.value.param)
+
+
+async def test_the_event_loop_goes_on_meanwhile(threads):
+    """A body that takes a parser half a second stops nobody."""
+    raw = b'{"model":"m","messages":[' + b'{"role":"user","content":"a"},' * 500_000 + b"0]}"
+    parsing = asyncio.create_task(parse_body(CHAT, raw, threads, "client"))
+    gaps, last = [], time.perf_counter()
+    while not parsing.done():
+        await asyncio.sleep(0.002)
+        gaps.append(time.perf_counter() - last)
+        last = time.perf_counter()
+    with pytest.raises(InvalidRequestError, match=r"messages\[500000\]|array"):
+        await parsing
+    assert sorted(gaps)[-len(gaps) // 20 or -1] < 0.1
+
+
+async def test_a_process_ends_with_its_client(threads, monkeypatch):
+    """Nobody parses what nobody waits for."""
+    children = []
+    popen = bodies.subprocess.Popen
+    monkeypatch.setattr(
+        bodies.subprocess,
+        "Popen",
+        lambda *args, **options: children.append(popen(*args, **options)) or children[-1],
+    )
+    parsing = asyncio.create_task(parse_body(CHAT, chat(), threads, "client"))
+    await eventually(lambda: children)
+    parsing.cancel()
+    await eventually(lambda: len(threads) == 0)
+    assert children[0].returncode is not None
