@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 
 T = TypeVar("T")
 Pause: TypeAlias = Callable[[], None]
-"""Lets others run. Raises `WorkAbandonedError` when nobody wants the result any more."""
+"""Lets others run when it is time. Raises `WorkAbandonedError` when nobody wants the result any more."""
 
 THREADS = 2
 SHORT_BYTES = 256 * 1024
@@ -24,6 +24,8 @@ MAX_WAITING = 32
 """Prompts of one client that may wait for a thread."""
 LIMIT_SECONDS = 10.0
 """Longest time for one prompt, waiting and working."""
+WORK_SECONDS = 0.001
+"""Worked for so long between two pauses."""
 PAUSE_SECONDS = 0.0001
 """A sleep of no time gives up the GIL, but takes it back before others wake."""
 
@@ -37,19 +39,32 @@ class PromptBusyError(Exception):
 
 
 class _Job:
-    __slots__ = ("abandoned", "done", "is_short", "work")
+    __slots__ = ("done", "is_short", "work", "worked_since")
 
     def __init__(self, work: Callable[[Pause], Any], is_short: bool) -> None:
-        self.work = work
+        self.work: Callable[[Pause], Any] | None = work
         self.is_short = is_short
-        self.done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.abandoned = False
+        self.done: asyncio.Future[Any] | None = asyncio.get_running_loop().create_future()
+        self.worked_since = 0.0
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether nobody waits for it."""
+        return self.done is None
+
+    def abandon(self) -> None:
+        """Nobody waits for it any more. An error's traceback holds the job: it must not hold the error, nor
+        what was worked on, or all that lives until the collector runs.
+        """
+        self.work = self.done = None
 
     def pause(self) -> None:
         """See `Pause`."""
-        time.sleep(PAUSE_SECONDS)
         if self.abandoned:
             raise WorkAbandonedError
+        if time.perf_counter() - self.worked_since >= WORK_SECONDS:
+            time.sleep(PAUSE_SECONDS)
+            self.worked_since = time.perf_counter()
 
 
 class PromptThreads:
@@ -66,7 +81,7 @@ class PromptThreads:
         return len(self._running) + sum(map(len, self._waiting.values()))
 
     async def run(self, client: str, num_bytes: int, work: Callable[[Pause], T]) -> T:
-        """Do the work on so many bytes in a thread; it calls the `Pause` it is given every millisecond or so.
+        """Do the work on so many bytes in a thread; it calls the `Pause` it is given often.
 
         Being cancelled abandons it. Raises what the work raises, or `PromptBusyError`.
         """
@@ -78,27 +93,30 @@ class PromptThreads:
         self._start_waiting()
         try:
             async with asyncio.timeout(LIMIT_SECONDS):
+                assert job.done is not None
                 result: T = await job.done
                 return result
         except TimeoutError as error:
             raise PromptBusyError(f"not done within {LIMIT_SECONDS:g} s") from error
         finally:
-            job.abandoned = True
+            job.abandon()
             if job in queue:
                 queue.remove(job)
             if not queue and self._waiting.get(client) is queue:
                 del self._waiting[client]
+            del work
 
     def close(self) -> None:
         """End all work at its next pause."""
         for job in self._running:
-            job.abandoned = True
+            job.abandon()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _start_waiting(self) -> None:
         while len(self._running) < THREADS and (job := self._next()) is not None:
             self._running.add(job)
             report = partial(_report, asyncio.get_running_loop(), partial(self._ended, job))
+            assert job.work is not None
             self._executor.submit(job.work, job.pause).add_done_callback(report)
 
     def _next(self) -> _Job | None:
@@ -114,10 +132,8 @@ class PromptThreads:
 
     def _ended(self, job: _Job, future: Future[Any]) -> None:
         self._running.discard(job)
-        if not job.done.done():
-            if future.cancelled():
-                job.done.cancel()
-            elif (error := future.exception()) is not None:
+        if job.done is not None and not job.done.done():
+            if (error := future.exception()) is not None:
                 job.done.set_exception(error)
             else:
                 job.done.set_result(future.result())

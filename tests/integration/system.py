@@ -46,11 +46,11 @@ class System:
         self.model = model
         self.session = session
         self.redis = RedisProcess(directory)
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self.processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, name: str, command: Sequence[str], **environment: str) -> subprocess.Popen[bytes]:
         """Start a process of its own session, with its output in a file of its name."""
-        log = (self.directory / f"{name}-{len(self._processes)}.log").open("wb")
+        log = (self.directory / f"{name}-{len(self.processes)}.log").open("wb")
         with log:
             process = subprocess.Popen(
                 command,
@@ -61,7 +61,7 @@ class System:
                 env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
                 start_new_session=True,
             )
-        self._processes.append(process)
+        self.processes.append(process)
         return process
 
     def log(self, name: str) -> str:
@@ -89,12 +89,11 @@ class System:
         urls = [option for url in engine_urls for option in ("--engine-url", url)]
         return self.start("agent", [*WARMROUTE, "agent", "--redis-url", self.redis.url, *urls])
 
-    async def start_router(self, *options: str, ready: bool = True) -> str:
+    async def start_router(self, *options: str, ready: bool = True, **environment: str) -> str:
         """A router; returns its URL once it is ready."""
         port = free_port()
-        self.start(
-            "router", [*WARMROUTE, "router", "--redis-url", self.redis.url, "--port", str(port), *options]
-        )
+        command = [*WARMROUTE, "router", "--redis-url", self.redis.url, "--port", str(port), *options]
+        self.start("router", command, **environment)
         url = f"http://127.0.0.1:{port}"
         path = "readyz" if ready else "healthz"
         await eventually(lambda: self.answers(f"{url}/{path}"), START_SECONDS, "router ready")
@@ -132,7 +131,7 @@ class System:
 
     def stop(self) -> None:
         """End everything that was started, newest first."""
-        for process in reversed(self._processes):
+        for process in reversed(self.processes):
             end(process)
         self.redis.stop()
 

@@ -1,8 +1,11 @@
 """Work beside the event loop: fair among clients, bounded, and abandoned with them."""
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
+from functools import partial
 
 import pytest
 
@@ -128,3 +131,29 @@ async def test_work_that_takes_too_long_is_abandoned(threads, monkeypatch):
     assert [type(outcome) for outcome in outcomes] == [PromptBusyError] * 2
     assert time.monotonic() - began < 5
     await eventually(works[0].ended.is_set)
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_nothing_of_the_work_lives_longer(threads, fails):
+    """A prompt of megabytes goes with its request, and not when the collector runs some time."""
+
+    class Prompt:
+        pass
+
+    def work(pause, prompt):
+        pause()
+        if fails:
+            raise ValueError(prompt)
+
+    prompt = Prompt()
+    lives = weakref.ref(prompt)
+    gc.disable()
+    try:
+        try:
+            await threads.run("a", LONG, partial(work, prompt=prompt))
+        except ValueError:
+            assert fails
+        del prompt
+        await eventually(lambda: lives() is None)
+    finally:
+        gc.enable()

@@ -1,0 +1,30 @@
+"""What one hostile client or one fault does to everybody else: ``python -m tests.hostile [ROW …]``.
+
+Starts real processes on ports that the system gives, and ends them. Exit code 1 when a goal is missed.
+"""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+
+from tests.hostile.run_bodies import bodies
+from tests.hostile.table import Table
+
+ROWS: Mapping[str, Callable[[], Awaitable[Table]]] = {"bodies": bodies}
+
+
+def main() -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.hostile", description=__doc__)
+    parser.add_argument("rows", nargs="*", choices=[*ROWS, []], metavar="ROW", help=f"of {', '.join(ROWS)}")
+    failures = 0
+    for name in parser.parse_args().rows or ROWS:
+        table = asyncio.run(ROWS[name]())
+        sys.stdout.write(f"{table}\n\n")
+        failures += table.failures
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
