@@ -125,9 +125,9 @@ class Exactness:
         """What operators should know."""
         for shape, record in self._records.items():
             if not record.believed:
-                yield f"{shape}: the engine counts other prompt tokens, such requests are routed approximately"
+                yield f"{shape}: the engine counts other prompt tokens; such requests go by the ring"
             elif record.differences >= DIFFERENCES:
                 yield (
-                    f"{shape}: the engine counted other prompt tokens in {record.differences} conversations in "
-                    "a row, these are routed approximately"
+                    f"{shape}: the engine counted other prompt tokens in {record.differences} conversations "
+                    "in a row; these go by the ring"
                 )

