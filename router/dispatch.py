@@ -2,21 +2,25 @@
 failure."""
 
 import asyncio
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+
+import numpy as np
 
 from cluster.booking import Booking
 from cluster.fleet import Fleet
 from cluster.replicas import Model
+from cluster.wire import ReplicaState
 from policies.types import Decision, NoReplicaError, Policy, Request, Snapshot
 from router.accounting import RequestRecord
 from router.api.schema import Call
 from router.errors import (
     AttemptFailedError,
     NoReplicaReadyError,
-    ReplyBrokenError,
+    Repeat,
     UnknownModelError,
     UpstreamError,
 )
@@ -25,7 +29,6 @@ from router.misses import Considered
 from router.probes import Probes
 from router.prompts import PreparedPrompt
 from router.settings import RouterSettings
-from router.sse import error_status
 from router.steering import Steering
 from router.upstream import Upstream, UpstreamReply
 
@@ -33,6 +36,8 @@ MAX_HELD_SECONDS = 60.0
 """Longest wait in the router; then a request joins its engine's queue whatever that is believed to be."""
 LOOK_SECONDS = 1.0
 """How often a request that waits makes sure that what it waits for can still come."""
+MAX_HARMFUL_ATTEMPTS = 2
+"""Attempts of one request after which an engine was dead or reported an error: it may be the cause."""
 
 
 @dataclass(slots=True)
@@ -70,13 +75,15 @@ class Dispatcher:
     async def start(
         self, call: Call, prompt: PreparedPrompt, record: RequestRecord, headers: Mapping[str, str]
     ) -> Exchange:
-        """Send a request to the best replica, and to the next best while no byte of an answer has come.
+        """Send a request to the best replica, and to the next best while no byte of an answer has come and
+        the failure is not the request's own.
 
         Raises `NoReplicaReadyError`, `UnknownModelError` or `UpstreamError`.
         """
         body = call.upstream_body()
         record.assignment = assignment = self._steering.policy_for(prompt.conversation_key)
         failures: dict[str, AttemptFailedError] = {}
+        harmful = 0
         while True:
             booking, room_tokens = self._decide(call, prompt, assignment.policy, record, failures)
             replica = booking.replica
@@ -88,21 +95,27 @@ class Dispatcher:
                 record.sent = time.monotonic()
                 booking.measure_from(record.sent)
                 with self._probes.watched(replica):
-                    reply = await self._upstream.send(replica.lease.url, call.path, body, headers)
-                    first_token = await _require_sound(reply, call)
+                    reply = await self._upstream.send(
+                        replica.lease.url, call.path, body, headers, streamed=call.stream
+                    )
             except AttemptFailedError as failure:
                 booking.release(time.monotonic(), succeeded=False)
                 if failure.replica_down:
                     replica.failed_until = time.monotonic() + self._settings.failed_replica_seconds
                     self._probes.suspect(replica)
                 failures[replica.lease.replica] = failure
-                if record.attempts >= self._settings.max_attempts:
-                    raise _exhausted(record, failure) from failure
+                harmful += failure.repeat is Repeat.ONCE
+                if (
+                    failure.repeat is Repeat.NEVER
+                    or harmful >= MAX_HARMFUL_ATTEMPTS
+                    or record.attempts >= self._settings.max_attempts
+                ):
+                    raise _failed(record, failure) from failure
             except BaseException:
                 booking.release(time.monotonic(), succeeded=False)
                 raise
             else:
-                booking.prefill_done(time.monotonic(), first_token)
+                booking.prefill_done(time.monotonic(), reply.has_token)
                 return Exchange(reply, booking)
 
     async def _turn(self, booking: Booking, room_tokens: float, record: RequestRecord) -> bool:
@@ -173,10 +186,17 @@ class Dispatcher:
         record: RequestRecord,
         failures: Mapping[str, AttemptFailedError],
     ) -> tuple[Snapshot, Decision]:
-        """The policy's choice among sound replicas; else among those that failed others or, at last, us."""
+        """The policy's choice among sound replicas; else among those that failed others, those that only
+        seem to be out of reach, or, at last, those that failed us.
+        """
         request = Request(prompt.prompt_tokens, prompt.opening_tokens, prompt.conversation_key)
-        hung = [replica for replica, failure in failures.items() if failure.timed_out]
-        for excluded, heed_failures in ((failures, True), (failures, False), (hung, False)):
+        useless = [name for name, failure in failures.items() if failure.timed_out or failure.answered]
+        for excluded, heed_failures, reachable in (
+            (failures, True, True),
+            (failures, False, True),
+            (failures, False, False),
+            (useless, False, True),
+        ):
             snapshot = self._fleet.snapshot(
                 model,
                 prompt.keys,
@@ -187,12 +207,24 @@ class Dispatcher:
                 heed_failures,
             )
             with suppress(NoReplicaError):
-                return snapshot, policy(request, snapshot)
-        if failures:
-            raise _exhausted(record, list(failures.values())[-1])
+                if reachable:
+                    return snapshot, policy(request, snapshot)
+                snapshot = _out_of_reach(snapshot, model, excluded)
+                return snapshot, policy(request, snapshot)._replace(room_tokens=math.inf)
+        if failures and model.ready:
+            raise _failed(record, list(failures.values())[-1])
         if any(replica.drained for replica in model.replicas):
             raise NoReplicaReadyError(f"No replica of {model.name!r} takes requests: some are drained.")
         raise NoReplicaReadyError(f"No replica of {model.name!r} is ready; try again shortly.")
+
+
+def _out_of_reach(snapshot: Snapshot, model: Model, excluded: Collection[str]) -> Snapshot:
+    """The same, but only replicas are eligible that agents cannot reach. A busy engine may look like that."""
+    eligible = [
+        replica.lease.state is ReplicaState.UNREACHABLE and not replica.drained and name not in excluded
+        for name, replica in zip(model.ids, model.replicas, strict=True)
+    ]
+    return snapshot._replace(eligible=np.array(eligible, dtype=np.bool_))
 
 
 def _considered(snapshot: Snapshot, decision: Decision) -> Considered:
@@ -209,30 +241,10 @@ def _considered(snapshot: Snapshot, decision: Decision) -> Considered:
     )
 
 
-async def _require_sound(reply: UpstreamReply, call: Call) -> bool:
-    """Whether a first token has just come. Raises `AttemptFailedError` for an answer of which nothing should
-    reach the client.
-
-    Of a stream, the first event decides; an error there that blames the request is an answer. Any other
-    answer is read whole, so that it can still be repeated.
-    """
-    try:
-        if not call.stream or reply.status != 200:
-            await reply.read_all()
-            return False
-        error = error_status(await reply.read_event())
-        if (error or 0) >= 500:
-            raise AttemptFailedError("the engine began its stream with an error", replica_down=True)
-        return error is None
-    except ReplyBrokenError as error:
-        reply.close()
-        raise AttemptFailedError(f"the answer broke off: {error}", replica_down=True) from error
-    except BaseException:
-        reply.close()
-        raise
-
-
-def _exhausted(record: RequestRecord, last: AttemptFailedError) -> UpstreamError:
+def _failed(record: RequestRecord, last: AttemptFailedError) -> UpstreamError:
+    several = f"All {record.attempts} attempts failed; the last one" if record.attempts > 1 else ""
     return UpstreamError(
-        f"All {record.attempts} attempts failed; the last one: {last}", status=504 if last.timed_out else 502
+        f"{several or 'The request failed'}: {last}",
+        status=504 if last.timed_out else 502,
+        retry_after=None if last.repeat is Repeat.NEVER else 1,
     )

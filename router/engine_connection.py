@@ -67,6 +67,7 @@ class EngineConnection(asyncio.Protocol):
         "_transport",
         "_used_before",
         "deadline",
+        "heard_at",
     )
 
     def __init__(
@@ -76,6 +77,8 @@ class EngineConnection(asyncio.Protocol):
     ) -> None:
         self.deadline = NEVER
         """See `router.watchdog.Watched`. Ends the wait of the receiver, or the connection's idling."""
+        self.heard_at = float("-inf")
+        """When the engine sent its last bytes, in the event loop's time in seconds."""
         self._on_free = on_free
         self._on_lost = on_lost
         self._parser = httptools.HttpResponseParser(self)
@@ -146,8 +149,9 @@ class EngineConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand on what the bytes contain of the body, in one piece."""
+        self.heard_at = now = self._loop.time()
         if self._between_chunks and self._chunks_to is not None:
-            self.deadline = self._loop.time() + self._idle_seconds
+            self.deadline = now + self._idle_seconds
             if self._chunks_to.took_chunk(data):
                 return
         receiver = self._receiver

@@ -24,7 +24,7 @@ _PLAIN = re.compile(r"[!-?A-~]+")
 
 @dataclass(slots=True)
 class Engine:
-    """Where an engine is, how requests to it begin, and its idle connections, the last used at the end."""
+    """Where an engine is, how requests to it begin, and the connections to it."""
 
     host: str
     port: int
@@ -32,7 +32,15 @@ class Engine:
     authority: str
     """What the Host header says."""
     path_prefix: str
+    connections: set[EngineConnection] = field(default_factory=set)
     idle: list[EngineConnection] = field(default_factory=list)
+    """Of the connections, those that carry no request; the last used at the end."""
+
+    @property
+    def heard_at(self) -> float:
+        """When it sent its last bytes over a connection that is still open, in the event loop's time."""
+        times = (connection.heard_at for connection in self.connections if not connection.is_closing)
+        return max(times, default=float("-inf"))
 
 
 class EnginePool:
@@ -82,6 +90,11 @@ class EnginePool:
             connection.abort()
         return None
 
+    def heard_at(self, url: str) -> float:
+        """When the engine at this URL sent its last bytes: see `Engine.heard_at`."""
+        engine = self._engines.get(url)
+        return engine.heard_at if engine is not None else float("-inf")
+
     async def connect(self, engine: Engine) -> EngineConnection:
         """A new connection. Raises `AttemptFailedError`."""
         loop = asyncio.get_running_loop()
@@ -96,6 +109,7 @@ class EnginePool:
         def lost(connection: EngineConnection) -> None:
             self._watchdog.discard(connection)
             self._connections.discard(connection)
+            engine.connections.discard(connection)
             if connection in engine.idle:
                 engine.idle.remove(connection)
 
@@ -110,8 +124,11 @@ class EnginePool:
             ) from error
         except OSError as error:
             raise AttemptFailedError(str(error) or type(error).__name__, replica_down=True) from error
+        if connection.is_closing:  # whoever sent a request now would never hear of it again
+            raise AttemptFailedError("the engine closed a new connection at once", replica_down=True)
         self._watchdog.add(connection)
         self._connections.add(connection)
+        engine.connections.add(connection)
         return connection
 
     def close(self) -> None:

@@ -15,11 +15,13 @@ ApiError                        an answer in OpenAI's error format
 ├── NoReplicaReadyError         503 + Retry-After
 ├── NotDecidedError             503
 └── UpstreamError               502 or 504: every attempt failed
-AttemptFailedError              one attempt at one replica failed; the dispatcher tries the next
-ReplyBrokenError                a reply that had begun broke off
+AttemptFailedError              one attempt at one replica failed; it says whether another replica may try
+ReplyBrokenError                a reply broke off, or did not come in time
+└── ReplyTooLargeError          over the limit for answers that are read whole
 ClientStalledError              a client does not read its answer
 """
 
+from enum import Enum, auto
 from typing import Any
 
 
@@ -148,29 +150,59 @@ class NotDecidedError(ApiError):
 
 
 class UpstreamError(ApiError):
-    """Every attempt failed before the first byte."""
+    """No attempt succeeded before the first byte."""
 
     type = "upstream_error"
-    retry_after = 1
 
-    def __init__(self, message: str, status: int = 502) -> None:
+    def __init__(self, message: str, status: int = 502, retry_after: int | None = 1) -> None:
         super().__init__(message)
         self.status = status
         self.code = "upstream_timeout" if status == 504 else "upstream_failed"
+        self.retry_after = retry_after
+
+
+class Repeat(Enum):
+    """Whether a request whose attempt failed may be sent to another replica."""
+
+    FREELY = auto()
+    """The engine did not work on it, or hangs with everything it has."""
+    ONCE = auto()
+    """The engine may have failed because of it: the same must not be done to every replica."""
+    NEVER = auto()
+    """It failed for a reason of its own and would do so everywhere."""
 
 
 class AttemptFailedError(Exception):
     """One attempt at one replica failed before the first byte reached the client."""
 
-    def __init__(self, message: str, *, replica_down: bool, timed_out: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        replica_down: bool,
+        timed_out: bool = False,
+        answered: bool = False,
+        repeat: Repeat = Repeat.FREELY,
+    ) -> None:
         super().__init__(message)
         self.replica_down = replica_down
         """Whether the replica should be left alone for a moment."""
         self.timed_out = timed_out
+        self.answered = answered
+        """Whether the engine itself said no, so that asking it again at once is useless."""
+        self.repeat = repeat
 
 
 class ReplyBrokenError(Exception):
-    """A reply that had begun broke off before its end."""
+    """A reply broke off before its end, or did not come in time."""
+
+    def __init__(self, message: str, *, timed_out: bool = False) -> None:
+        super().__init__(message)
+        self.timed_out = timed_out
+
+
+class ReplyTooLargeError(ReplyBrokenError):
+    """A reply that has to be read whole is larger than may be kept in memory."""
 
 
 class ClientStalledError(Exception):

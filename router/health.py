@@ -5,7 +5,7 @@ Every one of these ends by itself when its cause does; none needs a restart.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from cluster.fleet import Fleet
 from cluster.replicas import odd_replicas
@@ -13,8 +13,8 @@ from router.probes import Probes
 from router.steering import Steering
 from router.tokenizers import Tokenizers
 
-Kind = Literal["redis", "tokenizer", "replica", "namespace", "unreachable", "index", "steering"]
-KINDS: tuple[Kind, ...] = ("redis", "tokenizer", "replica", "namespace", "unreachable", "index", "steering")
+Kind = Literal["redis", "tokenizer", "shape", "replica", "namespace", "unreachable", "index", "steering"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,8 @@ class Health:
             yield Degradation("steering", problem)
         for model, alarm in sorted(self._tokenizers.alarms().items()):
             yield Degradation("tokenizer", f"model {model}: {alarm}")
+        for model, problem in self._tokenizers.shapes():
+            yield Degradation("shape", f"model {model}: {problem}")
         for replica_id, reason in odd_replicas(fleet.models.values()):
             yield Degradation("namespace", f"replica {replica_id}: {reason}")
         for replica_id in self._probes.suspects:

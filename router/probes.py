@@ -3,7 +3,8 @@
 A lease tells what the agent beside the engine sees. Between router and engine a network can be cut, or an
 engine can hang without closing a connection. So a replica that leaves a request waiting for its first
 byte, or that failed one, is asked for its health until it answers. While it does not, it gets no new
-requests, and those that wait on it go elsewhere.
+requests, and those that wait on it go elsewhere. A replica that is sending answers has answered: busy engines
+are late with their health.
 """
 
 import asyncio

@@ -2,14 +2,15 @@
 
 A tokenizer that differs from the engine's would make every key wrong and every hit rate zero, silently. So
 each is compared with the engines' ``/tokenize`` before it is used, again when replicas change, and now and
-then; and every reply's own count of prompt tokens is compared, too. A model whose tokenizer differs is routed
-by the ring, with an alarm, until a later check finds that it agrees again.
+then. A model whose tokenizer differs is routed by the ring, with an alarm, until a later check finds that it
+agrees again. Every reply's own count of prompt tokens is compared, too: a difference makes a check due soon,
+and says something about requests of its kind (`router.exactness`), not about the model.
 """
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,14 @@ from cluster.collector import calm_collector
 from cluster.errors import PromptError, TokenizerUnavailableError
 from cluster.fleet import Fleet
 from cluster.replicas import Model
+from cluster.tasks import cancel_and_wait
 from cluster.tokenizer import PromptTokenizer
 from cluster.wire import Lease, ReplicaState
+from router.api.schema import Call
 from router.errors import AttemptFailedError
+from router.exactness import Exactness
+from router.prompts import PreparedPrompt
+from router.shapes import shape_of
 from router.upstream import Upstream
 
 CHECK_SECONDS = 0.5
@@ -34,8 +40,12 @@ RECHECK_LIMIT_SECONDS = 300.0
 """Longest pause. A tokenizer that has agreed for as long begins with the first one again."""
 SAMPLE_SECONDS = 60.0
 """How often a tokenizer that agrees is compared with an engine again."""
-MISMATCHES_ALLOWED = 2
-"""Replies in a row whose prompt token count may differ before the tokenizer is no longer believed."""
+DIFFERENCE_SECONDS = 5.0
+"""A reply whose prompt token count differs leads to a check at once, but not sooner than this after one."""
+MAX_CHECKS = 64
+"""Models checked at the same time: a check may wait for an engine that hangs."""
+MAX_LOADS = 4
+"""Tokenizers loaded at the same time."""
 MAX_PROBED = 8
 """Replicas asked per check, one for each tokenizer among them; where there are more, they take turns."""
 
@@ -60,7 +70,7 @@ class _Entry:
     settled: bool = False
     """Whether it is known if this model can be tokenised here."""
     alarm: str = ""
-    mismatches: int = 0
+    exactness: Exactness = field(default_factory=Exactness)
     replicas: frozenset[tuple[object, ...]] = frozenset()
     """What the ready replicas were at the last check, as far as it matters for tokens."""
     checks: int = 0
@@ -80,7 +90,7 @@ class _Entry:
         """Note a check without a difference; True when that is news. ``everybody`` asked has answered."""
         news = bool(self.alarm) or not self.settled
         if news:
-            self.alarm, self.mismatches, self.agreed_at = "", 0, now
+            self.alarm, self.agreed_at = "", now
         self.settled = True
         self.due = now + (SAMPLE_SECONDS if everybody else RECHECK_SECONDS)
         return news
@@ -105,11 +115,21 @@ class Tokenizers:
         self._directories = directories
         self._entries: dict[str, _Entry] = {}
         self._has_loaded = False
+        self._checks = asyncio.Semaphore(MAX_CHECKS)
+        self._loads = asyncio.Semaphore(MAX_LOADS)
 
     def get(self, model: str) -> PromptTokenizer | None:
         """The tokenizer of a model, if there is one that agrees with the engine's."""
         entry = self._entries.get(model)
         return entry.tokenizer if entry and entry.settled and not entry.alarm else None
+
+    def for_call(self, model: str, call: Call, conversation_key: int) -> PromptTokenizer | None:
+        """The tokenizer for one request; None also for one whose kind the engine tokenises otherwise."""
+        tokenizer = self.get(model)
+        if tokenizer is None:
+            return None
+        exactness = self._entries[model].exactness
+        return tokenizer if exactness.is_exact(call, conversation_key, time.monotonic()) else None
 
     def settled(self, model: str) -> bool:
         """Whether this model's tokenizer has been found, or found missing."""
@@ -120,47 +140,74 @@ class Tokenizers:
         """Models that are routed without block keys, and why."""
         return {name: entry.alarm for name, entry in self._entries.items() if entry.alarm}
 
-    def compare(self, model: str, computed: int, reported: int) -> None:
-        """Compare a prompt's length in tokens with what the engine reported for it."""
+    def shapes(self) -> Iterator[tuple[str, str]]:
+        """Models, and kinds of requests that the engine tokenises otherwise than this router."""
+        for name, entry in sorted(self._entries.items()):
+            for problem in entry.exactness.problems():
+                yield name, problem
+
+    def compare(self, model: str, call: Call, prompt: PreparedPrompt, reported: int) -> None:
+        """Compare an exact prompt's length in tokens with what the engine reported for it."""
         entry = self._entries.get(model)
         if entry is None or entry.alarm:
             return
-        if computed == reported:
-            entry.mismatches = 0
+        agrees = prompt.prompt_tokens == reported
+        if agrees and not entry.exactness.has_records:
             return
-        entry.mismatches += 1
-        log.warning("prompt_tokens_differ", model=model, computed=computed, reported=reported)
-        if entry.mismatches > MISMATCHES_ALLOWED:
-            alarm = f"the engine counted {reported} prompt tokens where the router counted {computed}"
-            self._alarm(entry, model, alarm)
+        shape, now = shape_of(call), time.monotonic()
+        if agrees:
+            entry.exactness.agrees(shape, prompt.conversation_key, now)
+            return
+        log.warning(
+            "prompt_tokens_differ",
+            model=model,
+            computed=prompt.prompt_tokens,
+            reported=reported,
+            shape=str(shape),
+        )
+        entry.exactness.differs(shape, prompt.conversation_key, now)
+        entry.due = min(entry.due, entry.checked_at + DIFFERENCE_SECONDS)
 
     async def run(self) -> None:
         """Load and check tokenizers as models and replicas come and go; runs until cancelled."""
-        while True:
-            for name in list(self._fleet.models):
-                model = self._fleet.models.get(name)
-                if model is not None:
-                    await self._look_after(model)
-                await asyncio.sleep(0)
-            for name in self._entries.keys() - self._fleet.models.keys():
-                del self._entries[name]
-            await asyncio.sleep(CHECK_SECONDS)
+        under_way: dict[str, asyncio.Task[None]] = {}
+        try:
+            while True:
+                for name in list(self._fleet.models):
+                    model = self._fleet.models.get(name)
+                    check = self._due_check(model) if model and name not in under_way else None
+                    if check is not None:
+                        under_way[name] = asyncio.create_task(check)
+                    await asyncio.sleep(0)
+                for name in self._entries.keys() - self._fleet.models.keys():
+                    del self._entries[name]
+                for entry in self._entries.values():
+                    entry.exactness.forget_until(time.monotonic())
+                await asyncio.sleep(CHECK_SECONDS)
+                under_way = {name: task for name, task in under_way.items() if not task.done()}
+        finally:
+            await cancel_and_wait(*under_way.values())
 
-    async def _look_after(self, model: Model) -> None:
+    def _due_check(self, model: Model) -> Coroutine[Any, Any, None] | None:
+        """A model's next check, if it is due."""
         ready = [replica for replica in model.replicas if replica.lease.state is ReplicaState.READY]
         if not ready:
-            return
-        entry = self._entries.setdefault(model.name, _Entry())
+            return None
+        entry, now = self._entries.setdefault(model.name, _Entry()), time.monotonic()
         replicas = frozenset(
             (r.lease.replica, r.epoch, r.lease.tokenizer_fingerprint, r.lease.model_directory) for r in ready
         )
-        if not entry.is_due(replicas, time.monotonic()):
-            return
-        entry.replicas, entry.checked_at = replicas, time.monotonic()
+        if not entry.is_due(replicas, now):
+            return None
+        entry.replicas, entry.checked_at = replicas, now
+        return self._look_after(entry, model, [replica.lease for replica in ready])
+
+    async def _look_after(self, entry: _Entry, model: Model, leases: Sequence[Lease]) -> None:
         try:
-            await self._check(entry, model, [replica.lease for replica in ready])
+            async with self._checks:
+                await self._check(entry, model, leases)
         except TokenizerUnavailableError as error:
-            alarm = f"{error}; name one with --tokenizer {ready[0].lease.model}=DIRECTORY"
+            alarm = f"{error}; name one with --tokenizer {leases[0].model}=DIRECTORY"
             self._alarm(entry, model.name, alarm)
         except Exception as error:  # broken files make the tokenizer library raise whatever it likes
             self._alarm(entry, model.name, f"the tokenizer cannot be used: {type(error).__name__}: {error}")
@@ -172,45 +219,51 @@ class Tokenizers:
         kinds = _kinds(leases)
         turn = entry.checks % len(kinds)
         probed = [kind[entry.checks % len(kind)] for kind in (kinds[turn:] + kinds[:turn])[:MAX_PROBED]]
-        alarm, answered, difference = entry.alarm, 0, ""
-        tokenizer = None if alarm else entry.tokenizer
+        answered, difference = 0, ""
+        tokenizer = None if entry.alarm else entry.tokenizer
         if tokenizer is not None:
             answered, difference = await self._compare_all(tokenizer, model, probed)
         if tokenizer is None or difference:
-            lease = kinds[0][0]
-            directory = self._directories.get(model.name) or self._directories.get(lease.model)
-            path = directory or Path(lease.model_directory or "/nonexistent")
-            tokenizer = await asyncio.to_thread(PromptTokenizer, path)
-            if not self._has_loaded:
-                self._has_loaded = True
-                calm_collector()
+            tokenizer = await self._load(model, kinds[0][0])
             answered, difference = await self._compare_all(tokenizer, model, probed)
         if difference:
             self._alarm(entry, model.name, difference)
             return
-        entry.tokenizer = tokenizer
-        if not answered or entry.alarm != alarm:  # meanwhile replies have raised one
+        if tokenizer is not entry.tokenizer:
+            entry.tokenizer, entry.exactness = tokenizer, Exactness()
+        if not answered:
             entry.due = time.monotonic() + (entry.pause or RECHECK_SECONDS)
         elif entry.agrees(time.monotonic(), everybody=answered == len(probed)):
             log.info("tokenizer_agrees", model=model.name)
+
+    async def _load(self, model: Model, lease: Lease) -> PromptTokenizer:
+        directory = self._directories.get(model.name) or self._directories.get(lease.model)
+        async with self._loads:
+            tokenizer = await asyncio.to_thread(
+                PromptTokenizer, directory or Path(lease.model_directory or "/nonexistent")
+            )
+        if not self._has_loaded:
+            self._has_loaded = True
+            calm_collector()
+        return tokenizer
 
     async def _compare_all(
         self, tokenizer: PromptTokenizer, model: Model, leases: Sequence[Lease]
     ) -> tuple[int, str]:
         """How many of these replicas answered, and the first difference found; "" for none."""
-        answered = 0
-        for lease in leases:
-            try:
-                difference = await self._difference(tokenizer, model, lease)
-            except AttemptFailedError as error:
-                log.warning(
-                    "tokenizer_check_failed", model=model.name, replica=lease.replica, reason=str(error)
-                )
-                continue
-            answered += 1
-            if difference:
-                return answered, difference
-        return answered, ""
+        found = await asyncio.gather(
+            *(self._difference(tokenizer, model, lease) for lease in leases), return_exceptions=True
+        )
+        differences = []
+        for lease, outcome in zip(leases, found, strict=True):
+            if isinstance(outcome, AttemptFailedError):
+                reason = str(outcome)
+                log.warning("tokenizer_check_failed", model=model.name, replica=lease.replica, reason=reason)
+            elif isinstance(outcome, BaseException):
+                raise outcome
+            else:
+                differences.append(outcome)
+        return len(differences), next(filter(None, differences), "")
 
     async def _difference(self, tokenizer: PromptTokenizer, model: Model, lease: Lease) -> str:
         probes = PROBES if tokenizer.has_chat_template else ({"prompt": "Hello, wörld! 12345"},)

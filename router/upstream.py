@@ -13,19 +13,28 @@ import aiohttp
 import msgspec
 
 from router.engine_pool import KEEP_ALIVE_SECONDS, EnginePool
-from router.errors import AttemptFailedError
+from router.errors import AttemptFailedError, Repeat, ReplyBrokenError, ReplyTooLargeError
 from router.settings import RouterSettings
-from router.sse import UNREADABLE
+from router.sse import UNREADABLE, error_status
 from router.upstream_reply import UpstreamReply
 from router.watchdog import Watchdog
 
 __all__ = ["HEALTH_SECONDS", "Upstream", "UpstreamReply"]
 
 MAX_TOKENS_BYTES = 4 * 1024 * 1024
-RETRIED_STATUSES = frozenset({429, 500, 502, 503, 504})
+FAILED_STATUSES = {
+    429: Repeat.FREELY,
+    500: Repeat.ONCE,
+    502: Repeat.ONCE,
+    503: Repeat.FREELY,
+    504: Repeat.NEVER,  # what stands before the engine has waited for too long
+}
+"""Statuses that do not reach the client while another replica may do better."""
 SMALL_REQUEST_SECONDS = 10.0
 HEALTH_SECONDS = 2.0
 """How long an engine may take to say that it lives."""
+HEARD_SECONDS = 3.0
+"""An engine that has sent a byte of any answer within this time lives, whatever its health check says."""
 ERROR_BYTES = 300
 """How much of an engine's error is passed on to the client."""
 
@@ -62,24 +71,61 @@ class Upstream:
         self._watchdog.close()
         await self._session.close()
 
-    async def send(self, url: str, path: str, body: bytes, headers: Mapping[str, str]) -> UpstreamReply:
-        """Send a generation request; return once the first bytes of the answer are there.
+    async def send(
+        self, url: str, path: str, body: bytes, headers: Mapping[str, str], streamed: bool
+    ) -> UpstreamReply:
+        """Send a generation request; return once it is certain that its answer may begin.
 
-        Raises `AttemptFailedError` when the engine cannot be reached, fails, or stays silent for too long.
+        Of a stream the first event decides; an error there that blames the request is an answer. Any other
+        answer is read whole, so that it can still be repeated. Raises `AttemptFailedError` when the engine
+        cannot be reached, fails, or stays silent for too long.
         """
         self.open_requests += 1
         reply = UpstreamReply(self._settings.idle_seconds, self._closed)
         try:
             await self._ask(reply, url, path, body, headers)
-            if reply.status in RETRIED_STATUSES or not reply.first:
-                raise AttemptFailedError(
-                    f"engine answered {reply.status} {reply.first[:ERROR_BYTES].decode(errors='replace')}",
-                    replica_down=reply.status in (502, 503) or not reply.first,
-                )
+            await self._require_sound(reply, streamed)
+        except ReplyBrokenError as error:
+            reply.close()
+            raise await self._failure(url, error) from error
         except BaseException:
             reply.close()
             raise
         return reply
+
+    async def _require_sound(self, reply: UpstreamReply, streamed: bool) -> None:
+        """Raises for an answer of which nothing should reach the client."""
+        status, text = reply.status, reply.first[:ERROR_BYTES]
+        if status in FAILED_STATUSES or not text:
+            raise AttemptFailedError(
+                f"engine answered {status} {text.decode(errors='replace')}",
+                replica_down=status in (502, 503) or not text,
+                timed_out=status == 504,
+                answered=True,
+                repeat=FAILED_STATUSES.get(status, Repeat.ONCE),
+            )
+        if not streamed or status != 200:
+            await reply.read_all()
+            return
+        error = error_status(await reply.read_event())
+        if (error or 0) >= 500:
+            raise AttemptFailedError(
+                "the engine began its stream with an error",
+                replica_down=True,
+                answered=True,
+                repeat=Repeat.ONCE,
+            )
+        reply.has_token = error is None
+
+    async def _failure(self, url: str, error: ReplyBrokenError) -> AttemptFailedError:
+        """What it says about request and engine that an answer did not come or broke off."""
+        if isinstance(error, ReplyTooLargeError):
+            return AttemptFailedError(f"the answer is {error}", replica_down=False, repeat=Repeat.NEVER)
+        if not error.timed_out:
+            return AttemptFailedError(str(error), replica_down=True, repeat=Repeat.ONCE)
+        if await self.is_healthy(url):  # it works, and would have worked longer
+            return AttemptFailedError(str(error), replica_down=False, timed_out=True, repeat=Repeat.NEVER)
+        return AttemptFailedError(str(error), replica_down=True, timed_out=True)
 
     async def _ask(
         self, reply: UpstreamReply, url: str, path: str, body: bytes, headers: Mapping[str, str]
@@ -96,16 +142,32 @@ class Upstream:
         request = f"{head}\r\n".encode("latin-1") + body
         seconds = self._settings.first_byte_seconds
         connection = self._pool.idle_connection(engine)
+        if connection is not None and await reply.ask(connection, request, seconds):
+            return
         # An engine may close an idle connection just as it is used. That says nothing about the engine, and
         # nothing was answered: the request is sent once more, on a new connection.
-        if connection is None or not await reply.ask(connection, request, seconds):
-            await reply.ask(await self._pool.connect(engine), request, seconds)
+        try:
+            new = await self._pool.connect(engine)
+        except AttemptFailedError as error:
+            if connection is not None:  # it had the request, and is gone
+                error.repeat = Repeat.ONCE
+            raise
+        await reply.ask(new, request, seconds)
 
     def _closed(self) -> None:
         self.open_requests -= 1
 
     async def is_healthy(self, url: str) -> bool:
-        """Whether the engine answers in time that it lives; one without ``/health`` lives, too."""
+        """Whether the engine lives: it is sending answers, or says so in time.
+
+        A busy engine may be too late with its health check. One without ``/health`` lives, too.
+        """
+        return self._is_heard(url) or await self._says_healthy(url) or self._is_heard(url)
+
+    def _is_heard(self, url: str) -> bool:
+        return asyncio.get_running_loop().time() - self._pool.heard_at(url) < HEARD_SECONDS
+
+    async def _says_healthy(self, url: str) -> bool:
         with suppress(AttemptFailedError), _translated(HEALTH_SECONDS):
             async with (
                 asyncio.timeout(HEALTH_SECONDS),

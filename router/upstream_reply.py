@@ -5,12 +5,14 @@ from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from router.engine_connection import ChunkReceiver, EngineConnection
-from router.errors import AttemptFailedError, ReplyBrokenError
+from router.errors import ReplyBrokenError, ReplyTooLargeError
 from router.sse import MAX_EVENT_BYTES, first_event
 from router.watchdog import NEVER
 
 READ_BUFFER_BYTES = 64 * 1024
 MAX_REPLY_BYTES = 64 * 1024 * 1024
+CLOSING_SECONDS = 1.0
+"""How long after a request was sent the news may come that its connection was closing just then."""
 
 
 class Sink(ChunkReceiver, Protocol):
@@ -33,6 +35,8 @@ class UpstreamReply:
         self.status = 0
         self.content_type = ""
         self.first = b""
+        self.has_token = False
+        """Whether ``first`` ends with the first piece of a stream, which has just come."""
         self._loop = asyncio.get_running_loop()
         self._idle_seconds = idle_seconds
         self._on_close: Callable[[], None] | None = on_close
@@ -49,18 +53,19 @@ class UpstreamReply:
     async def ask(self, connection: EngineConnection, request: bytes, seconds: float) -> bool:
         """Send the request and wait for the first bytes. False when the connection had been closed before.
 
-        Raises `AttemptFailedError`.
+        Raises `ReplyBrokenError`.
         """
-        self._connection, self._broken = connection, None
+        self._connection, self._broken, self._unanswered = connection, None, False
         self._limit_seconds = seconds
-        connection.deadline = self._loop.time() + seconds
+        sent = self._loop.time()
+        connection.deadline = sent + seconds
         connection.send(request, self)
         try:
             self.first = await self._read()
-        except ReplyBrokenError as error:
-            if self._unanswered:
+        except ReplyBrokenError:
+            if self._unanswered and self._loop.time() - sent < CLOSING_SECONDS:
                 return False
-            raise AttemptFailedError(str(error), replica_down=True, timed_out=self._timed_out) from error
+            raise
         return True
 
     async def chunks(self) -> AsyncIterator[bytes]:
@@ -80,7 +85,7 @@ class UpstreamReply:
         return event or self.first
 
     async def read_all(self) -> None:
-        """Take the whole body into `first`. Raises `ReplyBrokenError`, also when it is over 64 MiB."""
+        """Take the whole body into `first`. Raises `ReplyBrokenError`; `ReplyTooLargeError` over 64 MiB."""
         if self._ended and not self._unread:
             return
         parts, size = [], 0
@@ -88,7 +93,7 @@ class UpstreamReply:
             parts.append(chunk)
             size += len(chunk)
             if size > MAX_REPLY_BYTES:
-                raise ReplyBrokenError(f"larger than {MAX_REPLY_BYTES} bytes")
+                raise ReplyTooLargeError(f"larger than {MAX_REPLY_BYTES} bytes")
         self.first = b"".join(parts)
 
     def relay(self, sink: Sink) -> None:
@@ -128,7 +133,7 @@ class UpstreamReply:
             self._waiter = self._loop.create_future()
             await self._waiter
         if not self._unread and self._broken is not None:
-            raise ReplyBrokenError(self._broken)
+            raise ReplyBrokenError(self._broken, timed_out=self._timed_out)
         return self._take()
 
     def _take(self) -> bytes:
@@ -148,7 +153,7 @@ class UpstreamReply:
     def received(self, data: bytes) -> None:
         """Some bytes of the body."""
         assert self._connection is not None
-        self._connection.deadline = self._loop.time() + self._idle_seconds
+        self._connection.deadline = self._connection.heard_at + self._idle_seconds
         if self._sink is not None:
             self._sink.received(data)
             return

@@ -116,24 +116,34 @@ class Incarnation:
     # Health
 
     async def _watch(self) -> None:
-        """Read the gauges again and again; that is the health check, too."""
-        failures = 0
+        """Read the gauges again and again; that is the health check, too.
+
+        An engine that publishes KV events lives: it may be too busy to answer.
+        """
+        failures, last_event_at = 0, self._last_event_at
         while True:
             await asyncio.sleep(spread(self._settings.engine_poll_seconds))
             try:
                 gauges = await self._client.gauges()
-            except (EngineUnavailableError, EngineProtocolError) as error:
+            except EngineUnavailableError as error:
+                if error.refused:
+                    raise IncarnationOverError(str(error)) from error
+                publishes = self._last_event_at != last_event_at
+                failures = 0 if publishes else failures + 1
+                self._note_silence(error, failures)
+            except EngineProtocolError as error:
                 failures += 1
-                self._note_failure(error, failures)
-                continue
-            failures = 0
-            self._note_answer(gauges.start_time)
-            self.gauges = gauges
+                self._note_silence(error, failures)
+            else:
+                failures = 0
+                self._note_answer(gauges.start_time)
+                self.gauges = gauges
+            last_event_at = self._last_event_at
 
-    def _note_failure(self, error: EngineUnavailableError | EngineProtocolError, failures: int) -> None:
-        if isinstance(error, EngineUnavailableError) and error.refused:
-            raise IncarnationOverError(str(error)) from error
-        if failures >= self._settings.engine_failures:
+    def _note_silence(self, error: EngineUnavailableError | EngineProtocolError, failures: int) -> None:
+        if not failures:
+            self._note_life()
+        elif failures >= self._settings.engine_failures:
             self.reachable = False
             self.alarms.set("engine", f"the engine does not answer: {error}")
             self._listener.lease_changed()
@@ -141,11 +151,13 @@ class Incarnation:
     def _note_answer(self, start_time: float) -> None:
         if start_time and self.gauges.start_time not in (0.0, start_time):
             raise IncarnationOverError("its process started anew")
-        if not self.reachable:
-            if not start_time:
-                raise IncarnationOverError("it was away and may be another process now")
-            self.reachable = True
-            self.alarms.clear("engine")
+        if not self.reachable and not start_time:
+            raise IncarnationOverError("it was away and may be another process now")
+        self._note_life()
+
+    def _note_life(self) -> None:
+        self.reachable = True
+        self.alarms.clear("engine")
         self._listener.lease_changed()
 
     async def _rediscover(self) -> None:

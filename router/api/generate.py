@@ -132,7 +132,7 @@ class GenerationEndpoint:
         finally:
             exchange.close(succeeded)
         if record.usage is not None and prompt.exact:
-            self._tokenizers.compare(model.name, prompt.prompt_tokens, record.usage.prompt_tokens)
+            self._tokenizers.compare(model.name, call, prompt, record.usage.prompt_tokens)
 
 
 async def _relay_whole(exchange: Exchange, record: RequestRecord, client: Client) -> bool:

@@ -51,6 +51,21 @@ async def test_replica_that_publishes_nothing_is_no_odd_one(router, engines):
     assert (await health(router))[1] == []
 
 
+async def test_kind_of_request_that_the_engine_tokenises_otherwise_is_named(router, engines):
+    """Model and shape are named, whatever texts the client sent; the model itself has no alarm."""
+    for number in range(3):
+        messages = [{"role": "developer", "content": f"{number}"}, {"role": "user", "content": "Hello!"}]
+        async with router.post({"model": "m", "messages": messages}) as response:
+            assert response.status == 200
+    await router.drained()
+    _, degraded = await health(router)
+    assert [text.partition(";")[0] for text in degraded] == [
+        "model m: chat/completions with role developer: the engine counts other prompt tokens"
+    ]
+    assert await metric(router, "shape") == 1
+    assert await metric(router, "tokenizer") == 0
+
+
 async def test_full_index_is_said(router):
     """Predictions are too low then, and somebody should know."""
     replica = router.fleet.replicas["a"]

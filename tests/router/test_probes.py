@@ -18,6 +18,7 @@ async def router(monkeypatch, start_router, engines):
     """A router that probes quickly and whose own limits are far away; engine a is asked first."""
     monkeypatch.setattr(probes, "PROBE_SECONDS", 0.03)
     monkeypatch.setattr(upstream, "HEALTH_SECONDS", 0.05)
+    monkeypatch.setattr(upstream, "HEARD_SECONDS", 0.4)
     router = await start_router(failed_replica_seconds=0.01)
     for name, engine in zip("ab", engines, strict=True):
         router.admit(engine.url, name)
@@ -144,6 +145,46 @@ async def test_stream_that_has_begun_is_left_alone(router, engines):
             if asyncio.get_running_loop().time() > long_enough:
                 break
         assert response.headers["x-warmroute-replica"] == "a"
+    await router.drained()
+
+
+@pytest.mark.parametrize("health", [stay_silent, refuse, whole(b"busy", 503)], ids=["silent", "cut", "503"])
+@pytest.mark.parametrize("others", [True, False], ids=["of two", "the only one"])
+async def test_engine_that_streams_lives_whatever_its_health_says(router, engines, health, others):
+    """A busy engine is late with its health check: its stream proves that it lives. Requests wait for it, new
+    ones go to it, and nothing is said of it; when it is idle again its health counts again.
+    """
+    first, second = engines
+    if not others:
+        router.fleet.dismiss("b")
+    release = asyncio.Event()
+
+    async def slow(exchange):
+        await release.wait()
+        await exchange.whole(b"{}")
+
+    first.script.extend([never_end, slow, slow])
+    first.health = health
+    async with router.post({**CHAT, "stream": True}), asyncio.TaskGroup() as tasks:
+        waiting = [tasks.create_task(_status(router, CHAT)) for _ in range(4 if others else 2)]
+        await eventually(lambda: len(first.exchanges) == 3)
+        suspected_until = asyncio.get_running_loop().time() + 10 * (probes.PROBE_SECONDS + 0.05)
+        while asyncio.get_running_loop().time() < suspected_until:
+            assert not router.fleet.replicas["a"].failed_until
+            assert SILENT not in await degraded(router)
+            await asyncio.sleep(0.02)
+        assert len(first.exchanges) == 3
+        assert sum(task.done() for task in waiting) == len(second.exchanges) == (2 if others else 0)
+        release.set()
+    assert [task.result() for task in waiting] == [200] * len(waiting)
+    if others:
+        router.fleet.dismiss("b")
+    first.script.append(stay_silent)
+    monitored = asyncio.create_task(_status(router, CHAT))
+    await eventually(lambda: router.fleet.replicas["a"].failed_until > 0)
+    first.health = whole(b"")
+    await eventually(lambda: router.fleet.replicas["a"].failed_until == 0)
+    monitored.cancel()
     await router.drained()
 
 

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from cluster.wire import ReplicaState
 from tests.router.fake_engine import never_end
 from tests.router.test_requests import CHAT, STREAM, assert_error
 
@@ -55,15 +56,31 @@ async def test_prompt_that_does_not_fit(start_router, engines):
     assert not engines[0].exchanges
 
 
-@pytest.mark.parametrize("state", ["starting", "draining", "unreachable"])
+@pytest.mark.parametrize("state", [ReplicaState.STARTING, ReplicaState.DRAINING, ReplicaState.UNREACHABLE])
 async def test_no_replica_ready(router, engines, state):
-    """503 and when to try again, while the model stays known."""
+    """503 and when to try again, while the model stays known; those out of reach have been tried in vain."""
     for name, engine in zip("ab", engines, strict=True):
+        await engine.stop()
         router.admit(engine.url, name, state=state)
     async with router.post(STREAM) as response:
         assert response.status == 503
         assert int(response.headers["retry-after"]) > 0
         assert_error(await response.json(), "no_replica_ready", kind="service_unavailable")
+    await router.drained()
+
+
+async def test_replicas_that_only_seem_to_be_out_of_reach(router, engines):
+    """An engine may be too busy for its agent: better ask it than refuse, but not one out of service."""
+    router.admit(engines[0].url, "a", state=ReplicaState.UNREACHABLE)
+    router.admit(engines[1].url, "b", state=ReplicaState.UNREACHABLE)
+    router.fleet.drain({"b"})
+    for body in (CHAT, STREAM, CHAT):
+        async with router.post(body) as response:
+            assert (response.status, response.headers["x-warmroute-replica"]) == (200, "a")
+            await response.read()
+    router.fleet.drain({"a", "b"})
+    async with router.post(CHAT) as response:
+        assert response.status == 503
     await router.drained()
 
 

@@ -9,24 +9,32 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from cluster.block_table import NO_KEYS
 from cluster.fleet import Fleet
 from cluster.tokenizer import PromptTokenizer
 from cluster.wire import Lease, Load, ReplicaState
 from router import tokenizers as module
 from router.errors import AttemptFailedError
+from router.exactness import Exactness
+from router.prompts import PreparedPrompt, prepare
 from router.settings import RouterSettings
+from router.shapes import shape_of
 from router.tokenizers import Tokenizers
 from router.upstream import Upstream
+from tests.router.test_shapes import UNUSUAL, chat
 from tests.waiting import eventually
 
 
 class Engine:
-    """Plays `Upstream` for `/tokenize`. ``answers`` holds replicas, by URL, that answer otherwise."""
+    """Plays `Upstream` for `/tokenize`. ``answers`` holds replicas, by URL, that answer otherwise, and
+    ``hanging`` those that answer when an event is set.
+    """
 
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
         self.answer = self.right
         self.answers = {}
+        self.hanging = {}
         self.asked = asyncio.Event()
         self.urls = []
 
@@ -46,6 +54,8 @@ class Engine:
         self.asked.set()
         self.urls.append(url)
         await asyncio.sleep(0)
+        if url in self.hanging:
+            await self.hanging[url].wait()
         return self.answers.get(url, self.answer)(body)
 
 
@@ -168,17 +178,60 @@ async def test_model_that_left_is_forgotten(tokenizers, fleet):
     assert tokenizers.get("m") is None
 
 
-async def test_counts_that_differ_again_and_again_are_an_alarm(tokenizers):
-    """One odd reply is passed over, the third one switches the model to the ring."""
+def reply(tokenizers, call, difference=0, conversation=None):
+    """A reply to an exact prompt of ten tokens, whose count differs by so many."""
+    key = call.conversation_key(b"") if conversation is None else conversation
+    prompt = PreparedPrompt(
+        keys=NO_KEYS, prompt_tokens=10, opening_tokens=0, conversation_key=key, exact=True
+    )
+    tokenizers.compare("m", call, prompt, 10 + difference)
+
+
+async def predicted(tokenizers, fleet, call):
+    """Whether a request gets keys."""
+    prompt = await prepare(
+        call, fleet.models["m"], tokenizers.for_call("m", call, call.conversation_key(b""))
+    )
+    return prompt.exact and len(prompt.keys) > 0
+
+
+async def test_odd_requests_of_one_client_change_nothing_for_others(tokenizers, fleet, tiny_model):
+    """Requests of any kind that the engine tokenises otherwise leave an ordinary conversation exact. They go
+    by the ring themselves until the engine agrees. The model has no alarm.
+    """
+    admit(fleet, block_size=4, publishes_events=True, model_directory=str(tiny_model))
     await settled(tokenizers)
-    tokenizers.compare("m", 10, 10)
-    for _ in range(module.MISMATCHES_ALLOWED):
-        tokenizers.compare("m", 10, 11)
-    assert tokenizers.get("m") is not None
-    tokenizers.compare("m", 10, 11)
-    assert tokenizers.get("m") is None
-    assert "counted 11" in tokenizers.alarms()["m"]
-    tokenizers.compare("unknown", 1, 2)
+    ordinary = chat(messages=[{"role": "user", "content": "Tell me about water"}])
+    for fields in UNUSUAL.values():
+        odd = chat(**fields)
+        for number in range(4):
+            assert await predicted(tokenizers, fleet, ordinary)
+            reply(tokenizers, ordinary)
+            reply(tokenizers, odd, 3, conversation=number)
+        assert tokenizers.for_call("m", odd, 5) is None
+        assert await predicted(tokenizers, fleet, ordinary)
+        [(model, problem)] = tokenizers.shapes()
+        assert model == "m"
+        assert problem.startswith(f"{shape_of(odd)}: ")
+        reply(tokenizers, odd, conversation=5)
+        assert tokenizers.for_call("m", odd, 5) is not None
+        assert await predicted(tokenizers, fleet, ordinary)
+        assert not list(tokenizers.shapes())
+        tokenizers._entries["m"].exactness = Exactness()
+    assert tokenizers.alarms() == {}
+
+
+async def test_ordinary_requests_that_differ_are_told_and_harm_nobody(tokenizers):
+    """Their conversations go by the ring; a model is not judged by what clients send."""
+    await settled(tokenizers)
+    for number in range(100):
+        reply(tokenizers, chat(), 1, conversation=number)
+    assert tokenizers.for_call("m", chat(), 1) is None
+    assert tokenizers.for_call("m", chat(), 100) is not None
+    assert tokenizers.alarms() == {}
+    assert "100 conversations in a row" in dict(tokenizers.shapes())["m"]
+    tokenizers.compare("unknown", chat(), None, 2)
+    assert tokenizers.for_call("unknown", chat(), 1) is None
 
 
 @pytest.fixture
@@ -192,12 +245,6 @@ def quick(monkeypatch):
 def sampled(monkeypatch):
     """Tokenizers that agree are compared again all the time."""
     monkeypatch.setattr(module, "SAMPLE_SECONDS", 0.0)
-
-
-def miscount(tokenizers):
-    """As many replies with another prompt length as it takes to raise the alarm."""
-    for _ in range(module.MISMATCHES_ALLOWED + 1):
-        tokenizers.compare("m", 10, 11)
 
 
 async def test_alarm_ends_when_the_engine_agrees_again(quick, tokenizers, engine):
@@ -341,17 +388,85 @@ async def test_alarm_stays_while_nobody_answers(quick, tokenizers, engine):
     await eventually(lambda: tokenizers.get("m") is not None)
 
 
-async def test_miscounted_model_comes_back_when_the_probes_agree(quick, tokenizers):
-    """An alarm raised by replies ends with the next check, too."""
+async def test_engine_that_really_differs_is_found_out_by_a_reply(monkeypatch, tokenizers, engine):
+    """A reply that differs makes the next check due at once, and it is the check that raises the alarm."""
+    monkeypatch.setattr(module, "DIFFERENCE_SECONDS", 0.0)
     await settled(tokenizers)
-    miscount(tokenizers)
-    assert tokenizers.get("m") is None
+    engine.answer = engine.wrong
+    await asyncio.sleep(0.03)
+    assert tokenizers.alarms() == {}
+    reply(tokenizers, chat(), 1)
+    await eventually(lambda: "replica a" in tokenizers.alarms().get("m", ""))
+
+
+async def test_replies_do_not_lead_to_checks_without_end(tokenizers, engine):
+    """A client whose requests differ all the time makes the router ask no more often than the bound says."""
+    await settled(tokenizers)
+    asked = len(engine.urls)
+    for number in range(20):
+        reply(tokenizers, chat(), 1, conversation=number)
+        await asyncio.sleep(0.002)
+    assert len(engine.urls) == asked
+
+
+async def test_new_tokenizer_is_not_judged_by_the_old_ones_replies(
+    sampled, tokenizers, engine, fleet, tiny_model, tmp_path
+):
+    """What replies have shown is about the files that were used then."""
+    await settled(tokenizers)
+    for number in range(3):
+        reply(tokenizers, chat(documents=[]), 1, conversation=number)
+    assert list(tokenizers.shapes())
+    engine.answer = engine.wrong
+    await eventually(lambda: tokenizers.alarms())
+    engine.answer = engine.right
+    fleet.dismiss("a")
+    admit(fleet, "b", model_directory=str(tiny_model))
     await eventually(lambda: tokenizers.get("m") is not None)
+    assert not list(tokenizers.shapes())
+
+
+@pytest.mark.parametrize("model", ["m", "other"])
+async def test_engine_that_hangs_delays_nobody(fleet, engine, tiny_model, monkeypatch, model):
+    """While one engine does not answer, others are asked: those of its own model, and those of others."""
+    monkeypatch.setattr(module, "CHECK_SECONDS", 0.005)
+    engine.hanging["http://a"] = hang = asyncio.Event()
+    admit(fleet, "b", model, tokenizer_fingerprint="b", model_directory=str(tiny_model))
+    tokenizers = Tokenizers(fleet, engine, {})
+    task = asyncio.create_task(tokenizers.run())
+    await eventually(lambda: {"http://a", "http://b"} <= set(engine.urls))
+    if model == "other":
+        await settled(tokenizers, "other")
+    assert not tokenizers.settled("m")
+    hang.set()
+    await settled(tokenizers)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_checks_at_the_same_time_are_bounded(monkeypatch, fleet, engine, tiny_model):
+    """However many models there are, and all of them are checked in the end."""
+    monkeypatch.setattr(module, "CHECK_SECONDS", 0.005)
+    monkeypatch.setattr(module, "MAX_CHECKS", 2)
+    hang = asyncio.Event()
+    for name in "abcde":
+        engine.hanging[f"http://{name}"] = hang
+        admit(fleet, name, f"m{name}", model_directory=str(tiny_model))
+    tokenizers = Tokenizers(fleet, engine, {})
+    task = asyncio.create_task(tokenizers.run())
+    await eventually(lambda: len(set(engine.urls)) == 2)
+    await asyncio.sleep(0.05)
+    assert len(set(engine.urls)) == 2
+    hang.set()
+    for name in "abcde":
+        await settled(tokenizers, f"m{name}")
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 @pytest.mark.parametrize("steady", [False, True])
 def test_pauses_grow_until_it_has_agreed_for_long(monkeypatch, steady):
-    """A tokenizer that passes the probes and miscounts replies comes and goes ever more slowly."""
+    """A tokenizer that agrees and differs by turns comes and goes ever more slowly."""
     entry = module._Entry()
     now, pauses = 1000.0, []
     for _ in range(9):
@@ -361,16 +476,6 @@ def test_pauses_grow_until_it_has_agreed_for_long(monkeypatch, steady):
         assert entry.agrees(now, everybody=True)
         now += module.RECHECK_LIMIT_SECONDS if steady else 1.0
     assert pauses == [5.0] * 9 if steady else [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0, 300.0]
-
-
-async def test_alarm_that_replies_raise_during_a_check_stays(tokenizers, engine, fleet, tiny_model):
-    """A check that began before the alarm does not end it."""
-    await settled(tokenizers)
-    engine.answers["http://a"] = lambda body: miscount(tokenizers) or engine.right(body)
-    admit(fleet, epoch=2, model_directory=str(tiny_model))
-    await eventually(lambda: "m" in tokenizers.alarms())
-    await asyncio.sleep(0.02)
-    assert "counted 11" in tokenizers.alarms()["m"]
 
 
 @pytest.mark.parametrize("garbage", [RuntimeError("garbage"), RecursionError()])

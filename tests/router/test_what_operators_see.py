@@ -33,19 +33,24 @@ async def test_health_names_what_is_degraded(router, engines):
     assert "replica a: no KV events" in body["degraded"]
 
 
-async def test_counts_that_differ_from_the_engines_switch_to_the_ring(start_router, engines):
-    """Three replies with another prompt length raise the alarm, and requests go on without keys."""
+async def test_counts_that_differ_from_the_engines_are_said(start_router, engines):
+    """Three conversations in a row with other prompt lengths are named; other conversations have keys."""
     router = await start_router(policy="warm")
     router.admit(engines[0].url)
     await router.settled()
-    for _ in range(3):
-        async with router.post(CHAT) as response:
-            await response.read()
-    assert any("counted 15" in reason for reason in (await router.get("/healthz"))[1]["degraded"])
+    for text in ("one", "two", "three"):
+        async with router.post({"model": "m", "messages": [{"role": "user", "content": text}]}) as response:
+            assert response.status == 200
+    await router.drained()
+    _, body = await router.get("/healthz")
+    assert any("chat/completions" in text and "in 3 conversations" in text for text in body["degraded"])
     async with router.post(CHAT) as response:
-        assert response.status == 200
-        assert response.headers["x-warmroute-reason"] != "warm"
-        assert response.headers["x-warmroute-expected-cached-tokens"] == "0"
+        assert (response.status, response.headers["x-warmroute-reason"]) == (200, "cold")
+    replica = router.fleet.replicas["a"]
+    router.fleet.apply(replica, router.fleet.index.expected(replica.slot), (), cleared=False)
+    another = [CHAT["messages"][0], {"role": "user", "content": "Tell me about water"}]
+    async with router.post({**CHAT, "messages": another}) as response:
+        assert int(response.headers["x-warmroute-expected-cached-tokens"]) > 0
 
 
 async def test_admin_shows_load_while_a_request_runs(router, engines):

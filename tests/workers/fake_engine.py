@@ -95,6 +95,10 @@ class FakeEngine:
         self.capacity = 100
         self.start_time = 1000.0
         self.healthy = True
+        self.health_checks = 0
+        self.answers = asyncio.Event()
+        """While it is not set, health checks wait."""
+        self.answers.set()
         self.publishes = True
         self.adapters = ["lora-a"]
         self.running = 0
@@ -159,6 +163,8 @@ class FakeEngine:
         return {"type": "BlockRemoved", "block_hashes": list(hashes), "medium": "GPU", "group_idx": 0}
 
     async def _health(self, _request: web.Request) -> web.Response:
+        self.health_checks += 1
+        await self.answers.wait()
         return web.Response(status=200 if self.healthy else 503)
 
     async def _models(self, request: web.Request) -> web.Response:

@@ -104,6 +104,34 @@ async def test_an_engine_without_replays_says_so(engine, follow, eventually):
     assert _says(incarnation, "no replay_endpoint")
 
 
+@pytest.mark.parametrize("silent", [True, False], ids=["silent", "503"])
+async def test_an_engine_that_publishes_lives(engine, follow, eventually, silent):
+    """While KV events come, failed health checks say that it is busy; without events, that it is away. Events
+    also bring it back.
+    """
+    incarnation = await follow()
+    await eventually(lambda: incarnation.believes_events)
+
+    async def publish_until(condition):
+        while not condition():
+            await engine.publisher.publish(engine.stored([1], None, TOKENS[:4]))
+            await asyncio.sleep(0.01)
+
+    checks = engine.health_checks
+    engine.answers.clear() if silent else setattr(engine, "healthy", False)
+    await publish_until(lambda: engine.health_checks > checks + 4)
+    assert incarnation.reachable
+    await eventually(lambda: not incarnation.reachable)
+    assert _says(incarnation, "does not answer")
+    await publish_until(lambda: incarnation.reachable)
+    assert incarnation.alarms.texts() == ()
+    engine.healthy, checks = True, engine.health_checks
+    engine.answers.set()
+    await eventually(lambda: engine.health_checks > checks + 2)
+    assert incarnation.reachable
+    assert not incarnation.task.done()
+
+
 async def test_another_block_size_is_taken_from_events(engine, follow, eventually):
     """Events know it better than metrics do: keys are theirs, and an alarm tells both sizes for a while."""
     incarnation = await follow(alarm_seconds=0.3)
