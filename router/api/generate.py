@@ -112,7 +112,8 @@ class GenerationEndpoint:
             raise UnknownModelError(f"The model {call.model!r} does not exist.", param="model")
         record.model = model.name
         began = time.monotonic()
-        prompt = await prepare(call, model, self._tokenizers.get(model.name), self._threads, party)
+        tokenizer = self._tokenizers.for_call(model.name, call, call.conversation_key(call.cache_salt.encode()))
+        prompt = await prepare(call, model, tokenizer, self._threads, party)
         record.prepare_seconds = time.monotonic() - began
         record.prompt_tokens, record.exact = prompt.prompt_tokens, prompt.exact
         passed = {"X-Request-Id": record.request_id}

@@ -13,6 +13,7 @@ from typing import Any
 
 import aiohttp
 
+from cluster.bound_child import bound_command
 from tests.redis_process import RedisProcess
 
 START_SECONDS = 60.0
@@ -53,7 +54,7 @@ class System:
         log = (self.directory / f"{name}-{len(self.processes)}.log").open("wb")
         with log:
             process = subprocess.Popen(
-                command,
+                bound_command(command, signal.SIGKILL),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -16,6 +16,7 @@ from cluster.wire import Lease, Load, ReplicaState
 from router import tokenizers as module
 from router.errors import AttemptFailedError
 from router.exactness import Exactness
+from router.prompt_threads import PromptThreads
 from router.prompts import PreparedPrompt, prepare
 from router.settings import RouterSettings
 from router.shapes import shape_of
@@ -189,9 +190,8 @@ def reply(tokenizers, call, difference=0, conversation=None):
 
 async def predicted(tokenizers, fleet, call):
     """Whether a request gets keys."""
-    prompt = await prepare(
-        call, fleet.models["m"], tokenizers.for_call("m", call, call.conversation_key(b""))
-    )
+    tokenizer = tokenizers.for_call("m", call, call.conversation_key(b""))
+    prompt = await prepare(call, fleet.models["m"], tokenizer, PromptThreads(), "client")
     return prompt.exact and len(prompt.keys) > 0
 
 
