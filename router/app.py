@@ -2,11 +2,10 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -19,7 +18,7 @@ from cluster.follower import Follower
 from cluster.gossip import Gossip
 from cluster.steering import SteeringStore
 from cluster.store import connect
-from cluster.tasks import cancel_and_wait
+from cluster.tasks import Kept, cancel_and_wait
 from cluster.wishes import WishStore
 from policies.catalog import POLICIES
 from router.accounting import Accounts
@@ -60,10 +59,6 @@ from router.upstream import Upstream
 if TYPE_CHECKING:
     from router.tracing import Tracing
 from router.wishes import WishKeeper
-
-RESTART_SECONDS = 0.5
-
-log = structlog.get_logger()
 
 GENERATION_PATHS = {"/v1/chat/completions": parse_chat, "/v1/completions": parse_completion}
 
@@ -144,7 +139,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         app.state.overview, app.state.stream = overview, stream
         app.state.fleet = fleet
         tasks = [
-            asyncio.create_task(_keep_running(part.run))
+            asyncio.create_task(Kept(part.run).run())
             for part in (
                 follower,
                 gossip,
@@ -191,18 +186,6 @@ def _tracing(settings: RouterSettings, router_id: str) -> "Tracing | None":
     from router.tracing import send_to_collector
 
     return send_to_collector(settings.otlp_endpoint, settings.otlp_sample, router_id)
-
-
-async def _keep_running(run: Callable[[], Awaitable[None]]) -> None:
-    """Run a part of the router until cancelled. None of them ends by itself: an error there is a mistake of
-    ours, and a router that went on without one of them would be wrong for ever.
-    """
-    while True:
-        try:
-            await run()
-        except Exception:
-            log.critical("background_task_failed", task=repr(run), exc_info=True)
-        await asyncio.sleep(RESTART_SECONDS)
 
 
 async def _api_error(_request: Request, error: Exception) -> JSONResponse:
