@@ -2,6 +2,8 @@
 
 While one message is on its way, further changes gather and go out with the next one: under load the number
 of messages is bounded, and each carries the newest totals.
+
+These are a router's regular writes, so they also show how Redis is: slow, or refusing to be written to.
 """
 
 import asyncio
@@ -11,10 +13,10 @@ import msgspec
 import structlog
 from msgspec.structs import replace
 
-from cluster.errors import StoreUnavailableError
+from cluster.errors import StoreRefusesError, StoreUnavailableError
 from cluster.fleet import Fleet
 from cluster.peers import SILENCE_SECONDS
-from cluster.store import RedisClient, translated_errors
+from cluster.store import RedisClient, together, translated_errors
 from cluster.wire import Bookings, Keys
 
 COMPLETE_SECONDS = 0.5
@@ -77,14 +79,32 @@ class Gossip:
         totals = {replica_id: self._fleet.booked(replica_id) for replica_id in self._fleet.replicas}
         totals = {replica_id: booked for replica_id, booked in totals.items() if booked.running}
         bookings = Bookings(self._router, totals, complete=True)
-        with translated_errors():
-            await self._publish(replace(bookings, expected=expected, computed=computed))
-            await self._redis.set(
-                self._keys.inflight(self._router),
-                msgspec.msgpack.encode(bookings),
-                px=round(SILENCE_SECONDS * 1000),
-            )
-            await self._redis.sadd(self._keys.routers, self._router)
+        store = self._fleet.store
+        store.asked(time.monotonic())
+        try:
+            with translated_errors():
+                await together(
+                    self._publish(replace(bookings, expected=expected, computed=computed)),
+                    self._redis.set(
+                        self._keys.inflight(self._router),
+                        msgspec.msgpack.encode(bookings),
+                        px=round(SILENCE_SECONDS * 1000),
+                    ),
+                    self._redis.sadd(self._keys.routers, self._router),
+                )
+        except StoreRefusesError as error:  # messages may go on: what is refused is that they are kept
+            self._note_refusal(str(error))
+        except StoreUnavailableError:
+            store.lost()
+            raise
+        else:
+            self._note_refusal("")
+
+    def _note_refusal(self, reason: str) -> None:
+        store = self._fleet.store
+        if bool(reason) != bool(store.refusal):
+            log.warning("redis_refuses_writes" if reason else "redis_takes_writes", reason=reason)
+        store.answered(time.monotonic(), reason)
 
     async def _publish(self, bookings: Bookings) -> None:
         await self._redis.publish(self._keys.bookings, msgspec.msgpack.encode(bookings))

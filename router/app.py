@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cluster.fleet import Fleet
 from cluster.follower import Follower
 from cluster.gossip import Gossip
+from cluster.index_watchdog import IndexWatchdog
 from cluster.steering import SteeringStore
 from cluster.store import connect
 from cluster.tasks import Kept, cancel_and_wait
@@ -40,6 +41,7 @@ from router.api.schema import parse_chat, parse_completion
 from router.auth import api_keys, open_access
 from router.conversations import Conversations
 from router.dispatch import Dispatcher
+from router.engine_witness import EngineWitness
 from router.errors import ApiError, InvalidRequestError, UnknownPathError
 from router.explainer import Explainer
 from router.explanations import Explanations
@@ -87,12 +89,17 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         fleet = Fleet(settings.max_blocks)
         redis = connect(settings.redis_url)
         router_id = uuid.uuid4().hex
-        follower = Follower(redis, settings.keys, fleet, settings.heartbeat_seconds, router_id)
-        gossip = Gossip(redis, settings.keys, fleet, router_id)
         upstream = Upstream(settings)
+        witness = EngineWitness(upstream)
+        follower = Follower(redis, settings.keys, fleet, settings.heartbeat_seconds, router_id, witness.lives)
+        following = Kept(follower.run)
+        gossip = Gossip(redis, settings.keys, fleet, router_id)
         probes = Probes(fleet, upstream)
         tokenizers = Tokenizers(fleet, upstream, settings.tokenizers)
         wishes = WishKeeper(WishStore(redis, settings.keys), fleet, follower)
+        index_watchdog = IndexWatchdog(
+            redis, settings.keys, fleet, follower, following.restart, lambda: len(wishes.reset_prefixes)
+        )
         steering = Steering(SteeringStore(redis, settings.keys), POLICIES, settings.policy, router_id, wishes)
         health = Health(fleet, tokenizers, probes, steering)
         metrics = Metrics(fleet)
@@ -138,21 +145,21 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         app.include_router(page_routes())
         app.state.overview, app.state.stream = overview, stream
         app.state.fleet = fleet
-        tasks = [
-            asyncio.create_task(Kept(part.run).run())
-            for part in (
-                follower,
-                gossip,
-                steering,
-                tokenizers,
-                probes,
-                metrics,
-                explanations,
-                overview,
-                stream,
-                sharing,
-            )
-        ]
+        parts = (
+            gossip,
+            witness,
+            index_watchdog,
+            steering,
+            tokenizers,
+            probes,
+            metrics,
+            explanations,
+            overview,
+            stream,
+            sharing,
+        )
+        kept = (following, *(Kept(part.run) for part in parts))
+        tasks = [asyncio.create_task(part.run()) for part in kept]
         try:
             await Readiness(fleet, follower, steering, tokenizers).wait(settings.ready_seconds)
             yield

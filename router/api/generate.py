@@ -17,8 +17,9 @@ from router.api.transport import AsgiClient, Client
 from router.auth import Authenticator
 from router.client_connection import direct_reply
 from router.dispatch import Dispatcher, Exchange
-from router.errors import ApiError, ClientStalledError, UnknownModelError, UpstreamError
+from router.errors import ApiError, ClientStalledError, UpstreamError
 from router.prompts import prepare
+from router.readiness import without_replicas
 from router.settings import RouterSettings
 from router.sse import DONE, EventFilter, usage_of_reply
 from router.tokenizers import Tokenizers
@@ -103,7 +104,7 @@ class GenerationEndpoint:
         record.stream = call.stream
         model = self._fleet.models.get(call.model)
         if model is None:
-            raise UnknownModelError(f"The model {call.model!r} does not exist.", param="model")
+            raise without_replicas(self._fleet, call.model)
         record.model = model.name
         began = time.monotonic()
         prompt = await prepare(call, model, self._tokenizers.get(model.name))
