@@ -8,6 +8,8 @@ These are a router's regular writes, so they also show how Redis is: slow, or re
 
 import asyncio
 import time
+from collections.abc import Awaitable
+from typing import Any
 
 import msgspec
 import structlog
@@ -70,8 +72,7 @@ class Gossip:
     async def _tell_changes(self) -> None:
         replicas, expected, computed = self._fleet.outbox.take()
         totals = {replica_id: self._fleet.booked(replica_id) for replica_id in replicas}
-        with translated_errors():
-            await self._publish(Bookings(self._router, totals, expected=expected, computed=computed))
+        await self._send(self._publish(Bookings(self._router, totals, expected=expected, computed=computed)))
 
     async def _tell_all(self) -> None:
         self._next_complete = time.monotonic() + COMPLETE_SECONDS
@@ -79,32 +80,38 @@ class Gossip:
         totals = {replica_id: self._fleet.booked(replica_id) for replica_id in self._fleet.replicas}
         totals = {replica_id: booked for replica_id, booked in totals.items() if booked.running}
         bookings = Bookings(self._router, totals, complete=True)
+        encoded, milliseconds = msgspec.msgpack.encode(bookings), round(SILENCE_SECONDS * 1000)
+        try:
+            await self._send(
+                self._publish(replace(bookings, expected=expected, computed=computed)),
+                self._redis.set(self._keys.inflight(self._router), encoded, px=milliseconds),
+                self._redis.sadd(self._keys.routers, self._router),
+            )
+        except StoreRefusesError as error:  # the others have heard it, if only writing is refused
+            self._note_refusal(str(error))
+        else:
+            self._note_refusal("")
+
+    async def _send(self, *commands: Awaitable[Any]) -> None:
+        """Run commands, and note how long that takes."""
         store = self._fleet.store
         store.asked(time.monotonic())
         try:
             with translated_errors():
-                await together(
-                    self._publish(replace(bookings, expected=expected, computed=computed)),
-                    self._redis.set(
-                        self._keys.inflight(self._router),
-                        msgspec.msgpack.encode(bookings),
-                        px=round(SILENCE_SECONDS * 1000),
-                    ),
-                    self._redis.sadd(self._keys.routers, self._router),
-                )
-        except StoreRefusesError as error:  # messages may go on: what is refused is that they are kept
-            self._note_refusal(str(error))
+                await together(*commands)
+        except StoreRefusesError:
+            store.answered(time.monotonic())
+            raise
         except StoreUnavailableError:
             store.lost()
             raise
-        else:
-            self._note_refusal("")
+        store.answered(time.monotonic())
 
     def _note_refusal(self, reason: str) -> None:
         store = self._fleet.store
         if bool(reason) != bool(store.refusal):
             log.warning("redis_refuses_writes" if reason else "redis_takes_writes", reason=reason)
-        store.answered(time.monotonic(), reason)
+        store.refusal = reason
 
     async def _publish(self, bookings: Bookings) -> None:
         await self._redis.publish(self._keys.bookings, msgspec.msgpack.encode(bookings))

@@ -19,11 +19,11 @@ class StoreCondition:
         """A write has been sent."""
         self._asked_at = now
 
-    def answered(self, now: float, refusal: str = "") -> None:
+    def answered(self, now: float) -> None:
         """It was done, or refused."""
         if self._asked_at is not None:
             self._last_seconds = now - self._asked_at
-        self._asked_at, self.refusal = None, refusal
+        self._asked_at = None
 
     def lost(self) -> None:
         """It was not answered at all."""
