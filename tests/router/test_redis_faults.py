@@ -13,6 +13,7 @@ import pytest
 from cluster.store import connect
 from cluster.tasks import cancel_and_wait
 from tests.chaos.proxy import PASS, Behaviour, Link, Mode
+from tests.shifted_clock import ShiftedClock
 from tests.waiting import eventually
 from tests.workers.fake_engine import FakeEngine as EngineOfAgent
 from workers.agent import Agent
@@ -137,7 +138,13 @@ FAULTS = {
 
 
 @pytest.fixture
-async def party(start_router, engines, redis_server, tiny_model):
+def clock(tmp_path, monkeypatch):
+    """The wall clock, before anybody has looked at it."""
+    return ShiftedClock(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+async def party(start_router, engines, clock, redis_server, tiny_model):
     """Everything, up and agreeing."""
     link = Link("redis", redis_server.port)
     await link.listen()
@@ -188,3 +195,24 @@ async def test_nothing_fails_all_is_said_and_all_is_exact_again(party, name):
         assert time.monotonic() - lifted < 2.0, wrong
         await asyncio.sleep(0.02)
     party.router.fleet.check_integrity()
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+@pytest.mark.parametrize("who", ["redis", "routers", "everybody"])
+async def test_clock_that_is_set_harms_nothing(party, clock, who, hours):
+    """An hour forwards or back, and set right again: nothing fails, the next change is known everywhere."""
+    before = int(party.redis.client("TIME")[0])
+    client = asyncio.create_task(party.ask())
+    for seconds in (hours * 3600, 0):
+        clock.set(who, seconds)
+        if who != "routers":
+            assert int(party.redis.client("TIME")[0]) - before == pytest.approx(seconds, abs=60)
+        await party.store()
+        await eventually(party.is_exact, seconds=2.0)
+        await asyncio.sleep(2.0)
+        await party.store()
+        await eventually(party.is_exact, seconds=2.0)
+        assert await party.degraded() == ""
+    assert not client.done()
+    await cancel_and_wait(client)
+    assert {status for status, _ in party.answers} == {200}, party.answers[-1]
