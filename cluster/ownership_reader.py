@@ -81,6 +81,7 @@ class OwnershipReader:
         replica_id = replica.lease.replica
         start = self._sequences[replica_id] + 1
         entries: Any = await self._redis.xrange(self._keys.log(replica_id, replica.epoch), min=f"{start}-0")
+        self.progressed_at = time.monotonic()
         try:
             batches = [msgspec.msgpack.decode(fields[b"batch"], type=Batch) for _, fields in entries]
         except msgspec.DecodeError:  # an agent of another version: its set can be read all the same
