@@ -41,6 +41,7 @@ class Commands:
         return await answer
 
     async def _send(self) -> None:
+        now: list[tuple[Command, asyncio.Future[Any]]] = []
         try:
             while self._waiting:
                 now, self._waiting = self._waiting[:MAX_PIPELINED], self._waiting[MAX_PIPELINED:]
@@ -57,6 +58,11 @@ class Commands:
                         future.set_result(answer)
         finally:
             self._sender = None
+            # Cancelled, by whomever: nobody would ever answer these.
+            for _, future in (*now, *self._waiting):
+                if not future.done():
+                    future.set_exception(ConnectionError("the command was not sent"))
+            self._waiting = []
 
     async def _answers(self, commands: list[Command]) -> list[Any]:
         redis: Any = self._redis()

@@ -2,6 +2,7 @@
 
 ClusterError
 ├── StoreUnavailableError       Redis cannot be reached or does not answer in time
+│   └── StoreRefusesError       Redis answers that it will not: full, read-only, not allowed
 ├── FencedError                 a newer incarnation of this replica has taken over
 ├── LeaseLostError              Redis no longer knows this replica's lease
 ├── SequenceGapError            Redis has not seen the batch before this one
@@ -17,6 +18,10 @@ class ClusterError(Exception):
 
 class StoreUnavailableError(ClusterError):
     """Redis cannot be reached or does not answer in time."""
+
+
+class StoreRefusesError(StoreUnavailableError):
+    """Redis refuses a command: it is full, read-only, or does not allow it."""
 
 
 class FencedError(ClusterError):

@@ -4,6 +4,7 @@ Everything here is synchronous: a decision and its booking happen between two aw
 Redis.
 """
 
+import time
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection, Sequence
 
@@ -17,7 +18,8 @@ from cluster.peer_expectations import PeerExpectations
 from cluster.peers import Outbox, PeerBookings
 from cluster.prefix_index import DEFAULT_MAX_BLOCKS, Expectation, PrefixIndex
 from cluster.replica_table import ReplicaTable
-from cluster.replicas import Model, Replica, models_of
+from cluster.replicas import Model, Replica, ServedNames, models_of
+from cluster.store_condition import StoreCondition
 from cluster.waiting_room import WaitingRoom
 from cluster.wire import Booked, Bookings, Lease, Load, ReplicaState
 from policies.ring import points_of
@@ -38,11 +40,15 @@ class Fleet:
         self.replicas: dict[str, Replica] = {}
         self._table = ReplicaTable()
         self._models: dict[str, Model] | None = None
+        self._names = ServedNames()
         self.peers = PeerBookings()
         self._peer_expectations = PeerExpectations(self.index)
         self.outbox = Outbox()
         self.store_reachable = True
         """Whether Redis answers; without it the last known state goes on serving."""
+        self.store = StoreCondition()
+        self.num_repairs = 0
+        """How often a replica's blocks were found to differ from Redis, and were read anew."""
         self.open_bookings = 0
         self.num_bookings = 0
         """How many there have ever been."""
@@ -63,8 +69,13 @@ class Fleet:
         """The models that replicas serve, by every name a client may use."""
         if self._models is None:
             self._models = models_of(self.replicas.values())
+            self._names.note(self._models.keys(), time.monotonic())
             self._paces.clear()
         return self._models
+
+    def served_lately(self, name: str) -> bool:
+        """Whether a model of this name has gone only a while ago."""
+        return self._names.has(name, time.monotonic())
 
     def admit(self, lease: Lease, epoch: int, load: Load) -> Replica:
         """Take in a replica's lease. A new epoch starts with nothing owned and nothing expected."""
@@ -215,9 +226,14 @@ class Fleet:
 
     def has_room(self, booking: Booking, room_tokens: float) -> bool:
         """Whether a request need not wait: see `hold`."""
-        if not (booking.watched and self.store_reachable):
+        if not self.sees_progress(booking):
             return True
         return self.engine_queue(booking.replica) - booking.queued_tokens < room_tokens
+
+    def sees_progress(self, booking: Booking) -> bool:
+        """Whether the computing of a request's prompt shows: its replica's events come in by way of Redis."""
+        written = not self.store.refusal and booking.replica.lease_missing_since is None
+        return booking.watched and self.store_reachable and written
 
     def takes_requests(self, replica: Replica, now: float) -> bool:
         """Whether a replica is still there, in service, and has not failed just before a monotonic time."""

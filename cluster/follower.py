@@ -1,5 +1,9 @@
 """Keeps a router's fleet equal to what agents have written to Redis, and to what other routers have booked.
 
+A lease that is missing without a farewell is no dead replica: Redis may have lost it, or refuse to renew
+it. So its engine is asked, by whoever can (``engine_lives``), and while it answers the replica stays, with
+what is known of its blocks.
+
 One task does it all, in order: it subscribes first, reads every lease, catches up with each replica's
 blocks, then takes what is published. Besides, every lease is read twice a second, a few at a time so that
 messages need not wait: it brings the gauges, and its sequence number shows a message that was lost.
@@ -7,7 +11,7 @@ messages need not wait: it brings the gauges, and its sequence number shows a me
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
@@ -15,7 +19,7 @@ import msgspec
 import structlog
 from redis.asyncio.client import PubSub
 
-from cluster.errors import StoreUnavailableError
+from cluster.errors import StoreRefusesError, StoreUnavailableError
 from cluster.fleet import Fleet
 from cluster.ownership_reader import OwnershipReader
 from cluster.replicas import Replica
@@ -30,10 +34,20 @@ SILENT_SECONDS, SILENT_ROUNDS = 2.0, 4
 reading leases, its subscription is dead, though the connection may look alive. A router that
 did not run for a while finds its messages waiting instead."""
 MISSING_LEASE_SECONDS = 1.5
-"""How long a lease may be missing before its replica is dismissed: Redis may have lost its data, and a living
-agent writes its lease again with the next heartbeat."""
+"""How long a lease may be missing before its replica is dismissed, if its engine does not answer: Redis may
+have lost its data, and a living agent writes its lease again with the next heartbeat."""
 
 log = structlog.get_logger()
+
+
+EngineLives = Callable[[Replica], bool | None]
+"""Whether a replica's engine answers, without waiting: None while that is not known. To be called again and
+again; the first call has it asked."""
+
+
+def nobody_asks(_replica: Replica) -> bool:
+    """For those who cannot ask engines: leases alone decide."""
+    return False
 
 
 class Follower:
@@ -43,13 +57,21 @@ class Follower:
     """
 
     def __init__(
-        self, redis: RedisClient, keys: Keys, fleet: Fleet, poll_seconds: float, router: str = ""
+        self,
+        redis: RedisClient,
+        keys: Keys,
+        fleet: Fleet,
+        poll_seconds: float,
+        router: str = "",
+        engine_lives: EngineLives = nobody_asks,
     ) -> None:
         self._redis = redis
         self._router = router
         self._keys = keys
         self._fleet = fleet
         self._poll_seconds = poll_seconds
+        self._engine_lives = engine_lives
+        self._progressed_at = time.monotonic()
         self._bookings_channel = keys.bookings.encode()
         self._memberships_channel = keys.memberships.encode()
         self._last_heard = 0.0
@@ -70,6 +92,11 @@ class Follower:
     def resynchronisations(self) -> int:
         """How often a replica's blocks were read anew."""
         return self._blocks.resynchronisations
+
+    @property
+    def progressed_at(self) -> float:
+        """When it last got on with its work, in monotonic seconds. Being refused or not answered counts."""
+        return max(self._progressed_at, self._blocks.progressed_at)
 
     def sequence(self, replica_id: str) -> int:
         """Number of the last batch applied for a replica; -1 for an unknown one."""
@@ -98,7 +125,8 @@ class Follower:
                         self.synchronised.set()
                         await self._follow(pubsub)
             except StoreUnavailableError as error:
-                self._set_reachable(False, str(error))
+                self._progressed_at = time.monotonic()
+                self._set_reachable(False, error)
                 await asyncio.sleep(RECONNECT_SECONDS[min(failures, len(RECONNECT_SECONDS) - 1)])
                 failures += 1
 
@@ -118,6 +146,7 @@ class Follower:
 
     async def _poll(self) -> float:
         """Read the next few leases. Returns the seconds until it is time for more."""
+        self._progressed_at = time.monotonic()
         while self._to_read_anew:
             self._blocks.start_over(replica_id := self._to_read_anew.pop())
             log.info("replica_read_anew", replica=replica_id)
@@ -168,7 +197,7 @@ class Follower:
             pipeline.get(self._keys.inflight(router))
         for router, data in zip(routers, await pipeline.execute() if routers else (), strict=True):
             if data is None:
-                await self._redis.srem(self._keys.routers, router)
+                await self._strike_off(self._redis.srem(self._keys.routers, router))
             else:
                 with suppress(msgspec.DecodeError):  # a router of another version
                     self._hear(data)
@@ -189,9 +218,9 @@ class Follower:
                 due = before if not first and before[0] == replica.epoch else now
                 if self._blocks.sequence(replica_id) < due[1]:
                     await self._blocks.catch_up(replica)
-            elif self._has_been_missing(replica_id):
+            elif await self._is_gone(replica_id):
                 self._dismiss(replica_id)
-                await self._redis.zrem(self._keys.members, replica_id)
+                await self._strike_off(self._redis.zrem(self._keys.members, replica_id))
 
     async def _read_lease(self, replica_id: str, left: bool = False) -> None:
         """Read one lease that has just changed."""
@@ -201,9 +230,30 @@ class Follower:
         elif left:
             self._dismiss(replica_id)
 
-    def _has_been_missing(self, replica_id: str) -> bool:
+    async def _is_gone(self, replica_id: str) -> bool:
+        """Whether a replica without a lease is one no more."""
         now = time.monotonic()
-        return now - self._missing_since.setdefault(replica_id, now) >= MISSING_LEASE_SECONDS
+        long = now - self._missing_since.setdefault(replica_id, now) >= MISSING_LEASE_SECONDS
+        replica = self._fleet.replicas.get(replica_id)
+        if replica is None:
+            return long
+        if replica.lease_missing_since is None:
+            replica.lease_missing_since = now
+        if self._is_served_by_another(replica) or await self._redis.exists(self._keys.farewell(replica_id)):
+            return True
+        return self._engine_lives(replica) is False and long
+
+    def _is_served_by_another(self, replica: Replica) -> bool:
+        """Whether its engine has an agent that calls it by another id."""
+        return any(
+            other.lease.url == replica.lease.url and other.lease_missing_since is None
+            for other in self._fleet.replicas.values()
+        )
+
+    async def _strike_off(self, removal: Awaitable[Any]) -> None:
+        """Remove a name that nobody needs from a list; another router may do it when Redis refuses."""
+        with suppress(StoreRefusesError), translated_errors():
+            await removal
 
     def _dismiss(self, replica_id: str) -> None:
         self._missing_since.pop(replica_id, None)
@@ -237,12 +287,14 @@ class Follower:
             return None
         self._unreadable.discard(replica_id)
         replica = self._fleet.admit(lease, int(epoch), gauges)
+        replica.lease_missing_since = None
         if new_epoch:
             self._blocks.begin(replica_id)
             log.info("replica_epoch", replica=replica_id, epoch=replica.epoch, state=replica.lease.state)
         return replica
 
-    def _set_reachable(self, reachable: bool, reason: str = "") -> None:
+    def _set_reachable(self, reachable: bool, error: StoreUnavailableError | None = None) -> None:
         if reachable != self._fleet.store_reachable:
-            log.warning("redis_reachable" if reachable else "redis_unreachable", reason=reason)
+            log.warning("redis_reachable" if reachable else "redis_unreachable", reason=str(error or ""))
         self._fleet.store_reachable = reachable
+        self._fleet.store.unreadable = str(error) if isinstance(error, StoreRefusesError) else ""

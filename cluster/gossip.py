@@ -2,19 +2,23 @@
 
 While one message is on its way, further changes gather and go out with the next one: under load the number
 of messages is bounded, and each carries the newest totals.
+
+These are a router's regular writes, so they also show how Redis is: slow, or refusing to be written to.
 """
 
 import asyncio
 import time
+from collections.abc import Awaitable
+from typing import Any
 
 import msgspec
 import structlog
 from msgspec.structs import replace
 
-from cluster.errors import StoreUnavailableError
+from cluster.errors import StoreRefusesError, StoreUnavailableError
 from cluster.fleet import Fleet
 from cluster.peers import SILENCE_SECONDS
-from cluster.store import RedisClient, translated_errors
+from cluster.store import RedisClient, together, translated_errors
 from cluster.wire import Bookings, Keys
 
 COMPLETE_SECONDS = 0.5
@@ -68,8 +72,7 @@ class Gossip:
     async def _tell_changes(self) -> None:
         replicas, expected, computed = self._fleet.outbox.take()
         totals = {replica_id: self._fleet.booked(replica_id) for replica_id in replicas}
-        with translated_errors():
-            await self._publish(Bookings(self._router, totals, expected=expected, computed=computed))
+        await self._send(self._publish(Bookings(self._router, totals, expected=expected, computed=computed)))
 
     async def _tell_all(self) -> None:
         self._next_complete = time.monotonic() + COMPLETE_SECONDS
@@ -77,14 +80,38 @@ class Gossip:
         totals = {replica_id: self._fleet.booked(replica_id) for replica_id in self._fleet.replicas}
         totals = {replica_id: booked for replica_id, booked in totals.items() if booked.running}
         bookings = Bookings(self._router, totals, complete=True)
-        with translated_errors():
-            await self._publish(replace(bookings, expected=expected, computed=computed))
-            await self._redis.set(
-                self._keys.inflight(self._router),
-                msgspec.msgpack.encode(bookings),
-                px=round(SILENCE_SECONDS * 1000),
+        encoded, milliseconds = msgspec.msgpack.encode(bookings), round(SILENCE_SECONDS * 1000)
+        try:
+            await self._send(
+                self._publish(replace(bookings, expected=expected, computed=computed)),
+                self._redis.set(self._keys.inflight(self._router), encoded, px=milliseconds),
+                self._redis.sadd(self._keys.routers, self._router),
             )
-            await self._redis.sadd(self._keys.routers, self._router)
+        except StoreRefusesError as error:  # the others have heard it, if only writing is refused
+            self._note_refusal(str(error))
+        else:
+            self._note_refusal("")
+
+    async def _send(self, *commands: Awaitable[Any]) -> None:
+        """Run commands, and note how long that takes."""
+        store = self._fleet.store
+        store.asked(time.monotonic())
+        try:
+            with translated_errors():
+                await together(*commands)
+        except StoreRefusesError:
+            store.answered(time.monotonic())
+            raise
+        except StoreUnavailableError:
+            store.lost()
+            raise
+        store.answered(time.monotonic())
+
+    def _note_refusal(self, reason: str) -> None:
+        store = self._fleet.store
+        if bool(reason) != bool(store.refusal):
+            log.warning("redis_refuses_writes" if reason else "redis_takes_writes", reason=reason)
+        store.refusal = reason
 
     async def _publish(self, bookings: Bookings) -> None:
         await self._redis.publish(self._keys.bookings, msgspec.msgpack.encode(bookings))

@@ -10,12 +10,16 @@ from typing import NamedTuple
 import msgspec
 
 from cluster.block_keys import KEY_BYTES, pack_keys
+from cluster.commands import Commands
 from cluster.errors import FencedError, LeaseLostError, SequenceGapError
-from cluster.store import RedisClient, Script, translated_errors
+from cluster.store import RedisClient, Script, together, translated_errors
 from cluster.wire import Batch, Keys, Lease, Load, Membership
 
 REPUBLISH_CHUNK = 5_000
 """Blocks per batch when a whole mirror is published: one Lua call of 2 to 3 ms."""
+
+FAREWELL_SECONDS = 3600
+"""How long a farewell stays in Redis for routers that did not hear it."""
 
 
 class Position(NamedTuple):
@@ -39,6 +43,7 @@ class OwnershipWriter:
         self, redis: RedisClient, keys: Keys, replica: str, lease_ttl: float, log_length: int
     ) -> None:
         self._redis = redis
+        self._commands = Commands.of(redis)
         self._keys = keys
         self._replica = replica
         self._lease_ttl_ms = round(lease_ttl * 1000)
@@ -64,10 +69,10 @@ class OwnershipWriter:
     async def open(self, lease: Lease, owned: Collection[int]) -> None:
         """Begin a new epoch and publish all the blocks this incarnation holds now."""
         prefixes = [self._keys.owned(self._replica, 0)[:-1], self._keys.log(self._replica, 0)[:-1]]
-        await self._join()
         with translated_errors():
+            await self._join()
             epoch = await self._open(
-                keys=[self._keys.lease(self._replica)],
+                keys=[self._keys.lease(self._replica), self._keys.farewell(self._replica)],
                 args=[
                     msgspec.json.encode(lease),
                     self._lease_ttl_ms,
@@ -121,21 +126,21 @@ class OwnershipWriter:
 
         Raises `SequenceGapError` when Redis has not all that was published, or something else.
         """
-        await self._join()
+        renewal = self._heartbeat(
+            keys=self._names(),
+            args=[
+                self.epoch,
+                self._lease_ttl_ms,
+                msgspec.json.encode(lease),
+                msgspec.msgpack.encode(load),
+                self._keys.memberships,
+                self._announcement if changed else b"",
+                *self._confirmed,
+                *self._sent,
+            ],
+        )
         with translated_errors():
-            answer = await self._heartbeat(
-                keys=self._names(),
-                args=[
-                    self.epoch,
-                    self._lease_ttl_ms,
-                    msgspec.json.encode(lease),
-                    msgspec.msgpack.encode(load),
-                    self._keys.memberships,
-                    self._announcement if changed else b"",
-                    *self._confirmed,
-                    *self._sent,
-                ],
-            )
+            answer, _ = await together(renewal, self._join())
         self._check(answer)
 
     async def close(self) -> None:
@@ -143,17 +148,17 @@ class OwnershipWriter:
         with translated_errors():
             farewell = msgspec.msgpack.encode(Membership(self._replica, left=True))
             answer = await self._close(
-                keys=self._names(), args=[self.epoch, self._keys.memberships, farewell]
+                keys=[*self._names(), self._keys.farewell(self._replica)],
+                args=[self.epoch, self._keys.memberships, farewell, FAREWELL_SECONDS],
             )
-            if answer == b"ok":
+            if answer != b"fenced":
                 await self._redis.zrem(self._keys.members, self._replica)
 
     async def _join(self) -> None:
         """Be in the list of members. It may lie on another node of a cluster than the replica's own keys, and
         be lost without them: so with every heartbeat.
         """
-        with translated_errors():
-            await self._redis.zadd(self._keys.members, {self._replica: 0})
+        await self._commands.execute("ZADD", self._keys.members, 0, self._replica)
 
     def _names(self) -> list[str]:
         replica, epoch = self._replica, self.epoch

@@ -6,6 +6,7 @@ number.
 """
 
 import asyncio
+import time
 from typing import Any
 
 import msgspec
@@ -35,6 +36,8 @@ class OwnershipReader:
         self._sequences: dict[str, int] = {}
         self.resynchronisations = 0
         """How often a replica's blocks were read anew."""
+        self.progressed_at = time.monotonic()
+        """When something was last read of a replica's blocks, in monotonic seconds."""
 
     def sequence(self, replica_id: str) -> int:
         """Number of the last batch applied for a replica; -1 for an unknown one."""
@@ -78,6 +81,7 @@ class OwnershipReader:
         replica_id = replica.lease.replica
         start = self._sequences[replica_id] + 1
         entries: Any = await self._redis.xrange(self._keys.log(replica_id, replica.epoch), min=f"{start}-0")
+        self.progressed_at = time.monotonic()
         try:
             batches = [msgspec.msgpack.decode(fields[b"batch"], type=Batch) for _, fields in entries]
         except msgspec.DecodeError:  # an agent of another version: its set can be read all the same
@@ -90,19 +94,23 @@ class OwnershipReader:
         """Read the set of owned blocks; it is as new as the sequence read before it, or newer."""
         replica_id = replica.lease.replica
         sequence = await self._sequence_in_redis(replica)
-        owned = [
-            member
-            async for member in self._redis.sscan_iter(
-                self._keys.owned(replica_id, replica.epoch), count=SCAN_COUNT
-            )
-        ]
-        keys = unpack(b"".join(owned))
+        keys = unpack(b"".join(await self._scan(self._keys.owned(replica_id, replica.epoch))))
         self._fleet.apply(replica, keys[:0], keys[:0], cleared=True)
         for start in range(0, len(keys), KEYS_AT_ONCE):
             self._fleet.apply(replica, keys[start : start + KEYS_AT_ONCE], keys[:0], cleared=False)
             await asyncio.sleep(0)
         self._sequences[replica_id] = sequence
         return sequence >= 0
+
+    async def _scan(self, name: str) -> list[bytes]:
+        members: list[Any] = []
+        cursor = 0
+        while True:
+            cursor, page = await self._redis.sscan(name, cursor=cursor, count=SCAN_COUNT)
+            self.progressed_at = time.monotonic()
+            members += page
+            if not cursor:
+                return members
 
     async def _sequence_in_redis(self, replica: Replica) -> int:
         """Number of the last batch of this epoch; -1 when the epoch is over."""

@@ -1,7 +1,8 @@
 """Replicas as one router sees them, and the models they serve."""
 
-from collections import Counter
-from collections.abc import Iterable
+import math
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,11 @@ from cluster.wire import Lease, Load, ReplicaState
 
 if TYPE_CHECKING:
     from cluster.booking import Booking
+
+GONE_SECONDS = 600.0
+"""How long a model that nobody serves any more counts as one that will come back."""
+MAX_GONE = 1_024
+"""Names of such models; those that went first are forgotten."""
 
 
 @dataclass(slots=True, eq=False)
@@ -41,6 +47,9 @@ class Replica:
     pace: Pace = field(default_factory=Pace)
     failed_until: float = 0.0
     """Monotonic time in seconds before which this replica is left alone after a failed attempt."""
+    lease_missing_since: float | None = None
+    """Monotonic time in seconds since which Redis has had no lease of it, though nobody said good-bye: its
+    agent is dead, or cannot write. What is known of its blocks is as old."""
     drained: bool = False
     """Whether an operator has taken it out of service, for all routers."""
 
@@ -82,6 +91,29 @@ class Model:
     def ready(self) -> bool:
         """Whether at least one replica takes requests."""
         return self.num_ready > 0
+
+
+class ServedNames:
+    """Names of models that were served lately and are not any more. Times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._served: Collection[str] = ()
+        self._gone: OrderedDict[str, float] = OrderedDict()
+
+    def note(self, served: Collection[str], now: float) -> None:
+        """These are served now."""
+        for name in self._served:
+            if name not in served:
+                self._gone[name] = now
+        for name in served:
+            self._gone.pop(name, None)
+        while len(self._gone) > MAX_GONE:
+            self._gone.popitem(last=False)
+        self._served = served
+
+    def has(self, name: str, now: float) -> bool:
+        """Whether a model of this name has gone within the last `GONE_SECONDS`."""
+        return self._gone.get(name, -math.inf) + GONE_SECONDS > now
 
 
 def models_of(replicas: Iterable[Replica]) -> dict[str, Model]:

@@ -4,11 +4,13 @@ One hash in Redis holds both decisions. A decision that is taken back is emptied
 that is missing was lost by Redis, and the first router that remembers it writes it again.
 """
 
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from cluster.commands import Commands
+from cluster.errors import StoreRefusesError
 from cluster.store import RedisClient, translated_errors
 from cluster.wire import Keys
 
@@ -46,7 +48,8 @@ class SteeringStore:
             if value is not None:
                 self._known[field] = value
             elif field in self._known:
-                await self._execute("HSETNX", self._key, field, self._known[field])
+                with suppress(StoreRefusesError):  # what is known holds without it
+                    await self._execute("HSETNX", self._key, field, self._known[field])
         return self._known.get(POLICY, b"").decode(errors="replace"), self._known.get(EXPERIMENT, b"")
 
     async def decide_policy(self, name: str) -> None:

@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import random
 import traceback
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,18 @@ from redis.asyncio.connection import AbstractConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    ClusterError,
+    NoScriptError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+)
 
 from cluster.commands import Commands
 from cluster.commands import RedisClient as RedisClient
-from cluster.errors import StartUpError, StoreUnavailableError
+from cluster.errors import StartUpError, StoreRefusesError, StoreUnavailableError
 from cluster.tasks import cancel_and_wait
 
 SCRIPTS = Path(__file__).parent / "redis_scripts"
@@ -38,6 +45,9 @@ MAX_CONNECTIONS = 10_000
 """To one server. One process may have hundreds of agents, and redis-py fails beyond 100 calls at a time."""
 NODE_CHECK_SECONDS = 2.0
 """How often the node of a cluster that pub/sub listens to is asked whether it lives."""
+
+MAX_REASON = 160
+"""Characters of what Redis says that stand in an error."""
 
 WRITE = AbstractConnection.send_packed_command.__code__
 """Where redis-py writes a command to its connection."""
@@ -225,11 +235,14 @@ def script(name: str) -> str:
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Turn what the Redis client raises into `StoreUnavailableError`."""
+    """Turn what the Redis client raises into `StoreUnavailableError`, of which `StoreRefusesError` is one."""
     try:
         yield
     except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
-        raise StoreUnavailableError(f"Redis: {str(error) or type(error).__name__}") from error
+        kind = StoreUnavailableError
+        if isinstance(error, ResponseError | AuthenticationError) and not isinstance(error, ClusterError):
+            kind = StoreRefusesError  # a cluster's own errors say that a part of it is away
+        raise kind(f"Redis: {_reason(error)}") from error
     except (RuntimeError, AttributeError, TypeError) as error:
         # What writing to a connection raises that was reset just before, or that a cluster's client closed
         # under another caller: uvloop, asyncio (differently in each Python) and redis-py each say it in their
@@ -237,3 +250,22 @@ def translated_errors() -> Iterator[None]:
         if not any(frame.f_code is WRITE for frame, _ in traceback.walk_tb(error.__traceback__)):
             raise
         raise StoreUnavailableError(f"Redis: the connection was lost ({error})") from error
+
+
+def _reason(error: Exception) -> str:
+    """What Redis or its client says, with the code that redis-py takes off: OOM, READONLY, NOPERM."""
+    code = getattr(error, "status_code", None)
+    text = str(error) or type(error).__name__
+    return (f"{code} {text}" if code and not text.startswith(code) else text)[:MAX_REASON]
+
+
+async def together(*commands: Awaitable[Any]) -> list[Any]:
+    """Run several commands at once: where Redis is slow, one after the other would take too long.
+
+    Raises the first error, after all have ended.
+    """
+    answers = await asyncio.gather(*commands, return_exceptions=True)
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+    return answers

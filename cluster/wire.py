@@ -163,6 +163,10 @@ class Keys:
         """Stream of batches; an entry's id is its sequence number."""
         return f"{self.prefix}:log:{{{replica}}}:{epoch}"
 
+    def farewell(self, replica: str) -> str:
+        """String: there when the replica's agent has given up its lease on purpose."""
+        return f"{self.prefix}:farewell:{{{replica}}}"
+
     def inflight(self, router: str) -> str:
         """String: the router's complete `Bookings`, encoded."""
         return f"{self.prefix}:inflight:{{{router}}}"

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from cluster.commands import Commands
+from cluster.errors import StoreRefusesError
 from cluster.store import RedisClient, translated_errors
 from cluster.wire import Keys
 
@@ -65,16 +66,22 @@ class WishStore:
         async with self._lock:
             found = _decoded(await self._execute("HGETALL", self._key))
             self._known |= found
-            for name in outdated(self._known, time.time()):
-                del self._known[name]
-                if found.pop(name, None) is not None:
-                    await self._execute("HDEL", self._key, _field(name))
-            for name in self._known.keys() - found.keys():
-                encoded = msgspec.json.encode(self._known[name])
-                await self._execute("HSETNX", self._key, _field(name), encoded)
-            for target in _unnoticed(self._known, time.time()) & set(replicas):
-                await self._write((Kind.SEEN, target), True)
+            with suppress(StoreRefusesError):  # what is known holds without it
+                await self._keep(found, replicas)
             return dict(self._known)
+
+    async def _keep(self, found: dict[Name, Wish], replicas: Collection[str]) -> None:
+        """Drop what is outdated, and write again what Redis has lost."""
+        old = outdated(self._known, time.time())
+        for name in old:
+            del self._known[name]
+        for name in old & found.keys():
+            await self._execute("HDEL", self._key, _field(name))
+        for name in self._known.keys() - found.keys():
+            encoded = msgspec.json.encode(self._known[name])
+            await self._execute("HSETNX", self._key, _field(name), encoded)
+        for target in _unnoticed(self._known, time.time()) & set(replicas):
+            await self._write((Kind.SEEN, target), True)
 
     async def wish(self, kind: Kind, target: str, on: bool = True) -> float:
         """Wish something, or take it back. Returns when that was, in seconds since 1970."""

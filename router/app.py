@@ -2,11 +2,10 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -17,9 +16,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cluster.fleet import Fleet
 from cluster.follower import Follower
 from cluster.gossip import Gossip
+from cluster.index_watchdog import IndexWatchdog
 from cluster.steering import SteeringStore
 from cluster.store import connect
-from cluster.tasks import cancel_and_wait
+from cluster.tasks import Kept, cancel_and_wait
 from cluster.wishes import WishStore
 from policies.catalog import POLICIES
 from router.accounting import Accounts
@@ -41,6 +41,7 @@ from router.auth import api_keys, open_access
 from router.bodies import PARSERS
 from router.conversations import Conversations
 from router.dispatch import Dispatcher
+from router.engine_witness import EngineWitness
 from router.errors import ApiError, InvalidRequestError, UnknownPathError
 from router.explainer import Explainer
 from router.explanations import Explanations
@@ -61,10 +62,6 @@ from router.upstream import Upstream
 if TYPE_CHECKING:
     from router.tracing import Tracing
 from router.wishes import WishKeeper
-
-RESTART_SECONDS = 0.5
-
-log = structlog.get_logger()
 
 
 class RouterApplication(FastAPI):
@@ -91,12 +88,17 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         fleet = Fleet(settings.max_blocks)
         redis = connect(settings.redis_url)
         router_id = uuid.uuid4().hex
-        follower = Follower(redis, settings.keys, fleet, settings.heartbeat_seconds, router_id)
-        gossip = Gossip(redis, settings.keys, fleet, router_id)
         upstream = Upstream(settings)
+        witness = EngineWitness(upstream)
+        follower = Follower(redis, settings.keys, fleet, settings.heartbeat_seconds, router_id, witness.lives)
+        following = Kept(follower.run)
+        gossip = Gossip(redis, settings.keys, fleet, router_id)
         probes = Probes(fleet, upstream)
         tokenizers = Tokenizers(fleet, upstream, settings.tokenizers)
         wishes = WishKeeper(WishStore(redis, settings.keys), fleet, follower)
+        index_watchdog = IndexWatchdog(
+            redis, settings.keys, fleet, follower, following.restart, lambda: len(wishes.reset_prefixes)
+        )
         steering = Steering(SteeringStore(redis, settings.keys), POLICIES, settings.policy, router_id, wishes)
         health = Health(fleet, tokenizers, probes, steering)
         metrics = Metrics(fleet)
@@ -144,21 +146,21 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         app.include_router(page_routes())
         app.state.overview, app.state.stream = overview, stream
         app.state.fleet = fleet
-        tasks = [
-            asyncio.create_task(_keep_running(part.run))
-            for part in (
-                follower,
-                gossip,
-                steering,
-                tokenizers,
-                probes,
-                metrics,
-                explanations,
-                overview,
-                stream,
-                sharing,
-            )
-        ]
+        parts = (
+            gossip,
+            witness,
+            index_watchdog,
+            steering,
+            tokenizers,
+            probes,
+            metrics,
+            explanations,
+            overview,
+            stream,
+            sharing,
+        )
+        kept = (following, *(Kept(part.run) for part in parts))
+        tasks = [asyncio.create_task(part.run()) for part in kept]
         try:
             await Readiness(fleet, follower, steering, tokenizers).wait(settings.ready_seconds)
             yield
@@ -193,18 +195,6 @@ def _tracing(settings: RouterSettings, router_id: str) -> "Tracing | None":
     from router.tracing import send_to_collector
 
     return send_to_collector(settings.otlp_endpoint, settings.otlp_sample, router_id)
-
-
-async def _keep_running(run: Callable[[], Awaitable[None]]) -> None:
-    """Run a part of the router until cancelled. None of them ends by itself: an error there is a mistake of
-    ours, and a router that went on without one of them would be wrong for ever.
-    """
-    while True:
-        try:
-            await run()
-        except Exception:
-            log.critical("background_task_failed", task=repr(run), exc_info=True)
-        await asyncio.sleep(RESTART_SECONDS)
 
 
 async def _api_error(_request: Request, error: Exception) -> JSONResponse:

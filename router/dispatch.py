@@ -21,13 +21,13 @@ from router.errors import (
     AttemptFailedError,
     NoReplicaReadyError,
     Repeat,
-    UnknownModelError,
     UpstreamError,
 )
 from router.explainer import Explainer
 from router.misses import Considered
 from router.probes import Probes
 from router.prompts import PreparedPrompt
+from router.readiness import without_replicas
 from router.settings import RouterSettings
 from router.steering import Steering
 from router.upstream import Upstream, UpstreamReply
@@ -130,7 +130,7 @@ class Dispatcher:
             return True
         fleet.waiting_requests += 1
         try:
-            while not turn.done() and fleet.store_reachable and time.monotonic() < limit:
+            while not turn.done() and fleet.sees_progress(booking) and time.monotonic() < limit:
                 await asyncio.wait([turn], timeout=min(LOOK_SECONDS, limit - time.monotonic()))
                 fleet.forget_until(time.monotonic())
         finally:
@@ -154,7 +154,7 @@ class Dispatcher:
         started = time.perf_counter()
         model = self._fleet.models.get(call.model)
         if model is None:
-            raise UnknownModelError(f"The model {call.model!r} does not exist.", param="model")
+            raise without_replicas(self._fleet, call.model)
         snapshot, decision = self._choose(model, prompt, policy, record, failures)
         replica = model.replicas[decision.row]
         expected = int(snapshot.cached_tokens[decision.row])

@@ -3,18 +3,38 @@
 Every one of these ends by itself when its cause does; none needs a restart.
 """
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from cluster.fleet import Fleet
+from cluster.follower import MISSING_LEASE_SECONDS
+from cluster.log import is_dropping_lines, num_lines_dropped
 from cluster.replicas import odd_replicas
+from cluster.store_condition import SLOW_SECONDS
 from router.probes import Probes
 from router.steering import Steering
 from router.tokenizers import Tokenizers
 
-Kind = Literal["redis", "tokenizer", "shape", "replica", "namespace", "unreachable", "index", "steering"]
+Kind = Literal[
+    "redis",
+    "redis_refuses",
+    "redis_slow",
+    "lease",
+    "log",
+    "tokenizer",
+    "shape",
+    "replica",
+    "namespace",
+    "unreachable",
+    "index",
+    "steering",
+]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+
+REASON = 120
+"""Characters of what Redis says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +57,9 @@ class Health:
     def degradations(self) -> Iterator[Degradation]:
         """All that hold now, the widest first."""
         fleet = self._fleet
-        if not fleet.store_reachable:
-            yield Degradation("redis", "Redis does not answer: routing on the last known state")
+        yield from self._of_redis(time.monotonic())
+        if is_dropping_lines():
+            yield Degradation("log", f"the log cannot be written: {num_lines_dropped()} lines lost so far")
         if fleet.index.refused_blocks:
             yield Degradation("index", f"the index is full: {fleet.index.refused_blocks} blocks not taken in")
         for problem in self._steering.problems:
@@ -54,6 +75,27 @@ class Health:
         for replica_id, replica in sorted(fleet.replicas.items()):
             for alarm in replica.lease.alarms:
                 yield Degradation("replica", f"replica {replica_id}: {alarm}")
+
+    def _of_redis(self, now: float) -> Iterator[Degradation]:
+        fleet, store = self._fleet, self._fleet.store
+        if not fleet.store_reachable:
+            trouble = f"Redis refuses to be read ({store.unreadable[:REASON]})"
+            if not store.unreadable:
+                trouble = "Redis does not answer"
+            yield Degradation("redis", f"{trouble}: routing on the last known state")
+        if store.refusal:
+            text = f"Redis refuses writes ({store.refusal[:REASON]}): routing on the last known state"
+            yield Degradation("redis_refuses", text)
+        elif fleet.store_reachable and (seconds := store.seconds(now)) > SLOW_SECONDS:
+            yield Degradation("redis_slow", f"Redis is slow: it takes {seconds:.1f} s to answer")
+        for replica_id, replica in sorted(fleet.replicas.items()):
+            since = replica.lease_missing_since
+            if since is not None and now - since >= MISSING_LEASE_SECONDS:
+                text = (
+                    f"replica {replica_id}: not renewed in Redis for {now - since:.0f} s: its agent is dead "
+                    "or cannot write; it serves on with what was known of its blocks"
+                )
+                yield Degradation("lease", text)
 
     def count(self, kind: Kind) -> int:
         """How many of one kind."""

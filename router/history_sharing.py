@@ -61,10 +61,11 @@ class HistorySharing:
         now = self._clock()
         self._history.advance(now)
         await self._tell()
-        if now >= self._next_read or now - self._history.asked_at < LOOKING_SECONDS:
+        somebody_looks = abs(now - self._history.asked_at) < LOOKING_SECONDS
+        if somebody_looks or _is_due(self._next_read, now, IDLE_SECONDS):
             await self._read()
             self._next_read = now + IDLE_SECONDS
-        if now >= self._next_savings:
+        if _is_due(self._next_savings, now, SAVINGS_SECONDS):
             await self._savings.tell()
             self._next_savings = now + SAVINGS_SECONDS
 
@@ -100,3 +101,8 @@ class HistorySharing:
         last = self._last_buckets.get(told.router, -1)
         with suppress(ValueError):  # written by another version
             self._last_buckets[told.router] = self._history.take_in(told.bucket, last)
+
+
+def _is_due(due: float, now: float, period: float) -> bool:
+    """Whether it is time for what happens once in a period. A clock that was set back makes nobody wait."""
+    return not 0.0 < due - now <= period

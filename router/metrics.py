@@ -13,13 +13,13 @@ import threading
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from cluster.fleet import Fleet
-from cluster.wire import ReplicaState
+from router.fleet_gauges import fleet_gauges
 from router.health import KINDS, Health
 from router.replica_totals import ReplicaTotals, replica_totals
 from router.request_counts import DECISION_BUCKETS, LATENCY_BUCKETS, Durations, RequestCounts
@@ -41,9 +41,6 @@ FILES = "PROMETHEUS_MULTIPROC_DIR"
 LABELS_REMEMBERED = 4096
 """For each metric."""
 Labelled = TypeVar("Labelled", Counter, Histogram)
-
-AmongWorkers = Literal["livesum", "livemax"]
-"""What a gauge shows for several processes: their sum, or, of what all of them see, the largest."""
 
 
 def share_with_other_processes(directory: Path, number: int) -> None:
@@ -168,40 +165,9 @@ class Metrics:
                 registry=registry,
             )
         )
-        self._gauge(
-            "warmroute_open_bookings",
-            "Requests booked on replicas",
-            lambda: fleet.open_bookings,
-            "livesum",
-        )
-        self._gauge(
-            "warmroute_waiting_requests",
-            "Booked requests that wait in the router for room at an engine",
-            lambda: fleet.waiting_requests,
-            "livesum",
-        )
-        self._gauge("warmroute_index_blocks", "Distinct blocks in the prefix index", lambda: len(fleet.index))
-        self._gauge(
-            "warmroute_index_refused_blocks",
-            "Blocks not taken in because the index was full",
-            lambda: fleet.index.refused_blocks,
-        )
-        self._gauge(
-            "warmroute_index_ghosts",
-            "Blocks remembered that nobody holds any more",
-            lambda: len(fleet.index.ghosts),
-        )
-        self._gauge("warmroute_redis_reachable", "1 while Redis answers", lambda: fleet.store_reachable)
-        self._gauge(
-            "warmroute_other_routers",
-            "Other routers whose bookings are known",
-            lambda: len(fleet.peers.by_router()),
-        )
-        self._gauge(
-            "warmroute_ready_replicas",
-            "Replicas that take requests",
-            lambda: sum(r.lease.state is ReplicaState.READY for r in fleet.replicas.values()),
-        )
+        for name, documentation, read, among in fleet_gauges(fleet):
+            gauge = Gauge(name, documentation, registry=registry, multiprocess_mode=among)
+            self._gauges.append((gauge, read))
 
     def watch(self, health: Health) -> None:
         """Show how many degradations of each kind hold."""
@@ -286,12 +252,6 @@ class Metrics:
         registry = CollectorRegistry()
         MultiProcessCollector(registry, self._files)  # type: ignore[no-untyped-call]
         return registry
-
-    def _gauge(
-        self, name: str, documentation: str, read: Callable[[], float], among: AmongWorkers = "livemax"
-    ) -> None:
-        gauge = Gauge(name, documentation, registry=self._registry, multiprocess_mode=among)
-        self._gauges.append((gauge, read))
 
 
 def _add(histogram: Histogram, durations: Durations) -> None:

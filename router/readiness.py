@@ -4,10 +4,21 @@ import asyncio
 
 from cluster.fleet import Fleet
 from cluster.follower import Follower
+from router.errors import ApiError, NoReplicaReadyError, UnknownModelError
 from router.steering import Steering
 from router.tokenizers import Tokenizers
 
 POLL_SECONDS = 0.05
+
+
+def without_replicas(fleet: Fleet, name: str) -> ApiError:
+    """What a client hears who names a model that no replica serves. One that was served a while ago, and any
+    while this router knows of no replica at all because of Redis, may be there again in a moment.
+    """
+    blind = not fleet.replicas and not (fleet.store_reachable and not fleet.store.refusal)
+    if blind or fleet.served_lately(name):
+        return NoReplicaReadyError(f"No replica serves {name[:64]!r} at the moment; try again shortly.")
+    return UnknownModelError(f"The model {name!r} does not exist.", param="model")
 
 
 class Readiness:

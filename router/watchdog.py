@@ -37,9 +37,11 @@ class Watchdog:
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()
-        for watched in [watched for watched in self._watched if watched.deadline < now]:
-            watched.overdue()
-        self._timer = loop.call_later(self._precision_seconds, self._look) if self._watched else None
+        try:
+            for watched in [watched for watched in self._watched if watched.deadline < now]:
+                watched.overdue()
+        finally:  # a mistake in one must not end all limits
+            self._timer = loop.call_later(self._precision_seconds, self._look) if self._watched else None
 
     def close(self) -> None:
         """Stop looking."""

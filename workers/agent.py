@@ -5,12 +5,15 @@ other: events are followed while Redis is away, and heartbeats go on while the e
 """
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import structlog
 
+from cluster.errors import FencedError
 from cluster.store import RedisClient
+from cluster.tasks import Kept
 from cluster.tokenizer import tokenizer_fingerprint
 from cluster.wire import Lease, Load, ReplicaState
 from workers.alarms import Alarms
@@ -137,7 +140,10 @@ class Agent:
         settings = self._settings
         client = EngineClient(self._engine_url, settings.engine_api_key, settings.engine_timeout_seconds)
         async with client:
-            await run_together(self._publication.run(), self._follow_engine(client))
+            await run_together(
+                Kept(self._publication.run, final=(FencedError,)).run(),
+                Kept(partial(self._follow_engine, client)).run(),
+            )
 
     def engine_gone(self, reason: str) -> None:
         """Tell that the engine's process has ended, before its silence shows it."""
@@ -155,6 +161,11 @@ class Agent:
         await self._publication.close()
 
     async def _follow_engine(self, client: EngineClient) -> None:
+        if (
+            self._incarnation is not None
+        ):  # following it has failed by a mistake of ours: its mirror is in doubt
+            self._incarnation = None
+            self.mirror_replaced()
         while True:
             found = await self._find_engine(client)
             fingerprint = await asyncio.to_thread(tokenizer_fingerprint, Path(found.model_directory))

@@ -143,7 +143,11 @@ class Publication:
             self._wake.set()
 
     async def run(self) -> None:
-        """Write until cancelled. Raises `FencedError` when another agent has taken over this replica's id."""
+        """Write until cancelled. Raises `FencedError` when another agent has taken over this replica's id.
+
+        When it is run again, after an error that nobody expected, it does not trust what was written.
+        """
+        self._must_open = self._must_open or bool(self.epoch)
         pauses = growing_pauses(self._settings.retry_seconds, self._settings.retry_limit_seconds)
         while True:
             try:

@@ -6,6 +6,7 @@ engine: so whichever of the three is killed, nothing of the engine is left behin
 
 import asyncio
 import contextlib
+import io
 import os
 import signal
 import time
@@ -231,23 +232,40 @@ class EngineProcess:
 
 
 class _BoundedFile:
-    """A log file that is put aside when it has become too large; one older file is kept."""
+    """A log file that is put aside when it has become too large; one older file is kept.
+
+    Lines that cannot be written are lost: an engine whose output nobody reads any more would come to a halt.
+    """
 
     def __init__(self, path: Path, limit: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._limit = limit
-        self._file = path.open("ab", buffering=0)
+        self._file: io.FileIO | None = None
+        self._failing = False
 
     def write(self, line: bytes) -> None:
-        if self._file.tell() + len(line) > self._limit:
-            self._file.close()
+        try:
+            self._room_for(len(line)).write(line)
+            self._failing = False
+        except OSError as error:
+            if not self._failing:
+                log.warning("engine_log_not_written", path=str(self._path), reason=str(error))
+            self._failing = True
+
+    def _room_for(self, length: int) -> io.FileIO:
+        if self._file is not None and self._file.tell() + length > self._limit:
+            self.close()
             self._path.replace(self._path.with_name(self._path.name + ".1"))
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("ab", buffering=0)
-        self._file.write(line)
+        return self._file
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            self._file = None
 
 
 async def _read_line(stream: asyncio.StreamReader) -> bytes:

@@ -1,5 +1,5 @@
 -- Begin a new incarnation of a replica: what the old one owned is dead with this one write.
--- KEYS: lease.  ARGV: lease, ttl in ms, prefix of owned keys, prefix of log keys, the agent's last epoch,
+-- KEYS: lease, farewell.  ARGV: lease, ttl in ms, prefix of owned keys, prefix of log keys, the agent's last epoch,
 -- channel, announcement.  Returns the new epoch.
 -- Epochs come from Redis' clock, so they grow even when Redis has lost everything it knew. After a failover
 -- that clock may be behind; then they grow from the agent's last one.
@@ -13,5 +13,6 @@ end
 epoch = string.format('%.0f', epoch)
 redis.call('HSET', KEYS[1], 'epoch', epoch, 'sequence', '0', 'lease', ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
+redis.call('UNLINK', KEYS[2])
 redis.call('PUBLISH', ARGV[6], ARGV[7])
 return epoch

@@ -18,9 +18,10 @@ from router.auth import Authenticator
 from router.bodies import parse_body
 from router.client_connection import direct_reply
 from router.dispatch import Dispatcher, Exchange
-from router.errors import ApiError, ClientStalledError, UnknownModelError, UpstreamError
+from router.errors import ApiError, ClientStalledError, UpstreamError
 from router.prompt_threads import PromptThreads
 from router.prompts import prepare
+from router.readiness import without_replicas
 from router.settings import RouterSettings
 from router.sse import DONE, EventFilter, usage_of_reply
 from router.tokenizers import Tokenizers
@@ -109,10 +110,12 @@ class GenerationEndpoint:
         record.stream = call.stream
         model = self._fleet.models.get(call.model)
         if model is None:
-            raise UnknownModelError(f"The model {call.model!r} does not exist.", param="model")
+            raise without_replicas(self._fleet, call.model)
         record.model = model.name
         began = time.monotonic()
-        tokenizer = self._tokenizers.for_call(model.name, call, call.conversation_key(call.cache_salt.encode()))
+        tokenizer = self._tokenizers.for_call(
+            model.name, call, call.conversation_key(call.cache_salt.encode())
+        )
         prompt = await prepare(call, model, tokenizer, self._threads, party)
         record.prepare_seconds = time.monotonic() - began
         record.prompt_tokens, record.exact = prompt.prompt_tokens, prompt.exact

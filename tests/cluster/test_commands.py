@@ -103,3 +103,25 @@ async def test_error_of_one_command_is_its_own(shared_redis):
     assert [answers[0], answers[1], answers[3]] == [b"a", b"b", b"c"]
     assert isinstance(answers[2], ResponseError)
     await client.aclose()
+
+
+async def test_sender_that_is_cancelled_leaves_nobody_waiting():
+    """Those that wait are told, and the next command goes out."""
+    client = Client()
+    ended = asyncio.Event()
+
+    async def answers(self, commands):
+        await asyncio.sleep(0)
+        if not ended.is_set():
+            ended.set()
+            raise asyncio.CancelledError
+        return [command[1] for command in commands]
+
+    client._answer = answers.__get__(client)
+    commands = Commands.of(client)
+    async with asyncio.timeout(2):
+        waiting = await asyncio.gather(
+            *(commands.execute("ECHO", number) for number in range(3)), return_exceptions=True
+        )
+        assert [type(answer) for answer in waiting] == [ConnectionError] * 3
+        assert await commands.execute("ECHO", 7) == 7

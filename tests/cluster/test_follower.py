@@ -48,11 +48,11 @@ def writer_of(redis, keys, replica="a", log_length=1000, ttl=30.0):
 
 
 @asynccontextmanager
-async def following(url, keys, poll_seconds=0.05, redis_seconds=2.0):
+async def following(url, keys, poll_seconds=0.05, redis_seconds=2.0, **options):
     """A follower with a fleet of its own, as a router has."""
     client = connect(url, redis_seconds)
     fleet = Fleet()
-    follower = Follower(client, keys, fleet, poll_seconds)
+    follower = Follower(client, keys, fleet, poll_seconds, **options)
     task = asyncio.create_task(follower.run())
     try:
         async with asyncio.timeout(10):
@@ -403,3 +403,86 @@ async def test_random_histories_end_with_everybody_agreeing(redis, keys, shared_
         for name, blocks in model.items():
             members = await redis.smembers(keys.owned(name, writers[name].epoch))
             assert set(unpack_keys(b"".join(members))) == (blocks or set())
+
+
+class Witness:
+    """Says what a test wants of engines."""
+
+    def __init__(self, says):
+        self.says = says
+        self.asked = set()
+
+    def __call__(self, replica):
+        self.asked.add(replica.lease.replica)
+        return self.says
+
+
+@pytest.mark.parametrize("says", [True, None])
+async def test_replica_without_a_lease_stays_while_its_engine_may_live(
+    redis, keys, shared_redis, eventually, monkeypatch, says
+):
+    """Its blocks stay known, it is marked, and the mark goes with the next lease; when the engine is known to
+    be dead it is dismissed."""
+    monkeypatch.setattr(follower_module, "MISSING_LEASE_SECONDS", 0.1)
+    witness = Witness(says)
+    await writer_of(redis, keys).open(lease("a"), [1])
+    async with following(shared_redis.url, keys, engine_lives=witness) as (fleet, _):
+        assert not witness.asked
+        await redis.flushall()
+        await eventually(lambda: witness.asked == {"a"})
+        await asyncio.sleep(0.3)
+        assert held(fleet) == {1}
+        assert fleet.replicas["a"].lease_missing_since is not None
+        writer = writer_of(redis, keys)
+        await writer.open(lease("a"), [2])
+        await eventually(lambda: held(fleet) == {2})
+        assert fleet.replicas["a"].lease_missing_since is None
+        await redis.flushall()
+        witness.says = False
+        await eventually(lambda: not fleet.replicas)
+
+
+async def test_farewell_that_was_not_heard_is_one_all_the_same(redis, keys, shared_redis, eventually):
+    """An agent that ended on purpose leaves its engine alive: routers find in Redis that it said good-bye."""
+    writer = writer_of(redis, keys)
+    await writer.open(lease("a"), [1])
+    async with following(shared_redis.url, keys, engine_lives=Witness(True)) as (fleet, _):
+        writer._keys = QuietKeys(keys.prefix)
+        await writer.close()
+        await eventually(lambda: not fleet.replicas)
+        again = writer_of(redis, keys)
+        await again.open(lease("a"), [1])
+        await eventually(lambda: held(fleet) == {1})
+        await redis.delete(keys.lease("a"))
+        await asyncio.sleep(0.3)
+        assert held(fleet) == {1}
+        await again.close()
+        await eventually(lambda: not fleet.replicas)
+
+
+async def test_engine_that_got_another_agent_is_one_replica(redis, keys, shared_redis, eventually):
+    """An agent that was started again under another id speaks for the same engine."""
+    await writer_of(redis, keys).open(lease("a"), [1])
+    async with following(shared_redis.url, keys, engine_lives=Witness(True)) as (fleet, _):
+        await redis.delete(keys.lease("a"))
+        await writer_of(redis, keys, "b").open(lease("b", url="http://a"), [2])
+        await eventually(lambda: set(fleet.replicas) == {"b"})
+
+
+@pytest.mark.parametrize("command", ["zrem", "srem"])
+async def test_follower_goes_on_where_it_may_not_tidy_up(
+    redis, keys, shared_redis, eventually, monkeypatch, command
+):
+    """Striking the dead off a list is refused by a full or read-only Redis: that stops nothing."""
+    monkeypatch.setattr(follower_module, "MISSING_LEASE_SECONDS", 0.1)
+    await redis.sadd(keys.routers, "dead router")
+    await writer_of(redis, keys, ttl=0.2).open(lease("a"), [1])
+    await redis.execute_command("ACL", "SETUSER", "default", f"-{command}")
+    try:
+        async with following(shared_redis.url, keys) as (fleet, _):
+            await eventually(lambda: not fleet.replicas)
+            await writer_of(redis, keys, "b").open(lease("b"), [1])
+            await eventually(lambda: held(fleet, "b") == {1})
+            assert fleet.store_reachable
+    finally:
+        await redis.execute_command("ACL", "SETUSER", "default", "+@all")

@@ -11,8 +11,10 @@ from cluster.follower import Follower
 from cluster.gossip import Gossip
 from cluster.peers import SILENCE_SECONDS
 from cluster.store import connect, open_pubsub
+from cluster.store_condition import SLOW_SECONDS
 from cluster.tasks import cancel_and_wait
 from cluster.wire import Booked, Lease, Load, ReplicaState
+from tests.chaos.proxy import PASS, Behaviour, Link, Mode
 
 pytestmark = pytest.mark.integration
 
@@ -24,8 +26,8 @@ LEASE = Lease(
 class Router:
     """The parts of a router that share load."""
 
-    def __init__(self, url, keys, name):
-        self.redis = connect(url, 0.5)
+    def __init__(self, url, keys, name, seconds):
+        self.redis = connect(url, seconds)
         self.fleet = Fleet()
         self.replica = self.fleet.admit(LEASE, 1, Load())
         self.follower = Follower(self.redis, keys, self.fleet, 0.1, name)
@@ -49,9 +51,9 @@ class Router:
 
 
 @asynccontextmanager
-async def routers(url, keys, *names):
+async def routers(url, keys, *names, seconds=0.5):
     """Routers that end with the context."""
-    started = [Router(url, keys, name) for name in names]
+    started = [Router(url, keys, name, seconds) for name in names]
     try:
         for router in started:
             await router.start()
@@ -135,7 +137,7 @@ async def test_new_router_knows_the_load_before_its_first_decision(redis, keys, 
     async with routers(shared_redis.url, keys, "x") as (x,):
         x.fleet.book(x.replica, [1], 300)
         await x.gossip._tell_all()
-        y = Router(shared_redis.url, keys, "y")
+        y = Router(shared_redis.url, keys, "y", 0.5)
         await y.follower._read_bookings()
         assert y.seen() == Booked(1, 300, 300, 300)
         await y.redis.aclose()
@@ -204,3 +206,50 @@ async def test_burst_goes_out_in_few_messages(redis, keys, shared_redis, eventua
         await eventually(lambda: y.seen() == Booked(100, 100, 100, 100))
         after = (await redis.info("commandstats"))["cmdstat_publish"]["calls"]
         assert after - before < 20
+
+
+async def test_slow_redis_makes_no_router_silent(keys, shared_redis, eventually):
+    """With half a second for each answer, bookings stay known without a break: nothing waits in a row."""
+    async with (
+        slow_link(shared_redis) as link,
+        routers(link.name, keys, "x", "y", seconds=2.0) as (x, y),
+    ):
+        link.behave(Behaviour(Mode.DELAY, 0.25))
+        x.fleet.book(x.replica, [1], 300)
+        await eventually(lambda: y.seen().running == 1)
+        until = time.monotonic() + 4.0
+        while time.monotonic() < until:
+            assert y.seen().running == 1
+            await asyncio.sleep(0.02)
+        assert x.fleet.store.seconds(time.monotonic()) > SLOW_SECONDS
+        assert x.fleet.store_reachable
+        link.behave(PASS)
+        await eventually(lambda: x.fleet.store.seconds(time.monotonic()) < SLOW_SECONDS)
+
+
+@asynccontextmanager
+async def slow_link(server):
+    """A way to Redis that can be made slow; its name is its URL."""
+    link = Link("", server.port)
+    link.name = f"redis://127.0.0.1:{link.port}/0"
+    await link.listen()
+    try:
+        yield link
+    finally:
+        await link.close()
+
+
+async def test_refused_writes_stop_no_message(keys, own_redis, eventually):
+    """Redis that is full still passes on what routers tell each other, and says why it keeps nothing."""
+    async with routers(own_redis.url, keys, "x", "y") as (x, y):
+        own_redis.client("CONFIG", "SET", "maxmemory", "1mb")
+        await eventually(lambda: "OOM" in x.fleet.store.refusal)
+        for _ in range(5):
+            booking = x.fleet.book(x.replica, [1], 300)
+            began = time.monotonic()
+            await eventually(lambda: y.seen().running == 1)
+            booking.release(0.0, succeeded=True)
+            await eventually(lambda: y.seen().running == 0)
+            assert time.monotonic() - began < 0.4
+        own_redis.client("CONFIG", "SET", "maxmemory", "0")
+        await eventually(lambda: not x.fleet.store.refusal)

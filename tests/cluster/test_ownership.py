@@ -9,7 +9,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from cluster.block_keys import pack_keys, unpack_keys
 from cluster.errors import FencedError, LeaseLostError, SequenceGapError, StoreUnavailableError
-from cluster.ownership import OwnershipWriter
+from cluster.ownership import FAREWELL_SECONDS, OwnershipWriter
 from cluster.store import connect, open_pubsub
 from cluster.wire import Batch, Lease, Load, Membership, ReplicaState
 
@@ -287,7 +287,8 @@ async def test_close_leaves_nothing(redis, writer):
     await writer.publish([1], ())
     await writer.heartbeat(LEASE, Load())
     await writer.close()
-    assert await redis.keys("*") == []
+    assert await redis.keys("*") == [b"test:farewell:{r}"]
+    assert 0 < await redis.ttl("test:farewell:{r}") <= FAREWELL_SECONDS
 
 
 async def test_log_is_trimmed(redis, keys, writer_of):

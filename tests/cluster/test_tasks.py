@@ -5,10 +5,12 @@ import random
 
 import pytest
 
+from cluster import tasks
 from cluster.fleet import Fleet
 from cluster.follower import Follower
 from cluster.store import connect
-from cluster.tasks import cancel_and_wait
+from cluster.tasks import Kept, cancel_and_wait
+from tests.waiting import eventually
 
 
 async def test_task_that_loses_a_cancellation_ends():
@@ -39,6 +41,42 @@ async def test_failed_and_finished_tasks_are_fine():
     async with asyncio.timeout(2):
         await cancel_and_wait(asyncio.create_task(fail()), asyncio.create_task(finish()))
         await cancel_and_wait()
+
+
+async def test_kept_part_runs_again_until_cancelled(monkeypatch):
+    """However it ends, cancellations from inside included. One from outside ends it, `restart` does not."""
+    monkeypatch.setattr(tasks, "RESTART_SECONDS", 0.001)
+    ends = [RuntimeError("a mistake"), asyncio.CancelledError(), None]
+    runs = []
+
+    async def part():
+        runs.append(1)
+        if ends:
+            if (error := ends.pop()) is not None:
+                raise error
+            return
+        await asyncio.Event().wait()
+
+    kept = Kept(part)
+    kept.restart()
+    task = asyncio.create_task(kept.run())
+    await eventually(lambda: len(runs) == 4)
+    kept.restart()
+    await eventually(lambda: len(runs) == 5)
+    assert not task.done()
+    async with asyncio.timeout(2):
+        await cancel_and_wait(task)
+    assert task.cancelled()
+
+
+async def test_final_error_of_a_kept_part_is_passed_on():
+    """What must end the process does."""
+
+    async def part():
+        raise KeyError("over")
+
+    with pytest.raises(KeyError, match="over"):
+        await Kept(part, final=(KeyError,)).run()
 
 
 @pytest.mark.integration

@@ -48,6 +48,8 @@ class System:
         self.session = session
         self.redis = RedisProcess(directory)
         self.processes: list[subprocess.Popen[bytes]] = []
+        self.output: int | None = None
+        """Descriptor to which processes that start from now on write, instead of a file of their own."""
 
     def start(self, name: str, command: Sequence[str], **environment: str) -> subprocess.Popen[bytes]:
         """Start a process of its own session, with its output in a file of its name."""
@@ -56,7 +58,7 @@ class System:
             process = subprocess.Popen(
                 bound_command(command, signal.SIGKILL),
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=log if self.output is None else self.output,
                 stderr=subprocess.STDOUT,
                 cwd=self.directory,
                 env={**os.environ, "PYTHONPATH": str(ROOT), **environment},

@@ -46,7 +46,7 @@ async def test_routers_tell_what_engines_count(system: System) -> None:
     engines = [(await system.start_engine())[0] for _ in range(2)]
     system.start_agent(*engines)
     routers = [await system.start_router() for _ in range(2)]
-    killed, ended = (process for process in system._processes if "router" in process.args)
+    killed, ended = (process for process in system.processes if "router" in process.args)
     await asyncio.gather(*(converse(system, routers[number % 2], number) for number in range(8)))
 
     counted = {url: await engine_counts(system, url) for url in engines}

@@ -152,5 +152,5 @@ async def test_agent_that_stops_takes_its_replicas_along(system: System) -> None
 
     await eventually(gone, 1, "replica gone")
     async with system.session.post(f"{router}/v1/chat/completions", json=chat("Hello")) as response:
-        assert response.status == 404
-        assert (await response.json())["error"]["code"] == "model_not_found"
+        assert response.status == 503
+        assert (await response.json())["error"]["code"] == "no_replica_ready"

@@ -8,6 +8,7 @@ import aiohttp
 import msgspec
 import pytest
 
+from cluster import tasks
 from cluster.block_keys import block_keys, unpack_keys
 from cluster.errors import FencedError
 from cluster.ownership import OwnershipWriter
@@ -16,6 +17,9 @@ from cluster.wire import Batch, Lease, Load, ReplicaState
 from tests.workers.fake_engine import FakeEngine
 from workers.agent import Agent, default_replica_id
 from workers.agent_main import engine_addresses, serve_agents
+from workers.engine import EngineClient
+from workers.incarnation import Incarnation
+from workers.publication import Publication
 
 pytestmark = pytest.mark.integration
 
@@ -442,3 +446,35 @@ async def _ready(seen, replica):
 async def _mirrored(http, url, keys):
     async with http.get(url + "/mirror") as reply:
         return reply.status == 200 and (await reply.json())["keys"] == [f"{key:016x}" for key in keys]
+
+
+@pytest.mark.parametrize(
+    ("part", "name"), [(Publication, "_write_one"), (Incarnation, "run"), (EngineClient, "discover")]
+)
+async def test_mistake_in_one_half_of_an_agent_is_survived(
+    engine, agent, seen, eventually, monkeypatch, part, name
+):
+    """It neither ends the process nor leaves anything behind for good: what routers see is true again."""
+    monkeypatch.setattr(tasks, "RESTART_SECONDS", 0.01)
+    await eventually(seen.is_ready)
+    original, failed = getattr(part, name), []
+
+    async def fails_once(self, *arguments):
+        if not failed:
+            failed.append(self)
+            raise ZeroDivisionError
+        return await original(self, *arguments)
+
+    monkeypatch.setattr(part, name, fails_once)
+    if part is not Publication:
+        agent.engine_gone("by a test")
+    await eventually(lambda: failed)
+    tokens = list(range(8))
+    await engine.publisher.publish(engine.stored([1, 2], None, tokens))
+    await eventually(seen.is_ready)
+    await eventually(lambda: agent.owned_keys() == set(_keys_of(engine, tokens)))
+    await eventually(lambda: _equal(seen, agent))
+
+
+async def _equal(seen, agent) -> bool:
+    return await seen.owned() == agent.owned_keys()

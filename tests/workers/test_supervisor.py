@@ -282,3 +282,19 @@ def test_socket_paths_have_a_limit():
     """A folder that the kernel cannot bind in is refused before the engine starts."""
     with pytest.raises(ValueError, match="too long"):
         vllm_command(EngineOptions(model="m"), "127.0.0.1", 1, Path("/tmp", "x" * 120), "")
+
+
+@pytest.mark.parametrize("place", ["/dev/full", "/dev/null/log"], ids=["full disk", "no directory"])
+async def test_engine_goes_on_when_its_log_cannot_be_written(bench, place):
+    """Its output is read all the same: an engine with a full pipe would come to a halt."""
+    engine = EngineProcess(
+        EngineCommand([sys.executable, *bench.arguments("chatty")], {}, bench.url),
+        bench.settings,
+        Path(place),
+    )
+    await engine.start()
+    try:
+        assert engine.state == EngineState.HEALTHY
+        assert "a line of log" in engine.tail
+    finally:
+        await engine.stop()
