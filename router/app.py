@@ -37,11 +37,11 @@ from router.admin.stream import Stream, stream_routes
 from router.admission import Admission
 from router.api.generate import GenerationEndpoint
 from router.api.models import model_routes
-from router.api.schema import parse_chat, parse_completion
-from router.auth import api_keys, open_access
+from router.api.schema import CHAT_PATH, COMPLETION_PATH, parse_chat, parse_completion
+from router.auth import authenticator
 from router.conversations import Conversations
 from router.dispatch import Dispatcher
-from router.errors import ApiError, InvalidRequestError, UnknownPathError
+from router.errors import MAX_QUOTED, ApiError, InvalidRequestError, UnknownPathError, quoted
 from router.explainer import Explainer
 from router.explanations import Explanations
 from router.health import Health
@@ -65,7 +65,7 @@ RESTART_SECONDS = 0.5
 
 log = structlog.get_logger()
 
-GENERATION_PATHS = {"/v1/chat/completions": parse_chat, "/v1/completions": parse_completion}
+GENERATION_PATHS = {CHAT_PATH: parse_chat, COMPLETION_PATH: parse_completion}
 
 
 class RouterApplication(FastAPI):
@@ -109,7 +109,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         sharing = HistorySharing(history, savings, history_store, router_id)
         explanations = Explanations(redis, settings.keys, router_id)
         accounts = Accounts(explainer, metrics, explanations, history)
-        authenticate = api_keys(settings.api_keys) if settings.api_keys else open_access
+        authenticate = authenticator(settings.api_keys, settings.share_cache, settings.hide_cache_headers)
         admission = Admission(settings.max_open_requests)
         tracing = _tracing(settings, router_id)
         dispatcher = Dispatcher(fleet, upstream, probes, steering, explainer, settings)
@@ -213,15 +213,16 @@ async def _api_error(_request: Request, error: Exception) -> JSONResponse:
 async def _parameter_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    param = str(first["loc"][-1])
+    param = str(first["loc"][-1])[:MAX_QUOTED]
     return JSONResponse(InvalidRequestError(f"{param}: {first['msg']}.", param).body(), status_code=400)
 
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    path = quoted(request.url.path)
     message = (
-        f"{request.method} is not allowed for {request.url.path}."
+        f"{request.method} is not allowed for {path}."
         if error.status_code == 405
-        else f"There is nothing at {request.url.path}."
+        else f"There is nothing at {path}."
     )
     return JSONResponse(UnknownPathError(error.status_code, message).body(), error.status_code, error.headers)

@@ -141,7 +141,7 @@ class Dispatcher:
         started = time.perf_counter()
         model = self._fleet.models.get(call.model)
         if model is None:
-            raise UnknownModelError(f"The model {call.model!r} does not exist.", param="model")
+            raise UnknownModelError(call.model)
         snapshot, decision = self._choose(model, prompt, policy, record, failures)
         replica = model.replicas[decision.row]
         expected = int(snapshot.cached_tokens[decision.row])

@@ -22,6 +22,16 @@ ClientStalledError              a client does not read its answer
 
 from typing import Any
 
+MAX_QUOTED = 64
+"""Characters quoted of anything that came from outside: errors are logged, kept and shared through Redis."""
+MAX_MESSAGE = 1_024
+"""Characters of a whole message."""
+
+
+def quoted(text: str) -> str:
+    """At most the first `MAX_QUOTED` characters of a text that came from outside, in quotation marks."""
+    return repr(text) if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]!r}..."
+
 
 class ApiError(Exception):
     """An answer to the client in OpenAI's error format."""
@@ -33,9 +43,9 @@ class ApiError(Exception):
     """Seconds after which trying again may help."""
 
     def __init__(self, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.param = param
+        self.message = message if len(message) <= MAX_MESSAGE else message[:MAX_MESSAGE] + "..."
+        self.param = param if param is None else param[:MAX_QUOTED]
+        super().__init__(self.message)
 
     def body(self) -> dict[str, Any]:
         """The error as OpenAI's API writes it."""
@@ -103,6 +113,9 @@ class UnknownModelError(ApiError):
     status = 404
     type = "invalid_request_error"
     code = "model_not_found"
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"The model {quoted(model)} does not exist.", param="model")
 
 
 class BodyTooSlowError(ApiError):

@@ -65,7 +65,7 @@ async def prepare(call: Call, model: Model, tokenizer: PromptTokenizer | None) -
             raise ContextTooLongError(
                 f"This model's maximum context length is {model.max_model_len} tokens. "
                 f"However, your prompt has {prompt.num_tokens} tokens: no room for an answer.",
-                param="messages" if "messages" in call.fields else "prompt",
+                param="messages" if call.messages else "prompt",
             )
     return PreparedPrompt(
         keys=prompts[0].keys,
@@ -79,7 +79,7 @@ async def prepare(call: Call, model: Model, tokenizer: PromptTokenizer | None) -
 async def _keyed(call: Call, model: Model, tokenizer: PromptTokenizer) -> list[KeyedPrompt] | None:
     """All prompts of the request (a text completion may hold several); None when they cannot be rendered."""
     try:
-        if len(call.raw) > INLINE_BYTES or len(call.fields.get("messages", ())) > INLINE_MESSAGES:
+        if len(call.raw) > INLINE_BYTES or len(call.messages) > INLINE_MESSAGES:
             return await asyncio.to_thread(_look_up_and_finish, call, model, tokenizer)
         pending = _look_up(call, model, tokenizer)
         if sum(prompt.new_bytes for prompt in pending) > INLINE_NEW_BYTES:
@@ -99,7 +99,7 @@ def _look_up(call: Call, model: Model, tokenizer: PromptTokenizer) -> list[Pendi
     """The request's prompts, and how much of them is known. Only the first one gets keys."""
     fields, namespace = call.fields, model.namespace or NO_NAMESPACE
     root = _root(namespace, call.cache_salt)
-    if "messages" in fields:
+    if call.messages:
         return [tokenizer.keyed_chat(fields, root, namespace.block_size)]
     prompt = fields["prompt"]
     several = isinstance(prompt, list) and not isinstance(prompt[0], int)

@@ -21,7 +21,7 @@ from router.admin.listings import (
     ReadinessAnswer,
     ReplicasAnswer,
 )
-from router.errors import NotFoundError
+from router.errors import NotFoundError, quoted
 from router.health import Health
 from router.metrics import Metrics
 from router.readiness import Readiness
@@ -103,7 +103,7 @@ def admin_routes(
         """The keys this router believes a replica to hold, for `warmroute check`."""
         replica = fleet.replicas.get(replica_id)
         if replica is None:
-            raise NotFoundError(f"There is no replica {replica_id!r}.", "replica_id")
+            raise NotFoundError(f"There is no replica {quoted(replica_id)}.", "replica_id")
         answer: BlocksAnswer = {
             "epoch": replica.epoch,
             "sequence": follower.sequence(replica_id),

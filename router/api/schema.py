@@ -1,5 +1,6 @@
 """What the router needs to know of a request body. Everything else passes through unseen."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeAlias
 
@@ -7,6 +8,18 @@ import msgspec
 import xxhash
 
 from router.errors import InvalidRequestError
+
+CHAT_PATH = "/v1/chat/completions"
+COMPLETION_PATH = "/v1/completions"
+
+MAX_MODEL_LENGTH = 256
+MAX_ROLE_LENGTH = 64
+MAX_SALT_LENGTH = 128
+"""Characters. What comes from clients and is remembered is short: names in logs, keys of caches."""
+SALT_FORBIDDEN = frozenset("@/\\\0")
+"""Not allowed in a ``cache_salt``; this and its length are vLLM's rules."""
+SALT_DIGITS = 32
+"""Hexadecimal digits of a salt that is made here: 128 bits."""
 
 REPORT_MODE = "kv_cache_report_mode"
 """In ``vllm_xargs``, makes vLLM announce blocks again that it only reuses: they would be counted twice."""
@@ -25,7 +38,7 @@ class StreamOptions(msgspec.Struct):
 
 
 class _Body(msgspec.Struct):
-    model: str
+    model: Annotated[str, msgspec.Meta(max_length=MAX_MODEL_LENGTH)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     cache_salt: str | None = None
@@ -36,7 +49,7 @@ class _Body(msgspec.Struct):
 
 
 class _Message(msgspec.Struct):
-    role: str
+    role: Annotated[str, msgspec.Meta(max_length=MAX_ROLE_LENGTH)]
     content: str | list[str | dict[str, Any]] | None = None
 
 
@@ -64,6 +77,8 @@ class Call(msgspec.Struct, frozen=True):
     wants_usage: bool
     """Whether the client asked for the usage event at the end of its stream."""
     cache_salt: str
+    """What separates the caches of those who use it, at the engine and here; the client's own unless the
+    call was `isolated`."""
     conversation: bytes
     """What stays the same over all turns of the conversation; only ever hashed."""
     fields: Mapping[str, Any]
@@ -72,14 +87,37 @@ class Call(msgspec.Struct, frozen=True):
     """Whether the prompt can be computed from the body without knowledge that only the engine has."""
     raw: bytes
 
+    @property
+    def messages(self) -> Sequence[Mapping[str, Any]]:
+        """Of a chat; none of a text completion, whatever its body holds under this name."""
+        messages: Sequence[Mapping[str, Any]] = self.fields["messages"] if self.path == CHAT_PATH else ()
+        return messages
+
+    def isolated(self, scope: str) -> "Call":
+        """The same call with a cache that only calls of this scope with the same salt share; an empty scope
+        changes nothing."""
+        if not scope:
+            return self
+        return msgspec.structs.replace(self, cache_salt=_scoped_salt(scope, self.cache_salt))
+
     def upstream_body(self) -> bytes:
-        """The client's bytes; for a stream with the request for usage added to them."""
-        if not self.stream or self.wants_usage:
+        """The client's bytes, with what the engine has to know besides: for a stream the request for usage,
+        for an isolated call its salt. Raises `InvalidRequestError` when it is nested too deeply.
+        """
+        added: dict[str, Any] = {}
+        if self.stream and not self.wants_usage:
+            options = self.fields.get("stream_options") or {}
+            added["stream_options"] = {**options, "include_usage": True}
+        if self.cache_salt != (self.fields.get("cache_salt") or ""):
+            added["cache_salt"] = self.cache_salt
+        if not added:
             return self.raw
-        if "stream_options" not in self.fields:
-            return self.raw.rstrip()[:-1] + b',"stream_options":{"include_usage":true}}'
-        options = {**(self.fields["stream_options"] or {}), "include_usage": True}
-        return msgspec.json.encode({**self.fields, "stream_options": options})
+        if added.keys().isdisjoint(self.fields):
+            return self.raw.rstrip()[:-1] + b"," + msgspec.json.encode(added)[1:]
+        try:
+            return msgspec.json.encode({**self.fields, **added})
+        except RecursionError as error:
+            raise _nested_too_deeply() from error
 
     def conversation_key(self, root: bytes) -> int:
         """64 bits that stay the same over all turns of the conversation, inside a namespace."""
@@ -95,12 +133,16 @@ def parse_chat(raw: bytes) -> Call:
     first_user = next(
         (number for number, message in enumerate(messages) if message["role"] == "user"), len(messages) - 1
     )
+    try:
+        conversation = msgspec.json.encode(messages[: first_user + 1])
+    except RecursionError as error:
+        raise _nested_too_deeply() from error
     return _call(
-        "/v1/chat/completions",
+        CHAT_PATH,
         raw,
         fields,
         shape,
-        conversation=msgspec.json.encode(messages[: first_user + 1]),
+        conversation=conversation,
         # A client's own template is code: it is not run here.
         tokenisable=shape.chat_template is None and "chat_template" not in (shape.chat_template_kwargs or ()),
     )
@@ -121,7 +163,7 @@ def parse_completion(raw: bytes) -> Call:
         first = first[0]
     opening = first[:512] if first is not None else []
     return _call(
-        "/v1/completions",
+        COMPLETION_PATH,
         raw,
         fields,
         shape,
@@ -137,7 +179,7 @@ def decode_body(raw: bytes, shape: Any) -> tuple[dict[str, Any], Any]:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequestError(f"The request body is not valid JSON: {error}.") from error
     except RecursionError as error:
-        raise InvalidRequestError("The request body is nested too deeply.") from error
+        raise _nested_too_deeply() from error
     if not isinstance(fields, dict):
         raise InvalidRequestError("The request body must be a JSON object.")
     try:
@@ -146,6 +188,12 @@ def decode_body(raw: bytes, shape: Any) -> tuple[dict[str, Any], Any]:
         message, _, path = str(error).partition(" - at `")
         param = path.rstrip("`").removeprefix("$").removeprefix(".") or _missing_field(message)
         raise InvalidRequestError(f"{message}{f' at {param!r}' if path else ''}.", param=param) from error
+    except RecursionError as error:
+        raise _nested_too_deeply() from error
+
+
+def _nested_too_deeply() -> InvalidRequestError:
+    return InvalidRequestError("The request body is nested too deeply.")
 
 
 def _missing_field(message: str) -> str | None:
@@ -153,8 +201,29 @@ def _missing_field(message: str) -> str | None:
     return rest.rstrip("`") or None
 
 
+def _check_salt(salt: str) -> None:
+    if len(salt) > MAX_SALT_LENGTH or not SALT_FORBIDDEN.isdisjoint(salt):
+        raise InvalidRequestError(
+            f"'cache_salt' must be at most {MAX_SALT_LENGTH} characters, without '@', '/', '\\' and NUL.",
+            param="cache_salt",
+        )
+
+
+def _scoped_salt(scope: str, salt: str) -> str:
+    """Of lengths and texts, so that no two pairs of scope and salt make the same one."""
+    parts = (part.encode() for part in (scope, salt))
+    digest = hashlib.sha256(b"".join(len(part).to_bytes(8, "little") + part for part in parts))
+    return digest.hexdigest()[:SALT_DIGITS]
+
+
 def _call(
-    path: str, raw: bytes, fields: dict[str, Any], shape: _Body, *, conversation: bytes, tokenisable: bool
+    path: str,
+    raw: bytes,
+    fields: dict[str, Any],
+    shape: _Body,
+    *,
+    conversation: bytes,
+    tokenisable: bool,
 ) -> Call:
     for name in ENGINE_INTERNALS:
         if getattr(shape, name) is not None:
@@ -164,6 +233,7 @@ def _call(
             raise InvalidRequestError(
                 f"'vllm_xargs.{name}' is not accepted from clients.", param=f"vllm_xargs.{name}"
             )
+    _check_salt(shape.cache_salt or "")
     return Call(
         path=path,
         model=shape.model,
