@@ -27,6 +27,7 @@ from router.admin.access import DOCUMENTED, Access, AdminGate
 from router.admin.actions import action_routes
 from router.admin.api import admin_routes
 from router.admin.audit import AuditLog
+from router.admin.blocks import block_routes
 from router.admin.history import history_routes
 from router.admin.overview import Overview
 from router.admin.page import page_routes
@@ -129,8 +130,9 @@ def create_app(settings: RouterSettings) -> RouterApplication:
             app.router.routes.append(Route(path, endpoint, methods=["POST"]))  # refuses other methods
         app.include_router(model_routes(fleet, authenticate))
         app.include_router(
-            admin_routes(router_id, fleet, follower, steering, tokenizers, health, upstream, metrics, wishes)
+            admin_routes(router_id, fleet, follower, steering, tokenizers, health, upstream, metrics)
         )
+        app.include_router(block_routes(fleet, follower, wishes))
         audit = AuditLog(redis, settings.keys, router_id)
         overview = Overview(router_id, fleet, steering, health, probes, history)
         stream = Stream(overview, explanations, audit, history)
@@ -207,7 +209,8 @@ async def _keep_running(run: Callable[[], Awaitable[None]]) -> None:
 
 async def _api_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ApiError)
-    return JSONResponse(error.body(), status_code=error.status)
+    headers = {"retry-after": str(error.retry_after)} if error.retry_after is not None else None
+    return JSONResponse(error.body(), error.status, headers)
 
 
 async def _parameter_error(_request: Request, error: Exception) -> JSONResponse:

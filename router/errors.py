@@ -14,6 +14,7 @@ ApiError                        an answer in OpenAI's error format
 ├── OverloadedError             429 + Retry-After
 ├── NoReplicaReadyError         503 + Retry-After
 ├── NotDecidedError             503
+├── BlocksChangeError           503 + Retry-After
 └── UpstreamError               502 or 504: every attempt failed
 AttemptFailedError              one attempt at one replica failed; the dispatcher tries the next
 ReplyBrokenError                a reply that had begun broke off
@@ -150,6 +151,15 @@ class NoReplicaReadyError(ApiError):
     type = "service_unavailable"
     code = "no_replica_ready"
     retry_after = 2
+
+
+class BlocksChangeError(ApiError):
+    """What is asked for changes while it is read."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "blocks_change"
+    retry_after = 1
 
 
 class NotDecidedError(ApiError):
