@@ -234,7 +234,7 @@ class _BoundedFile:
     """A log file that is put aside when it has become too large; one older file is kept."""
 
     def __init__(self, path: Path, limit: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path = path
         self._limit = limit
         self._file = path.open("ab", buffering=0)
