@@ -222,7 +222,7 @@ async def _parameter_error(_request: Request, error: Exception) -> JSONResponse:
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    path = quoted(request.url.path)
+    path = quoted(request.scope["path"])  # `request.url` would remember it
     message = (
         f"{request.method} is not allowed for {path}."
         if error.status_code == 405

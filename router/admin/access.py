@@ -30,6 +30,8 @@ DOCUMENTATION = ("/docs", "/redoc", "/openapi.json")
 METRICS = "/metrics"
 PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 """With one of these a request comes from somewhere else, whatever its connection says."""
+MAX_HOST_LENGTH = 512
+"""Characters; DNS has 253."""
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 By: TypeAlias = Literal["token", "loopback"]
@@ -177,6 +179,8 @@ def _is_loopback_name(host: str) -> bool:
 
 def _name_and_port(host: str, scheme: str) -> tuple[str, int]:
     """Of ``name:port`` or ``[address]:port``; no name when it is neither."""
+    if len(host) > MAX_HOST_LENGTH:  # `urlsplit` would remember it
+        return "", 0
     try:
         parts = urlsplit(f"//{host}")
         if parts.netloc != host or "@" in host:

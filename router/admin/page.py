@@ -54,7 +54,7 @@ def page_routes() -> APIRouter:
     async def static(name: str, request: Request) -> Response:
         """A style, a script or a picture of it."""
         if name not in files:
-            raise UnknownPathError(404, f"There is nothing at {quoted(request.url.path)}.")
+            raise UnknownPathError(404, f"There is nothing at {quoted(request.scope['path'])}.")
         return files[name].answer(request)
 
     return routes
