@@ -23,9 +23,10 @@ def test_passwords_are_not_printed(monkeypatch, url, shown, typed):
     """Where Redis is, without its password; the command that is proposed takes it from the environment."""
 
     async def no_replicas(*_):
-        return {"replicas": [], "ready": 0}
+        return {}
 
     monkeypatch.setattr(launcher, "fetch_replicas", no_replicas)
+    monkeypatch.setattr(launcher, "replica_table", lambda answer: "no replicas")
     printed = io.StringIO()
     console = Console(file=printed, width=200)
     launcher._welcome(ServeSettings(), RedisChoice(url, "given"), "m", console)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from router.api.schema import parse_chat, parse_completion
 from router.errors import InvalidRequestError
+from tests.router.fake_engine import REPLY, whole
 from tests.router.test_schema import MESSAGES, chat, completion
 
 MARK = "DEEP"
@@ -136,3 +137,21 @@ def test_isolation_keeps_the_clients_bytes():
     assert call.isolated("a").upstream_body().startswith(raw.rstrip()[:-1] + b',"cache_salt":"')
     twice = parse_chat(b'{"model":"m","messages":[{"role":"user"}],"cache_salt":"a","cache_s\\u0061lt":"b"}')
     assert twice.isolated("t").upstream_body().count(b"cache_salt") == 1
+
+
+@pytest.mark.parametrize("place", DEEP_PLACES)
+async def test_no_depth_fails_a_request(start_router, engines, place):
+    """Through the whole router, where more of the stack is in use, with a conversation that goes on."""
+    router = await start_router(policy="warm", api_keys={"alice": "key"})
+    router.admit(engines[0].url)
+    await router.settled()
+    path = "/v1/completions" if b"prompt" in DEEP_PLACES[place] else "/v1/chat/completions"
+    seen = set()
+    for depth in (100, *range(900, 1_000, 2)):
+        engines[0].script.append(whole(REPLY))
+        raw = DEEP_PLACES[place].replace(b'"DEEP"', b"[" * depth + b"]" * depth)
+        async with router.post(raw, path, headers={"authorization": "Bearer key"}) as response:
+            seen.add(response.status)
+            assert response.status == 200 or (await response.json())["error"]["type"].startswith("invalid")
+    assert seen <= {200, 400}
+    await router.drained()

@@ -72,7 +72,7 @@ async def test_blocks_of_a_replica(router):
 
 
 async def test_millions_of_blocks_are_read_in_parts(router, monkeypatch):
-    """Requests go on between the parts; blocks that change meanwhile are read again, or refused as too fast."""
+    """Requests go on in between; blocks that change meanwhile are read again, or refused as too fast."""
     monkeypatch.setattr(blocks, "PART_BLOCKS", 50)
     monkeypatch.setattr(blocks, "WRITTEN_BLOCKS", 64)
     replica, index = router.fleet.replicas["a"], router.fleet.index
