@@ -21,6 +21,7 @@ SALT_FORBIDDEN = frozenset("@/\\\0")
 SALT_DIGITS = 32
 """Hexadecimal digits of a salt that is made here: 128 bits."""
 
+ASK_FOR_USAGE = b',"stream_options":{"include_usage":true}'
 REPORT_MODE = "kv_cache_report_mode"
 """In ``vllm_xargs``, makes vLLM announce blocks again that it only reuses: they would be counted twice."""
 ENGINE_INTERNALS = ("kv_transfer_params", "ec_transfer_params")
@@ -104,18 +105,26 @@ class Call(msgspec.Struct, frozen=True):
         """The client's bytes, with what the engine has to know besides: for a stream the request for usage,
         for an isolated call its salt. Raises `InvalidRequestError` when it is nested too deeply.
         """
-        added: dict[str, Any] = {}
-        if self.stream and not self.wants_usage:
-            options = self.fields.get("stream_options") or {}
-            added["stream_options"] = {**options, "include_usage": True}
-        if self.cache_salt != (self.fields.get("cache_salt") or ""):
-            added["cache_salt"] = self.cache_salt
-        if not added:
+        fields = self.fields
+        asks_for_usage = self.stream and not self.wants_usage
+        is_salted = self.cache_salt != (fields.get("cache_salt") or "")
+        if not asks_for_usage and not is_salted:
             return self.raw
-        if added.keys().isdisjoint(self.fields):
-            return self.raw.rstrip()[:-1] + b"," + msgspec.json.encode(added)[1:]
+        if (asks_for_usage and "stream_options" in fields) or (is_salted and "cache_salt" in fields):
+            return self._encoded_anew(asks_for_usage)
+        ending = ASK_FOR_USAGE if asks_for_usage else b""
+        if is_salted:
+            ending += b',"cache_salt":"%b"' % self.cache_salt.encode()  # hexadecimal digits
+        return self.raw.rstrip()[:-1] + (ending + b"}")
+
+    def _encoded_anew(self, asks_for_usage: bool) -> bytes:
+        fields = dict(self.fields)
+        if asks_for_usage:
+            fields["stream_options"] = {**(fields.get("stream_options") or {}), "include_usage": True}
+        if self.cache_salt:
+            fields["cache_salt"] = self.cache_salt
         try:
-            return msgspec.json.encode({**self.fields, **added})
+            return msgspec.json.encode(fields)
         except RecursionError as error:
             raise _nested_too_deeply() from error
 
@@ -233,7 +242,8 @@ def _call(
             raise InvalidRequestError(
                 f"'vllm_xargs.{name}' is not accepted from clients.", param=f"vllm_xargs.{name}"
             )
-    _check_salt(shape.cache_salt or "")
+    if shape.cache_salt:
+        _check_salt(shape.cache_salt)
     return Call(
         path=path,
         model=shape.model,
