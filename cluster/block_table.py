@@ -148,19 +148,23 @@ class BlockTable:
         """How many blocks a slot holds."""
         return int(self._arrays.slots[slot, OWNED])
 
-    def owned(self, slot: int) -> BlockKeys:
-        """The blocks that a slot holds, in no order. Goes through the whole table: 6 ns for each entry."""
+    def owned(self, slot: int, part: int = 0, num_parts: int = 1) -> BlockKeys:
+        """The blocks that a slot holds, in no order; those in one of so many equal parts of the table. Goes
+        through that part of the table: about 20 ns for each block, whoever holds it.
+        """
         found = [NO_KEYS]
         if self.num_owned(slot):
-            holding = self._holding(slot)
-            found += [_keys_of(entries[holding[entries[:, SET]]]) for entries in self._used_segments()]
+            holding, segments = self._holding(slot), self._used_segments(part, num_parts)
+            found += [_keys_of(entries[holding[entries[:, SET]]]) for entries in segments]
         return np.concatenate(found)
 
-    def _used_segments(self) -> list[NDArray[np.uint32]]:
-        """The entries of every segment that has any."""
+    def _used_segments(self, part: int = 0, num_parts: int = 1) -> list[NDArray[np.uint32]]:
+        """The entries of every segment that has any, in one of so many equal parts of the table."""
+        segments = self._arrays.segments
+        first, end = (len(segments) * number // num_parts for number in (part, part + 1))
         return [
             self._arrays.entries[start : start + capacity]
-            for start, capacity, used in self._arrays.segments.tolist()
+            for start, capacity, used in segments[first:end].tolist()
             if used
         ]
 

@@ -38,7 +38,8 @@ SHAPING_KEYS = frozenset({"tool_calls", "reasoning", "tool_call_id", "name"})
 """Keys of a message with which it is rendered in full."""
 MAX_SKELETONS = 256
 MAX_SKELETON_MESSAGES = 256
-"""Bounds on what is remembered of one template: at most 10 MB."""
+MAX_SKELETON_ROLE = 16
+"""Bounds on what is remembered of one template, the last one in characters: at most 20 MB."""
 MAX_OPENING_MESSAGES = 16
 """Looked through for the first user message: each one that is not printed costs a search of all the text."""
 SAMPLE_TEXT = " \n A <think>text</think> {{ with }} what templates look for: <tool_call>\\n</tool_call> \n"
@@ -92,6 +93,8 @@ class ChatRenderer:
             return False
         for text, message in zip(texts, request["messages"], strict=True):
             if not isinstance(text, str) or not text or text.isspace():
+                return False
+            if len(message["role"]) > MAX_SKELETON_ROLE:
                 return False
             if len(message) > 2 and not SHAPING_KEYS.isdisjoint(message):
                 return False

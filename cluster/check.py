@@ -36,6 +36,10 @@ class View:
     """Blocks that operators have let all routers forget: they may be missing."""
 
 
+CHANGING = View(-1, -1, frozenset())
+"""Of a source whose blocks change faster than it can say them."""
+
+
 async def find_differences(settings: ClusterSettings, router_urls: Sequence[str]) -> Report:
     """Compare all sources for every replica that Redis knows, and routers' bookings with each other.
 
@@ -91,12 +95,17 @@ async def _compare(
 
 def _judge(replica_id: str, views: dict[str, View | None], capacity: int, report: Report) -> None:
     truth = views["agent"] or views["Redis"]
+    if truth is CHANGING:
+        truth = views["Redis"]
     if truth is None:
         return
     lines = []
     for name, view in views.items():
         if view is None:
             lines.append(f"{replica_id}: {name} does not answer")
+            continue
+        if view is CHANGING:
+            lines.append(f"{replica_id}: {name} has blocks that change too fast to be compared")
             continue
         missing, surplus = truth.keys - view.keys - view.reset, view.keys - truth.keys
         if missing or surplus or (view.epoch, view.sequence) != (truth.epoch, truth.sequence):
@@ -130,6 +139,8 @@ async def _http_view(session: aiohttp.ClientSession, url: str) -> View | None:
         async with session.get(url, raise_for_status=True) as response:
             answer = msgspec.json.decode(await response.read())
     except aiohttp.ClientResponseError as error:
+        if error.status == 503:
+            return CHANGING
         if error.status in (401, 403):
             raise StartUpError(
                 f"{url} is closed ({error.status}): set WARMROUTE_ADMIN_TOKEN, or give --admin-token"

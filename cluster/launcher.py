@@ -22,7 +22,7 @@ from cluster.addresses import is_loopback
 from cluster.errors import StartUpError
 from cluster.model_files import ensure_demo_model
 from cluster.progress import Step, step
-from cluster.redis_server import RedisChoice, redis_for
+from cluster.redis_server import RedisChoice, masked, redis_for
 from cluster.serve_settings import ServeSettings
 from cluster.status import fetch_missing, fetch_replicas, replica_table
 
@@ -63,7 +63,7 @@ def _start(settings: ServeSettings, console: Console, stack: ExitStack) -> None:
     model = _find_model(settings, console)
     with step(console, "Redis") as current:
         redis = stack.enter_context(redis_for(settings.redis_url or None, settings.cache_directory))
-        current.done(f"{redis.origin}, {redis.url}")
+        current.done(f"{redis.origin}, {masked(redis.url)}")
     secret = settings.engine_api_key or secrets.token_urlsafe(24)
     num_gpus = 1.0 if settings.engine == "vllm" and has_gpu() else 0.0
     with step(console, "Ray") as current:
@@ -252,8 +252,8 @@ def _welcome(settings: ServeSettings, redis: RedisChoice, model: str, console: C
         f"\nAPI        {url}/v1\n"
         f"Dashboard  {url}/admin   (or: warmroute status --router-url {url})\n"
         f"Metrics    {url}/metrics\n"
-        f"Redis      {redis.url}   "
-        f"(or: warmroute check --redis-url {redis.url} --router-url {url})\n\n"
+        f"Redis      {masked(redis.url)}   "
+        f"(or: warmroute check --redis-url {_typed_url(redis.url)} --router-url {url})\n\n"
         "Try it:\n\n"
         f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '"
         f'{{"model": "{model}", "max_tokens": 60, '
@@ -263,6 +263,11 @@ def _welcome(settings: ServeSettings, redis: RedisChoice, model: str, console: C
         markup=False,
         soft_wrap=True,
     )
+
+
+def _typed_url(redis_url: str) -> str:
+    """A Redis as it can be named in a command that is printed: one with a password by the environment."""
+    return redis_url if masked(redis_url) == redis_url else '"$REDIS_URL"'
 
 
 def _router_url(settings: ServeSettings) -> str:

@@ -134,6 +134,10 @@ class PrefixIndex:
         """A copy of what is confirmed for one replica. Goes through the whole index."""
         return frozenset(self._confirmed.owned(slot).tolist())
 
+    def owned_keys(self, slot: int, part: int, num_parts: int) -> BlockKeys:
+        """What is confirmed for one replica, in no order, in one of so many equal parts of the index."""
+        return self._confirmed.owned(slot, part, num_parts)
+
     def num_owned(self, slot: int) -> int:
         """How many blocks are confirmed for one replica."""
         return self._confirmed.num_owned(slot)

@@ -17,7 +17,9 @@ MIN_TOKEN_LENGTH = 16
 class ClusterSettings(BaseSettings):
     """Where Redis is, and how long a replica lives without a heartbeat."""
 
-    model_config = SettingsConfigDict(env_prefix="WARMROUTE_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="WARMROUTE_", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
     redis_url: str = Field("redis://127.0.0.1:6379/0", min_length=1)
     deployment: str = Field("warmroute", pattern=r"^[A-Za-z0-9_.-]+$")
@@ -64,7 +66,7 @@ def load_settings(settings: type[S], **values: Any) -> S:
 
 
 def _describe(settings: type[BaseSettings], issue: ErrorDetails) -> str:
-    name = "_".join(map(str, issue["loc"]))
+    name = str(issue["loc"][0]) if issue["loc"] else ""
     field = settings.model_fields.get(name)
     given = f" (got {issue['input']!r})" if field is None or field.repr else ""
     return f"{settings.model_config.get('env_prefix', '')}{name}".upper() + f": {issue['msg']}{given}"

@@ -7,6 +7,7 @@ else needs to know. Scripts and `open_pubsub` hide what differs.
 import asyncio
 import hashlib
 import random
+import re
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -85,7 +86,9 @@ def connect(url: str, timeout: float = 2.0) -> RedisClient:
             return _cluster_client(scheme, parts, limits)
         return Redis.from_url(url, **limits)
     except ValueError as error:
-        raise StartUpError(f"bad Redis URL: {error}. It must be {URL_FORMS}.") from error
+        # What is quoted of a URL with a password may be a part of that, where a '/' in it is not encoded.
+        reason = re.sub(r"'.*'", "'***'", str(error)) if "@" in url else str(error)
+        raise StartUpError(f"bad Redis URL: {reason}. It must be {URL_FORMS}.") from error
 
 
 class _SentinelPool(SentinelConnectionPool):

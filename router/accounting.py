@@ -31,6 +31,10 @@ class RequestRecord(msgspec.Struct, gc=False):  # nothing in it refers to it
     trace: "Trace | None" = None
     """Where traces are sent."""
     tenant: str = ""
+    scope: str = ""
+    """Of `router.auth.Tenant`: with whom its tenant shares caches."""
+    sees_caches: bool = True
+    """Whether its answer carries headers about caches."""
     model: str = ""
     stream: bool = False
     prompt_tokens: int = 0

@@ -27,6 +27,7 @@ from router.admin.access import DOCUMENTED, Access, AdminGate
 from router.admin.actions import action_routes
 from router.admin.api import admin_routes
 from router.admin.audit import AuditLog
+from router.admin.blocks import block_routes
 from router.admin.history import history_routes
 from router.admin.overview import Overview
 from router.admin.page import page_routes
@@ -37,12 +38,12 @@ from router.admin.stream import Stream, stream_routes
 from router.admission import Admission
 from router.api.generate import GenerationEndpoint
 from router.api.models import model_routes
-from router.auth import api_keys, open_access
+from router.auth import authenticator
 from router.bodies import PARSERS
 from router.conversations import Conversations
 from router.dispatch import Dispatcher
 from router.engine_witness import EngineWitness
-from router.errors import ApiError, InvalidRequestError, UnknownPathError
+from router.errors import MAX_QUOTED, ApiError, InvalidRequestError, UnknownPathError, quoted
 from router.explainer import Explainer
 from router.explanations import Explanations
 from router.health import Health
@@ -110,7 +111,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         sharing = HistorySharing(history, savings, history_store, router_id)
         explanations = Explanations(redis, settings.keys, router_id)
         accounts = Accounts(explainer, metrics, explanations, history)
-        authenticate = api_keys(settings.api_keys) if settings.api_keys else open_access
+        authenticate = authenticator(settings.api_keys, settings.share_cache, settings.hide_cache_headers)
         admission = Admission(settings.max_open_requests)
         tracing = _tracing(settings, router_id)
         dispatcher = Dispatcher(fleet, upstream, probes, steering, explainer, settings)
@@ -132,8 +133,9 @@ def create_app(settings: RouterSettings) -> RouterApplication:
             app.router.routes.append(Route(path, endpoint, methods=["POST"]))  # refuses other methods
         app.include_router(model_routes(fleet, authenticate))
         app.include_router(
-            admin_routes(router_id, fleet, follower, steering, tokenizers, health, upstream, metrics, wishes)
+            admin_routes(router_id, fleet, follower, steering, tokenizers, health, upstream, metrics)
         )
+        app.include_router(block_routes(fleet, follower, wishes))
         audit = AuditLog(redis, settings.keys, router_id)
         overview = Overview(router_id, fleet, steering, health, probes, history)
         stream = Stream(overview, explanations, audit, history)
@@ -199,21 +201,23 @@ def _tracing(settings: RouterSettings, router_id: str) -> "Tracing | None":
 
 async def _api_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ApiError)
-    return JSONResponse(error.body(), status_code=error.status)
+    headers = {"retry-after": str(error.retry_after)} if error.retry_after is not None else None
+    return JSONResponse(error.body(), error.status, headers)
 
 
 async def _parameter_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    param = str(first["loc"][-1])
+    param = str(first["loc"][-1])[:MAX_QUOTED]
     return JSONResponse(InvalidRequestError(f"{param}: {first['msg']}.", param).body(), status_code=400)
 
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    path = quoted(request.scope["path"])  # `request.url` would remember it
     message = (
-        f"{request.method} is not allowed for {request.url.path}."
+        f"{request.method} is not allowed for {path}."
         if error.status_code == 405
-        else f"There is nothing at {request.url.path}."
+        else f"There is nothing at {path}."
     )
     return JSONResponse(UnknownPathError(error.status_code, message).body(), error.status_code, error.headers)

@@ -1,28 +1,66 @@
-"""Who sends a request: the hook between API keys and tenants."""
+"""Who sends a request, and with whom it shares caches: the hook between API keys and tenants.
+
+Blocks that one tenant has computed must not show in another one's answers: in counts, headers or in time. So
+each tenant has a namespace of its own, at the engine by a ``cache_salt`` and here by the same one, unless
+the operator lets some share.
+"""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import TypeAlias
+
+import msgspec
 
 from router.errors import AuthenticationError
 
-Authenticator: TypeAlias = Callable[[str | None], str]
-"""Takes the Authorization header, returns the tenant's name or raises `AuthenticationError`."""
+EVERYBODY = "*"
+"""Stands for all tenants in the settings."""
 
 
-def open_access(_authorization: str | None) -> str:
-    """Everybody may come in, as one tenant without a name."""
-    return ""
+class Tenant(msgspec.Struct, frozen=True):
+    """Who has sent a request. Without API keys everybody is one tenant without a name."""
+
+    name: str = ""
+    scope: str = ""
+    """Tenants with the same scope share caches; of an empty one caches are not separated."""
+    sees_caches: bool = True
+    """Whether its answers carry headers about caches."""
 
 
-def api_keys(keys: Mapping[str, str]) -> Authenticator:
-    """Only these keys may come in; ``keys`` maps tenants to their keys."""
-    # Comparing digests takes the same time however much of a wrong key is right.
-    tenants = {_digest(key): tenant for tenant, key in keys.items()}
+Authenticator: TypeAlias = Callable[[bytes | None], Tenant]
+"""Takes the Authorization header as it came, returns the tenant or raises `AuthenticationError`."""
 
-    def authenticate(authorization: str | None) -> str:
-        scheme, _, key = (authorization or "").partition(" ")
-        tenant = tenants.get(_digest(key.strip())) if scheme.lower() == "bearer" else None
+
+def authenticator(
+    keys: Mapping[str, Sequence[str]],
+    shared: Sequence[Sequence[str]] = (),
+    hidden: AbstractSet[str] = frozenset(),
+) -> Authenticator:
+    """How to tell who sends a request: everybody may come in when there are no ``keys``, by tenant.
+
+    Tenants of a group in ``shared`` have one namespace, that of the group's first one. Those in ``hidden``
+    are not told about caches.
+    """
+    if not keys:
+        everybody = Tenant(sees_caches=EVERYBODY not in hidden)
+        return lambda _authorization: everybody
+    scopes = {name: group[0] for group in shared for name in group}
+    # Looked up by digest: the time that takes says nothing about how much of a wrong key is right.
+    tenants = {
+        _digest(form): Tenant(
+            name,
+            scope="" if EVERYBODY in scopes else scopes.get(name, name),
+            sees_caches=hidden.isdisjoint((name, EVERYBODY)),
+        )
+        for name, own in keys.items()
+        for key in own
+        for form in header_forms(key)
+    }
+
+    def authenticate(authorization: bytes | None) -> Tenant:
+        scheme, _, key = (authorization or b"").partition(b" ")
+        tenant = tenants.get(_digest(key.strip())) if scheme.lower() == b"bearer" else None
         if tenant is None:
             raise AuthenticationError(
                 "Incorrect API key provided."
@@ -34,5 +72,13 @@ def api_keys(keys: Mapping[str, str]) -> Authenticator:
     return authenticate
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
+def header_forms(key: str) -> frozenset[bytes]:
+    """The bytes in which clients send a key: UTF-8, or ISO 8859-1 where that has all its characters."""
+    forms = {key.encode()}
+    if all(character <= "\xff" for character in key):
+        forms.add(key.encode("latin-1"))
+    return frozenset(forms)
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

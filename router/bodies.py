@@ -4,7 +4,7 @@ What is long is parsed in a thread. But a JSON parser holds the interpreter's lo
 last, and a body of millions of small values takes it seconds. Such a body goes to a process of its own, which
 ends with its client, and which says only what routing cannot do without: its prompt gets no keys.
 
-    python -m router.bodies PATH < BODY
+    python -m router.bodies PATH BYTES SCOPE < BODY
 """
 
 import os
@@ -17,13 +17,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from router.api.schema import Call, parse_chat, parse_completion
+from router.api.schema import CHAT_PATH, COMPLETION_PATH, Call, parse_chat, parse_completion
 from router.errors import ApiError, InvalidRequestError, OverloadedError
 from router.prompt_threads import Pause, PromptBusyError, PromptThreads
 
 PARSERS: Mapping[str, Callable[[bytes], Call]] = {
-    "/v1/chat/completions": parse_chat,
-    "/v1/completions": parse_completion,
+    CHAT_PATH: parse_chat,
+    COMPLETION_PATH: parse_completion,
 }
 
 UNMEASURED_BYTES = 32 * 1024
@@ -82,17 +82,16 @@ class Refusal(msgspec.Struct, frozen=True, tag=True):
     param: str | None
 
 
-async def parse_body(path: str, raw: bytes, threads: PromptThreads, client: str) -> Call:
-    """Parse the body of a request to this path.
+async def parse_body(path: str, raw: bytes, scope: str, threads: PromptThreads, client: str) -> Call:
+    """Parse the body of a request to this path, isolated for a scope.
 
     Raises `InvalidRequestError` for a body that is none, and `OverloadedError` when its client has too many
     long ones waiting.
     """
-    parse = PARSERS[path]
     if len(raw) <= UNMEASURED_BYTES or (len(raw) <= INLINE_BYTES and parse_seconds(raw) <= INLINE_SECONDS):
-        return parse(raw)
+        return PARSERS[path](raw).isolated(scope)
     try:
-        return await threads.run(client, len(raw), lambda pause: _parse_in_thread(path, raw, pause))
+        return await threads.run(client, len(raw), lambda pause: _parse_in_thread(path, raw, scope, pause))
     except PromptBusyError as error:
         raise OverloadedError(f"The request body has not been read: {error}.") from error
 
@@ -113,14 +112,14 @@ def _count(data: NDArray[np.uint8], character: str) -> int:
     return int(np.count_nonzero(data == ord(character)))
 
 
-def _parse_in_thread(path: str, raw: bytes, pause: Pause) -> Call:
+def _parse_in_thread(path: str, raw: bytes, scope: str, pause: Pause) -> Call:
     if parse_seconds(raw) <= THREAD_SECONDS:
-        return PARSERS[path](raw)
+        return PARSERS[path](raw).isolated(scope)
     with open(os.memfd_create("body"), "w+b") as body:
         body.write(raw)
         body.seek(0)
         child = subprocess.Popen(
-            [sys.executable, "-m", "router.bodies", path, str(len(raw))],
+            [sys.executable, "-m", "router.bodies", path, str(len(raw)), scope],
             stdin=body,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -147,7 +146,7 @@ def _answer_of(child: "subprocess.Popen[bytes]", pause: Pause) -> bytes:
             pause()
 
 
-def main(path: str, num_bytes: int) -> int:
+def main(path: str, num_bytes: int, scope: str) -> int:
     """Parse the body on standard input, and write its outline to standard output."""
     resource.setrlimit(resource.RLIMIT_CPU, (CHILD_SECONDS, CHILD_SECONDS))
     memory = CHILD_BYTES + CHILD_BYTES_PER_BYTE * num_bytes
@@ -155,7 +154,7 @@ def main(path: str, num_bytes: int) -> int:
     raw = sys.stdin.buffer.read()
     answer: Outline | Refusal
     try:
-        call = PARSERS[path](raw)
+        call = PARSERS[path](raw).isolated(scope)
         upstream = call.upstream_body()
         answer = Outline(
             model=call.model,
@@ -172,4 +171,4 @@ def main(path: str, num_bytes: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], int(sys.argv[2])))
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), sys.argv[3]))

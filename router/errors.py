@@ -14,6 +14,7 @@ ApiError                        an answer in OpenAI's error format
 ├── OverloadedError             429 + Retry-After
 ├── NoReplicaReadyError         503 + Retry-After
 ├── NotDecidedError             503
+├── BlocksChangeError           503 + Retry-After
 └── UpstreamError               502 or 504: every attempt failed
 AttemptFailedError              one attempt at one replica failed; it says whether another replica may try
 ReplyBrokenError                a reply broke off, or did not come in time
@@ -23,6 +24,16 @@ ClientStalledError              a client does not read its answer
 
 from enum import Enum, auto
 from typing import Any
+
+MAX_QUOTED = 64
+"""Characters quoted of anything that came from outside: errors are logged, kept and shared through Redis."""
+MAX_MESSAGE = 1_024
+"""Characters of a whole message."""
+
+
+def quoted(text: str) -> str:
+    """At most the first `MAX_QUOTED` characters of a text that came from outside, in quotation marks."""
+    return repr(text) if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]!r}..."
 
 
 class ApiError(Exception):
@@ -35,9 +46,9 @@ class ApiError(Exception):
     """Seconds after which trying again may help."""
 
     def __init__(self, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.param = param
+        self.message = message if len(message) <= MAX_MESSAGE else message[:MAX_MESSAGE] + "..."
+        self.param = param if param is None else param[:MAX_QUOTED]
+        super().__init__(self.message)
 
     def body(self) -> dict[str, Any]:
         """The error as OpenAI's API writes it."""
@@ -106,6 +117,9 @@ class UnknownModelError(ApiError):
     type = "invalid_request_error"
     code = "model_not_found"
 
+    def __init__(self, model: str) -> None:
+        super().__init__(f"The model {quoted(model)} does not exist.", param="model")
+
 
 class BodyTooSlowError(ApiError):
     """The request body did not arrive in time."""
@@ -139,6 +153,15 @@ class NoReplicaReadyError(ApiError):
     type = "service_unavailable"
     code = "no_replica_ready"
     retry_after = 2
+
+
+class BlocksChangeError(ApiError):
+    """What is asked for changes while it is read."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "blocks_change"
+    retry_after = 1
 
 
 class NotDecidedError(ApiError):

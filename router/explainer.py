@@ -43,8 +43,17 @@ class Explainer:
         self, call: Call, prompt: PreparedPrompt, model: Model, row: int, expected: int, available: int
     ) -> Prospect | None:
         """Why tokens of this prompt would be computed at a replica, before its blocks are. That is believed
-        to hold ``expected`` tokens, and the best one ``available``. None when nothing is known of its blocks.
+        to hold ``expected`` tokens, and the best one ``available``. None when nothing is known of its blocks,
+        and for a body that is nested almost as deeply as can be parsed.
         """
+        try:
+            return self._look(call, prompt, model, row, expected, available)
+        except RecursionError:  # of encoding or comparing messages
+            return None
+
+    def _look(
+        self, call: Call, prompt: PreparedPrompt, model: Model, row: int, expected: int, available: int
+    ) -> Prospect | None:
         if model.namespace is None or not prompt.exact or not model.replicas[row].lease.publishes_events:
             return None
         block_size, keys = model.namespace.block_size, prompt.keys
@@ -52,7 +61,7 @@ class Explainer:
         full = min(reusable, len(keys))
         spans = [(expected, Reason.UNKNOWN), (available, Reason.DIVERTED)]
         known = available // block_size
-        messages: Messages = call.fields.get("messages", ())
+        messages = call.messages
         marks = marks_of(messages)
         namespace = hash((model.namespace, call.cache_salt))
         divergence = None

@@ -125,8 +125,8 @@ class Size(NamedTuple):
         num_bytes = len(call.raw)
         if num_bytes <= INLINE_SHAPING_BYTES:
             return cls(num_bytes, 0, 0)
-        messages = call.fields.get("messages")
-        if messages is None:
+        messages = call.messages
+        if not messages:
             prompt = call.fields["prompt"]
             several = isinstance(prompt, list) and not isinstance(prompt[0], int)
             return cls(num_bytes, len(prompt) if several else 1, 0)
@@ -160,7 +160,7 @@ def _look_up(
     """The request's prompts, and how much of them is known. Only the first one gets keys."""
     fields, namespace = call.fields, model.namespace or NO_NAMESPACE
     root = _root(namespace, call.cache_salt)
-    if "messages" in fields:
+    if call.messages:
         pending = [tokenizer.keyed_chat(fields, root, namespace.block_size)]
     else:
         prompt = fields["prompt"]
@@ -185,7 +185,7 @@ def _require_fit(call: Call, model: Model, num_tokens: int, at_least: str = "") 
         raise ContextTooLongError(
             f"This model's maximum context length is {model.max_model_len} tokens. "
             f"However, your prompt has {at_least}{num_tokens} tokens: no room for an answer.",
-            param="messages" if "messages" in call.fields else "prompt",
+            param="messages" if call.messages else "prompt",
         )
 
 

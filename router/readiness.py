@@ -4,7 +4,7 @@ import asyncio
 
 from cluster.fleet import Fleet
 from cluster.follower import Follower
-from router.errors import ApiError, NoReplicaReadyError, UnknownModelError
+from router.errors import ApiError, NoReplicaReadyError, UnknownModelError, quoted
 from router.steering import Steering
 from router.tokenizers import Tokenizers
 
@@ -17,8 +17,8 @@ def without_replicas(fleet: Fleet, name: str) -> ApiError:
     """
     blind = not fleet.replicas and not (fleet.store_reachable and not fleet.store.refusal)
     if blind or fleet.served_lately(name):
-        return NoReplicaReadyError(f"No replica serves {name[:64]!r} at the moment; try again shortly.")
-    return UnknownModelError(f"The model {name!r} does not exist.", param="model")
+        return NoReplicaReadyError(f"No replica serves {quoted(name)} at the moment; try again shortly.")
+    return UnknownModelError(name)
 
 
 class Readiness:

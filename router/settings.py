@@ -1,15 +1,20 @@
 """Settings of a router, read from the environment once (prefix ``WARMROUTE_``)."""
 
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
 from cluster.prefix_index import DEFAULT_MAX_BLOCKS
 from cluster.settings import ClusterSettings
 from policies.catalog import DEFAULT_POLICY, POLICIES
+from router.auth import EVERYBODY, header_forms
+
+TenantName: TypeAlias = Annotated[str, Field(min_length=1, max_length=64)]
+"""It stands in every log line of the tenant's requests."""
 
 
 class RouterSettings(ClusterSettings):
@@ -24,8 +29,15 @@ class RouterSettings(ClusterSettings):
     policy: str = DEFAULT_POLICY
     tokenizers: Annotated[dict[str, Path], NoDecode] = Field(default_factory=dict)
     """MODEL=DIRECTORY pairs, separated by commas; other models are read from the engine's own directory."""
-    api_keys: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict, repr=False)
-    """TENANT=KEY pairs, separated by commas; empty lets everybody in."""
+    api_keys: Annotated[dict[TenantName, tuple[str, ...]], NoDecode] = Field(default_factory=dict, repr=False)
+    """TENANT=KEY pairs, separated by commas; a tenant may have several keys; empty lets everybody in."""
+    share_cache: Annotated[tuple[tuple[str, ...], ...], NoDecode] = ()
+    """Groups of tenants that share caches, ``a+b,c+d``, or ``*`` for all; other tenants share with nobody."""
+    hide_cache_headers: Annotated[frozenset[str], NoDecode] = frozenset()
+    """Tenants, separated by commas, whose answers carry no headers about replicas and caches; ``*`` for
+    everybody."""
+    open_metrics: bool = False
+    """Whether ``/metrics`` answers everybody also where others than this machine can reach it."""
     max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024)
     max_open_requests: int = Field(4096, ge=1)
     """Beyond it a request is answered with 429."""
@@ -66,15 +78,80 @@ class RouterSettings(ClusterSettings):
             raise ValueError("packages are missing for it: pip install 'warmroute[tracing]'")
         return value
 
-    @field_validator("tokenizers", "api_keys", mode="before")
+    @field_validator("tokenizers", mode="before")
     @classmethod
-    def _pairs(cls, value: object) -> object:
+    def _directories(cls, value: object) -> object:
+        return dict(_pairs(value)) if isinstance(value, str) else value
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _keys(cls, value: object) -> object:
+        if isinstance(value, Mapping):
+            return {name: (keys,) if isinstance(keys, str) else keys for name, keys in value.items()}
         if not isinstance(value, str):
             return value
-        pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
-        if not all(separator and name.strip() and content.strip() for name, separator, content in pairs):
-            raise ValueError("expected NAME=VALUE pairs separated by commas")
-        return {name.strip(): content.strip() for name, _, content in pairs}
+        keys: dict[str, list[str]] = {}
+        for name, key in _pairs(value):
+            keys.setdefault(name, []).append(key)
+        return keys
+
+    @field_validator("api_keys")
+    @classmethod
+    def _usable_keys(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        owners: dict[bytes, str] = {}
+        for name, keys in value.items():
+            if not keys or not all(key.isprintable() and key == key.strip() != "" for key in keys):
+                raise ValueError(f"a key of {name} is empty or holds characters that no header can carry")
+            for form in (form for key in keys for form in header_forms(key)):
+                if (owner := owners.setdefault(form, name)) != name:
+                    raise ValueError(f"{owner} and {name} have the same key")
+        return value
+
+    @field_validator("share_cache", mode="before")
+    @classmethod
+    def _groups(cls, value: object) -> object:
+        return [_names(group, "+") for group in _names(value, ",")] if isinstance(value, str) else value
+
+    @field_validator("share_cache")
+    @classmethod
+    def _known_groups(
+        cls, value: tuple[tuple[str, ...], ...], info: ValidationInfo
+    ) -> tuple[tuple[str, ...], ...]:
+        if value == ((EVERYBODY,),):
+            return value
+        names = [name for group in value for name in group]
+        _require_tenants(names, info)
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{', '.join(twice)}: a tenant belongs to one group at most")
+        return value
+
+    @field_validator("hide_cache_headers", mode="before")
+    @classmethod
+    def _tenants(cls, value: object) -> object:
+        return _names(value, ",") if isinstance(value, str) else value
+
+    @field_validator("hide_cache_headers")
+    @classmethod
+    def _known_tenants(cls, value: frozenset[str], info: ValidationInfo) -> frozenset[str]:
+        _require_tenants(value - {EVERYBODY}, info)
+        return value
+
+
+def _pairs(value: str) -> list[tuple[str, str]]:
+    pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
+    if not all(separator and name.strip() and content.strip() for name, separator, content in pairs):
+        raise ValueError("expected NAME=VALUE pairs separated by commas")
+    return [(name.strip(), content.strip()) for name, _, content in pairs]
+
+
+def _names(value: str, separator: str) -> list[str]:
+    return [name.strip() for name in value.split(separator) if name.strip()]
+
+
+def _require_tenants(names: Iterable[str], info: ValidationInfo) -> None:
+    known = info.data.get("api_keys")  # missing when those are wrong themselves
+    if known is not None and (unknown := sorted(set(names) - known.keys())):
+        raise ValueError(f"WARMROUTE_API_KEYS has no tenant {', '.join(unknown)}")
 
 
 def _installed(module: str) -> bool:

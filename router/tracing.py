@@ -24,6 +24,8 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from router.trace_headers import trace_headers
+
 if TYPE_CHECKING:
     from router.accounting import RequestRecord
 
@@ -84,12 +86,7 @@ class Tracing:
 
     def begin(self, headers: Mapping[bytes, bytes]) -> Trace:
         """Continue the trace that a request's headers name, as sampled as it is, or begin a new one."""
-        if b"traceparent" in headers:
-            given = {
-                name.decode(): headers[name].decode("latin-1")
-                for name in (b"traceparent", b"tracestate")
-                if name in headers
-            }
+        if "traceparent" in (given := trace_headers(headers)):
             parent = get_current_span(self._propagator.extract(given)).get_span_context()
             if parent.is_valid:
                 return Trace(self._within(parent), parent, self)

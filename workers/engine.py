@@ -158,6 +158,7 @@ class EngineClient:
             reachable_endpoint(publisher.endpoint, host),
             reachable_endpoint(replay, host) if replay else None,
             publisher.topic,
+            on_all_interfaces=any(map(_is_on_all_interfaces, (publisher.endpoint, replay or ""))),
         )
 
     async def _get(self, path: str, optional: bool = False) -> bytes:
@@ -237,12 +238,16 @@ def _label(line: str, name: str) -> int:
     return int(found[1]) if found else 0
 
 
+def _is_on_all_interfaces(endpoint: str) -> bool:
+    scheme, _, rest = endpoint.partition("://")
+    return scheme == "tcp" and rest.rpartition(":")[0] in ANY_ADDRESS
+
+
 def reachable_endpoint(endpoint: str, host: str) -> str:
     """The address to connect to for one that an engine on ``host`` binds."""
-    scheme, _, rest = endpoint.partition("://")
-    address, _, port = rest.rpartition(":")
-    if scheme != "tcp" or address not in ANY_ADDRESS:
+    if not _is_on_all_interfaces(endpoint):
         return endpoint
+    port = endpoint.rpartition(":")[2]
     return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
 

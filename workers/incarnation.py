@@ -271,6 +271,11 @@ class Incarnation:
             alarms.set(
                 "replay", "the engine has no replay_endpoint: lost KV events cannot be asked for again"
             )
+        if any(source.on_all_interfaces for source in sources):
+            alarms.set(
+                "exposed",
+                "KV events, which hold prompt tokens, are open to the network: use ipc:// endpoints",
+            )
         if len(sources) > 1:
             alarms.set(
                 "ranks", f"{len(sources)} data-parallel ranks behind one address: hits depend on the rank"

@@ -74,6 +74,8 @@ class EventSource:
     endpoint: str
     replay_endpoint: str | None
     topic: str
+    on_all_interfaces: bool = False
+    """Whether whoever reaches the engine's machine can read them, and so the tokens of prompts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ Requests do not pass through it: routers reach the engine on its own port, which
 
 import asyncio
 import contextlib
-import os
 import random
 import socket
 import tempfile
@@ -51,9 +50,8 @@ class ReplicaOptions:
     block_size: int = 0
     extra_arguments: tuple[str, ...] = ()
     """For the engine's command line."""
-    log_directory: Path = field(
-        default_factory=lambda: Path(tempfile.gettempdir(), f"warmroute-logs-{os.getuid()}")
-    )
+    log_directory: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="warmroute-logs-")))
+    """Nobody else can know its name beforehand, or read it."""
 
     @property
     def shutdown_seconds(self) -> float:

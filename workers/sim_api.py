@@ -237,6 +237,8 @@ async def _json_body(request: Request) -> Json:
         body = msgspec.json.decode(await _bounded_body(request))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ApiError(f"JSON decode error: {error}", kind="Bad Request") from error
+    except RecursionError as error:
+        raise ApiError("the body is nested too deeply", kind="Bad Request") from error
     if not isinstance(body, dict):
         raise ApiError("the body must be a JSON object", kind="Bad Request")
     return body

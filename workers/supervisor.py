@@ -257,7 +257,7 @@ class _BoundedFile:
             self.close()
             self._path.replace(self._path.with_name(self._path.name + ".1"))
         if self._file is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._file = self._path.open("ab", buffering=0)
         return self._file
 

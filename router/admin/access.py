@@ -1,4 +1,5 @@
 """Who may use the admin API: whoever has the token, or, where none is set, whoever is on the same machine.
+Where others can reach the router, its documentation and metrics are guarded like it.
 
 A browser on that machine may show other people's pages, and those may send requests here. So requests that
 another page has made are refused, and so are names that were made to point at this machine (DNS rebinding).
@@ -19,13 +20,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cluster.addresses import is_loopback
 from router.admin.answers import ErrorAnswer
-from router.errors import AdminForbiddenError, AdminTokenError, ApiError
+from router.errors import AdminForbiddenError, AdminTokenError, ApiError, quoted
 from router.settings import RouterSettings
 
 SETTING = "WARMROUTE_ADMIN_TOKEN"
 HOW_TO_OPEN = f"Set {SETTING} (16 characters or more) for the router, and send 'Authorization: Bearer TOKEN'."
+HOW_TO_OPEN_METRICS = "WARMROUTE_OPEN_METRICS=true opens /metrics without one."
+DOCUMENTATION = ("/docs", "/redoc", "/openapi.json")
+METRICS = "/metrics"
 PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 """With one of these a request comes from somewhere else, whatever its connection says."""
+MAX_HOST_LENGTH = 512
+"""Characters; DNS has 253."""
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 By: TypeAlias = Literal["token", "loopback"]
@@ -55,11 +61,23 @@ class Access:
     """"" where none is set."""
     on_loopback: bool
     """Whether the router listens on a loopback address only."""
+    open_metrics: bool = False
+    """Whether metrics are for everybody, also where others can reach the router."""
 
     @classmethod
     def of(cls, settings: RouterSettings) -> "Access":
         """Those that the settings ask for."""
-        return cls(settings.admin_token, is_loopback(settings.host))
+        return cls(settings.admin_token, is_loopback(settings.host), settings.open_metrics)
+
+    def guards(self, path: str) -> bool:
+        """Whether what is at a path passes `check`."""
+        if _is_under(path, "/admin"):
+            return True
+        if self.on_loopback:
+            return False
+        if _is_under(path, METRICS):
+            return not self.open_metrics
+        return any(_is_under(path, documentation) for documentation in DOCUMENTATION)
 
     def check(self, headers: Headers, client: str) -> By:
         """Why a request may come in; ``client`` is the address at the other end of its connection.
@@ -69,13 +87,14 @@ class Access:
         if (origin := headers.get("origin")) is not None and not _same_origin(
             origin, headers.get("host", "")
         ):
-            raise AdminForbiddenError(f"Requests of other pages ({origin}) are refused.")
+            raise AdminForbiddenError(f"Requests of other pages ({quoted(origin)}) are refused.")
         if self.token:
             _require_token(self.token, headers.get("authorization"))
             return "token"
         if not self.on_loopback:
             raise AdminForbiddenError(
-                f"The admin API is closed, since this router does not listen on loopback only. {HOW_TO_OPEN}"
+                f"This is closed, since the router does not listen on loopback only. {HOW_TO_OPEN} "
+                f"{HOW_TO_OPEN_METRICS}"
             )
         if not is_loopback(client) or any(name in headers for name in PROXY_HEADERS):
             raise AdminForbiddenError(
@@ -84,14 +103,14 @@ class Access:
         if not all(_is_loopback_name(host) for host in headers.getlist("host") or [""]):
             raise AdminForbiddenError(
                 f"Without a token the admin API answers to the names of loopback addresses only, not to "
-                f"{headers.get('host')!r}. {HOW_TO_OPEN}"
+                f"{quoted(headers.get('host', ''))}. {HOW_TO_OPEN}"
             )
         return "loopback"
 
 
 class AdminGate:
-    """Middleware around the whole application: everything under ``/admin`` but the page's own files, which
-    hold no data, passes `Access`. Routes find who has asked in `who_asks`.
+    """Middleware around the whole application: whatever `Access` guards passes it, but for the page's own
+    files, which hold no data. Routes find who has asked in `who_asks`.
     """
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
@@ -100,7 +119,7 @@ class AdminGate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let one request pass, or refuse it."""
-        if scope["type"] == "http" and _is_guarded(scope):
+        if scope["type"] == "http" and self._is_guarded(scope):
             client = scope["client"][0] if scope.get("client") else ""
             try:
                 by = self._access.check(Headers(scope=scope), client)
@@ -110,6 +129,14 @@ class AdminGate:
             scope.setdefault("state", {})["admin_by"] = f"{client}, {by}"
         await self._app(scope, receive, send)
 
+    def _is_guarded(self, scope: Scope) -> bool:
+        path: str = scope["path"]
+        inner = "/" + path.removeprefix(scope.get("root_path", "")).lstrip("/")
+        if not any(map(self._access.guards, (path, inner))):
+            return False
+        is_file = inner in ("/admin", "/admin/") or inner.startswith("/admin/static/")
+        return not (is_file and scope["method"] in ("GET", "HEAD"))
+
 
 def who_asks(request: Request) -> str:
     """Address of who has asked, and by what right, for the audit log."""
@@ -117,13 +144,8 @@ def who_asks(request: Request) -> str:
     return by
 
 
-def _is_guarded(scope: Scope) -> bool:
-    path: str = scope["path"]
-    paths = [path, "/" + path.removeprefix(scope.get("root_path", "")).lstrip("/")]
-    if not any(each == "/admin" or each.startswith("/admin/") for each in paths):
-        return False
-    is_file = paths[1] in ("/admin", "/admin/") or paths[1].startswith("/admin/static/")
-    return not (is_file and scope["method"] in ("GET", "HEAD"))
+def _is_under(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder + "/")
 
 
 def _refusal(error: ApiError) -> JSONResponse:
@@ -157,6 +179,8 @@ def _is_loopback_name(host: str) -> bool:
 
 def _name_and_port(host: str, scheme: str) -> tuple[str, int]:
     """Of ``name:port`` or ``[address]:port``; no name when it is neither."""
+    if len(host) > MAX_HOST_LENGTH:  # `urlsplit` would remember it
+        return "", 0
     try:
         parts = urlsplit(f"//{host}")
         if parts.netloc != host or "@" in host:

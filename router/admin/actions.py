@@ -15,7 +15,7 @@ from router.admin.access import DOCUMENTED, who_asks
 from router.admin.answers import AuditAnswer, DrainAnswer, ErrorAnswer, PrefixResetAnswer, ReplicaResetAnswer
 from router.admin.audit import MAX_ENTRIES, AuditLog
 from router.admin.prefixes import holders_of
-from router.errors import NotDecidedError, NotFoundError
+from router.errors import NotDecidedError, NotFoundError, quoted
 from router.wishes import WishKeeper
 
 T = TypeVar("T")
@@ -62,7 +62,7 @@ def action_routes(fleet: Fleet, wishes: WishKeeper, audit: AuditLog) -> APIRoute
         again or a replica's blocks are read again."""
         number = int(key, 16)
         if not holders_of(fleet, number):
-            raise NotFoundError(f"No replica is known to hold the block {key!r}.", "key")
+            raise NotFoundError(f"No replica is known to hold the block {quoted(key)}.", "key")
         at = await decided(wishes.reset_prefix(number))
         await audit.write(who_asks(request), "reset_prefix", f"{number:016x}")
         return {"key": f"{number:016x}", "reset": at}
@@ -89,5 +89,5 @@ async def decided(decision: Awaitable[T]) -> T:
 def _known(fleet: Fleet, replica_id: str) -> Replica:
     replica = fleet.replicas.get(replica_id)
     if replica is None:
-        raise NotFoundError(f"There is no replica {replica_id!r}.", "replica_id")
+        raise NotFoundError(f"There is no replica {quoted(replica_id)}.", "replica_id")
     return replica

@@ -13,7 +13,6 @@ from cluster.replicas import Replica
 from cluster.wire import Booked
 from router.admin.access import DOCUMENTED
 from router.admin.listings import (
-    BlocksAnswer,
     BookedAnswer,
     BookingsAnswer,
     HealthAnswer,
@@ -21,7 +20,6 @@ from router.admin.listings import (
     ReadinessAnswer,
     ReplicasAnswer,
 )
-from router.errors import NotFoundError
 from router.health import Health
 from router.metrics import Metrics
 from router.readiness import Readiness
@@ -29,7 +27,6 @@ from router.replica_totals import ReplicaTotals
 from router.steering import Steering
 from router.tokenizers import Tokenizers
 from router.upstream import Upstream
-from router.wishes import WishKeeper
 
 
 def admin_routes(
@@ -41,7 +38,6 @@ def admin_routes(
     health: Health,
     upstream: Upstream,
     metrics: Metrics,
-    wishes: WishKeeper,
 ) -> APIRouter:
     """The routes for operators and for whatever watches over the router's life."""
     routes = APIRouter()
@@ -97,20 +93,6 @@ def admin_routes(
             "replicas": _describe_bookings(own),
             "peers": {name: _describe_bookings(booked) for name, booked in fleet.peers.by_router().items()},
         }
-
-    @routes.get("/admin/replicas/{replica_id}/blocks", response_model=BlocksAnswer, **DOCUMENTED)
-    async def blocks(replica_id: str) -> Response:
-        """The keys this router believes a replica to hold, for `warmroute check`."""
-        replica = fleet.replicas.get(replica_id)
-        if replica is None:
-            raise NotFoundError(f"There is no replica {replica_id!r}.", "replica_id")
-        answer: BlocksAnswer = {
-            "epoch": replica.epoch,
-            "sequence": follower.sequence(replica_id),
-            "keys": [f"{key:016x}" for key in sorted(fleet.index.owned(replica.slot))],
-            "reset": [f"{key:016x}" for key in sorted(wishes.reset_prefixes)],
-        }
-        return Response(msgspec.json.encode(answer), media_type="application/json")
 
     return routes
 

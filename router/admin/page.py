@@ -9,7 +9,7 @@ from pathlib import Path
 import xxhash
 from fastapi import APIRouter, Request, Response
 
-from router.errors import UnknownPathError
+from router.errors import UnknownPathError, quoted
 
 STATIC = Path(__file__).parent / "static"
 PAGE = "index.html"
@@ -54,7 +54,7 @@ def page_routes() -> APIRouter:
     async def static(name: str, request: Request) -> Response:
         """A style, a script or a picture of it."""
         if name not in files:
-            raise UnknownPathError(404, f"There is nothing at {request.url.path}.")
+            raise UnknownPathError(404, f"There is nothing at {quoted(request.scope['path'])}.")
         return files[name].answer(request)
 
     return routes

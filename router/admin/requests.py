@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 
 from router.admin.access import DOCUMENTED
 from router.admin.answers import ErrorAnswer, RequestExplanation, RequestsAnswer
-from router.errors import NotFoundError
+from router.errors import NotFoundError, quoted
 from router.explanations import MAX_RECORDS, Explanations
 
 
@@ -24,7 +24,7 @@ def request_routes(explanations: Explanations) -> APIRouter:
         """One request: what the decision saw, what came of it, and why tokens were computed again."""
         explanation = await explanations.explain(request_id)
         if explanation is None:
-            raise NotFoundError(f"Nobody remembers a request {request_id!r}.", "request_id")
+            raise NotFoundError(f"Nobody remembers a request {quoted(request_id)}.", "request_id")
         return explanation
 
     return routes

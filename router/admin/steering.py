@@ -16,7 +16,7 @@ from router.admin.answers import ExperimentAnswer, ExperimentEndedAnswer, Policy
 from router.admin.audit import AuditLog
 from router.api.schema import decode_body
 from router.api.transport import read_body
-from router.errors import InvalidRequestError
+from router.errors import InvalidRequestError, quoted
 from router.settings import RouterSettings
 from router.steering import Steering
 
@@ -102,7 +102,9 @@ def steering_routes(steering: Steering, settings: RouterSettings, audit: AuditLo
 def _require_known(steering: Steering, name: str, param: str) -> None:
     choices = steering.describe()["policies"]
     if name not in choices:
-        raise InvalidRequestError(f"There is no policy {name!r}; choose one of {', '.join(choices)}.", param)
+        raise InvalidRequestError(
+            f"There is no policy {quoted(name)}; choose one of {', '.join(choices)}.", param
+        )
 
 
 def _body_of(shape: type[msgspec.Struct]) -> dict[str, Any]:

@@ -25,12 +25,12 @@ from router.readiness import without_replicas
 from router.settings import RouterSettings
 from router.sse import DONE, EventFilter, usage_of_reply
 from router.tokenizers import Tokenizers
+from router.trace_headers import trace_headers
 from router.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from router.tracing import Tracing
 
-PASSED_HEADERS = (b"traceparent", b"tracestate")
 CLIENT_CLOSED_REQUEST = 499
 
 
@@ -70,7 +70,8 @@ class GenerationEndpoint:
         if self._tracing is not None:
             record.trace = self._tracing.begin(headers)
         try:
-            record.tenant = self._authenticate(_text(headers.get(b"authorization")))
+            tenant = self._authenticate(headers.get(b"authorization"))
+            record.tenant, record.scope, record.sees_caches = tenant.name, tenant.scope, tenant.sees_caches
             with self._admission:
                 if not await self._serve(client, headers, record, record.tenant or _address(scope)):
                     record.outcome, record.status = "cancelled", CLIENT_CLOSED_REQUEST
@@ -106,7 +107,7 @@ class GenerationEndpoint:
     async def _answer(
         self, raw: bytes, headers: dict[bytes, bytes], record: RequestRecord, client: Client, party: str
     ) -> None:
-        call = await parse_body(self._path, raw, self._threads, party)
+        call = await parse_body(self._path, raw, record.scope, self._threads, party)
         record.stream = call.stream
         model = self._fleet.models.get(call.model)
         if model is None:
@@ -123,9 +124,7 @@ class GenerationEndpoint:
         if record.trace is not None:
             passed |= record.trace.headers()
         else:
-            passed |= {
-                name.decode(): headers[name].decode("latin-1") for name in PASSED_HEADERS if name in headers
-            }
+            passed |= trace_headers(headers)
         exchange = await self._dispatcher.start(call, prompt, record, passed)
         succeeded = False
         try:
@@ -174,6 +173,8 @@ async def _relay_stream(call: Call, exchange: Exchange, record: RequestRecord, c
 
 
 def _reply_headers(content_type: str, record: RequestRecord) -> Mapping[str, str]:
+    if not record.sees_caches:
+        return {"content-type": content_type, "x-request-id": record.request_id}
     return {
         "content-type": content_type,
         "x-request-id": record.request_id,

@@ -15,7 +15,7 @@ def model_routes(fleet: Fleet, authenticate: Authenticator) -> APIRouter:
     @routes.get("/v1/models")
     async def list_models(request: Request) -> dict[str, Any]:
         """All models and adapters that clients can name, whether a replica is ready for them or not."""
-        authenticate(request.headers.get("authorization"))
+        authenticate(dict(reversed(request.headers.raw)).get(b"authorization"))
         return {
             "object": "list",
             "data": [

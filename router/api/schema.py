@@ -1,5 +1,6 @@
 """What the router needs to know of a request body. Everything else passes through unseen."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeAlias
 
@@ -8,6 +9,19 @@ import xxhash
 
 from router.errors import InvalidRequestError
 
+CHAT_PATH = "/v1/chat/completions"
+COMPLETION_PATH = "/v1/completions"
+
+MAX_MODEL_LENGTH = 256
+MAX_ROLE_LENGTH = 64
+MAX_SALT_LENGTH = 128
+"""Characters. What comes from clients and is remembered is short: names in logs, keys of caches."""
+SALT_FORBIDDEN = frozenset("@/\\\0")
+"""Not allowed in a ``cache_salt``; this and its length are vLLM's rules."""
+SALT_DIGITS = 32
+"""Hexadecimal digits of a salt that is made here: 128 bits."""
+
+ASK_FOR_USAGE = b',"stream_options":{"include_usage":true}'
 REPORT_MODE = "kv_cache_report_mode"
 """In ``vllm_xargs``, makes vLLM announce blocks again that it only reuses: they would be counted twice."""
 ENGINE_INTERNALS = ("kv_transfer_params", "ec_transfer_params")
@@ -25,7 +39,7 @@ class StreamOptions(msgspec.Struct):
 
 
 class _Body(msgspec.Struct):
-    model: str
+    model: Annotated[str, msgspec.Meta(max_length=MAX_MODEL_LENGTH)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     cache_salt: str | None = None
@@ -36,7 +50,7 @@ class _Body(msgspec.Struct):
 
 
 class _Message(msgspec.Struct):
-    role: str
+    role: Annotated[str, msgspec.Meta(max_length=MAX_ROLE_LENGTH)]
     content: str | list[str | dict[str, Any]] | None = None
 
 
@@ -64,8 +78,10 @@ class Call(msgspec.Struct, frozen=True):
     wants_usage: bool
     """Whether the client asked for the usage event at the end of its stream."""
     cache_salt: str
+    """What separates the caches of those who use it, at the engine and here; the client's own unless the
+    call was `isolated`."""
     conversation: bytes
-    """What stays the same over all turns of the conversation; only ever hashed."""
+    """A digest of what stays the same over all turns of the conversation."""
     fields: Mapping[str, Any]
     """The decoded body."""
     tokenisable: bool
@@ -74,16 +90,49 @@ class Call(msgspec.Struct, frozen=True):
     upstream: bytes = b""
     """What goes to the engine, where that is known already."""
 
+    @property
+    def messages(self) -> Sequence[Mapping[str, Any]]:
+        """Of a chat; none of a text completion, whatever its body holds under this name."""
+        messages: Sequence[Mapping[str, Any]] = (
+            self.fields.get("messages", ()) if self.path == CHAT_PATH else ()
+        )
+        return messages
+
+    def isolated(self, scope: str) -> "Call":
+        """The same call with a cache that only calls of this scope with the same salt share; an empty scope
+        changes nothing."""
+        if not scope:
+            return self
+        return msgspec.structs.replace(self, cache_salt=_scoped_salt(scope, self.cache_salt))
+
     def upstream_body(self) -> bytes:
-        """The client's bytes; for a stream with the request for usage added to them."""
+        """The client's bytes, with what the engine has to know besides: for a stream the request for usage,
+        for an isolated call its salt. Raises `InvalidRequestError` when it is nested too deeply.
+        """
         if self.upstream:
             return self.upstream
-        if not self.stream or self.wants_usage:
+        fields = self.fields
+        asks_for_usage = self.stream and not self.wants_usage
+        is_salted = self.cache_salt != (fields.get("cache_salt") or "")
+        if not asks_for_usage and not is_salted:
             return self.raw
-        if "stream_options" not in self.fields:
-            return self.raw.rstrip()[:-1] + b',"stream_options":{"include_usage":true}}'
-        options = {**(self.fields["stream_options"] or {}), "include_usage": True}
-        return msgspec.json.encode({**self.fields, "stream_options": options})
+        if (asks_for_usage and "stream_options" in fields) or (is_salted and "cache_salt" in fields):
+            return self._encoded_anew(asks_for_usage)
+        ending = ASK_FOR_USAGE if asks_for_usage else b""
+        if is_salted:
+            ending += b',"cache_salt":"%b"' % self.cache_salt.encode()  # hexadecimal digits
+        return self.raw.rstrip()[:-1] + (ending + b"}")
+
+    def _encoded_anew(self, asks_for_usage: bool) -> bytes:
+        fields = dict(self.fields)
+        if asks_for_usage:
+            fields["stream_options"] = {**(fields.get("stream_options") or {}), "include_usage": True}
+        if self.cache_salt:
+            fields["cache_salt"] = self.cache_salt
+        try:
+            return msgspec.json.encode(fields)
+        except RecursionError as error:
+            raise _nested_too_deeply() from error
 
     def conversation_key(self, root: bytes) -> int:
         """64 bits that stay the same over all turns of the conversation, inside a namespace."""
@@ -99,12 +148,16 @@ def parse_chat(raw: bytes) -> Call:
     first_user = next(
         (number for number, message in enumerate(messages) if message["role"] == "user"), len(messages) - 1
     )
+    try:
+        conversation = msgspec.json.encode(messages[: first_user + 1])
+    except RecursionError as error:
+        raise _nested_too_deeply() from error
     return _call(
-        "/v1/chat/completions",
+        CHAT_PATH,
         raw,
         fields,
         shape,
-        conversation=msgspec.json.encode(messages[: first_user + 1]),
+        conversation=conversation,
         # A client's own template is code: it is not run here.
         tokenisable=shape.chat_template is None and "chat_template" not in (shape.chat_template_kwargs or ()),
     )
@@ -125,7 +178,7 @@ def parse_completion(raw: bytes) -> Call:
         first = first[0]
     opening = first[:512] if first is not None else []
     return _call(
-        "/v1/completions",
+        COMPLETION_PATH,
         raw,
         fields,
         shape,
@@ -141,7 +194,7 @@ def decode_body(raw: bytes, shape: Any) -> tuple[dict[str, Any], Any]:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequestError(f"The request body is not valid JSON: {error}.") from error
     except RecursionError as error:
-        raise InvalidRequestError("The request body is nested too deeply.") from error
+        raise _nested_too_deeply() from error
     if not isinstance(fields, dict):
         raise InvalidRequestError("The request body must be a JSON object.")
     try:
@@ -150,6 +203,12 @@ def decode_body(raw: bytes, shape: Any) -> tuple[dict[str, Any], Any]:
         message, _, path = str(error).partition(" - at `")
         param = path.rstrip("`").removeprefix("$").removeprefix(".") or _missing_field(message)
         raise InvalidRequestError(f"{message}{f' at {param!r}' if path else ''}.", param=param) from error
+    except RecursionError as error:
+        raise _nested_too_deeply() from error
+
+
+def _nested_too_deeply() -> InvalidRequestError:
+    return InvalidRequestError("The request body is nested too deeply.")
 
 
 def _missing_field(message: str) -> str | None:
@@ -157,8 +216,29 @@ def _missing_field(message: str) -> str | None:
     return rest.rstrip("`") or None
 
 
+def _check_salt(salt: str) -> None:
+    if len(salt) > MAX_SALT_LENGTH or not SALT_FORBIDDEN.isdisjoint(salt):
+        raise InvalidRequestError(
+            f"'cache_salt' must be at most {MAX_SALT_LENGTH} characters, without '@', '/', '\\' and NUL.",
+            param="cache_salt",
+        )
+
+
+def _scoped_salt(scope: str, salt: str) -> str:
+    """Of lengths and texts, so that no two pairs of scope and salt make the same one."""
+    parts = (part.encode() for part in (scope, salt))
+    digest = hashlib.sha256(b"".join(len(part).to_bytes(8, "little") + part for part in parts))
+    return digest.hexdigest()[:SALT_DIGITS]
+
+
 def _call(
-    path: str, raw: bytes, fields: dict[str, Any], shape: _Body, *, conversation: bytes, tokenisable: bool
+    path: str,
+    raw: bytes,
+    fields: dict[str, Any],
+    shape: _Body,
+    *,
+    conversation: bytes,
+    tokenisable: bool,
 ) -> Call:
     for name in ENGINE_INTERNALS:
         if getattr(shape, name) is not None:
@@ -168,6 +248,8 @@ def _call(
             raise InvalidRequestError(
                 f"'vllm_xargs.{name}' is not accepted from clients.", param=f"vllm_xargs.{name}"
             )
+    if shape.cache_salt:
+        _check_salt(shape.cache_salt)
     return Call(
         path=path,
         model=shape.model,

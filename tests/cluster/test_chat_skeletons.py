@@ -119,6 +119,15 @@ def test_shape_decides_over_skeletons():
     assert renderer._skeleton(("user", "assistant", "user"), True) is None
 
 
+def test_long_roles_are_not_remembered():
+    """Clients choose them: what is known of a template stays within its bound in bytes."""
+    renderer = RENDERERS["chatml"]
+    known = renderer._skeleton.cache_info().currsize
+    for role, remembered in (("r" * 17, 0), ("r" * 16, 1)):
+        assert role in renderer.render(chat("hi", roles=[role])).text
+        assert renderer._skeleton.cache_info().currsize == known + remembered
+
+
 def test_date_is_asked_for_each_time():
     """A template with the date in it is rendered in full, and shows today's."""
     renderer = renderer_of(TODAY)

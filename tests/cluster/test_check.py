@@ -52,7 +52,7 @@ async def fleet(redis, keys, shared_redis):
     def answer(source):
         async def handle(_request):
             view = getattr(fleet, source)
-            return web.json_response(view) if view is not None else web.Response(status=404)
+            return web.json_response(view) if isinstance(view, dict) else web.Response(status=view or 404)
 
         return handle
 
@@ -95,6 +95,16 @@ async def test_agreement(fleet):
     assert len(report.lines) == 2
     assert report.lines[0].startswith("a: no difference in 3 blocks at batch 1")
     assert report.lines[1] == "routers: 1, bookings: 1, each for a request that is open"
+
+
+@pytest.mark.parametrize("source", ["agent", "router"])
+async def test_blocks_that_change_too_fast(fleet, source):
+    """A source that cannot say them at one moment is asked again, and told apart from one that is away."""
+    setattr(fleet, source, 503)
+    report = await check(fleet)
+    assert not report.agree
+    assert "change too fast" in report.lines[0]
+    assert f"a: {source}" in report.lines[0]
 
 
 async def check_both(fleet):

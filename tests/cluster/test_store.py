@@ -95,6 +95,9 @@ async def test_cluster(tls):
         ("redis+sentinel://one:1/main/first", "'first' is no number"),
         ("redis+sentinel://:secret@/main", "host is missing"),
         ("redis+other://one:1", "schemes"),
+        ("redis://:secret/part@one:1", "[Pp]ort"),
+        ("redis+cluster://:secret/part@one:1", "."),
+        ("redis+sentinel://one/a/secret@b", "no number"),
     ],
 )
 def test_bad_url(url, reason):

@@ -36,11 +36,11 @@ class Router:
         """The fleet that decisions are made on."""
         return self.app.state.fleet
 
-    def admit(self, engine_url, replica="a", **changes):
+    def admit(self, engine_url, replica="a", epoch=1, **changes):
         """Put a ready replica into the fleet, as its lease would."""
         values = {"state": ReplicaState.READY, "model": "m", "block_size": 4, "publishes_events": True}
         lease = Lease(replica=replica, url=engine_url, **{**values, **changes})
-        return self.fleet.admit(lease, 1, Load())
+        return self.fleet.admit(lease, epoch, Load())
 
     async def settled(self):
         """Wait until tokenizers have been checked."""

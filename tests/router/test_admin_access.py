@@ -199,6 +199,38 @@ async def test_a_router_for_others_is_closed_without_a_token(start_router):
     assert (await router.get("/v1/models"))[0] == 200
 
 
+DOCUMENTATION = ("/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect", "/docs/")
+
+
+@pytest.mark.parametrize("token", ["", TOKEN])
+@pytest.mark.parametrize("open_metrics", [False, True])
+async def test_documentation_and_metrics_are_for_operators(start_router, token, open_metrics):
+    """Where others reach the router they need the token; metrics can be opened to all."""
+    router = await start_router(host="0.0.0.0", admin_token=token, open_metrics=open_metrics)
+    guarded = [*DOCUMENTATION, *(["/metrics", "/metrics/"] if not open_metrics else [])]
+    for path in guarded:
+        for headers in ({}, bearer("wrong")):
+            async with router.client.get(router.url + path, headers=headers) as response:
+                assert response.status == (401 if token else 403), path
+                said = (await response.json())["error"]["message"]
+                assert token or "WARMROUTE_OPEN_METRICS" in said
+    open_to_me = [*DOCUMENTATION, "/metrics"] if token else []
+    for path, headers in [(path, bearer()) for path in open_to_me] + [("/metrics", {})] * open_metrics:
+        async with router.client.get(router.url + path, headers=headers) as response:
+            assert response.status == 200, path
+    for path in ("/healthz", "/v1/models"):
+        assert (await router.get(path))[0] == 200
+
+
+@pytest.mark.parametrize("token", ["", TOKEN])
+async def test_documentation_and_metrics_on_loopback(start_router, token):
+    """Nobody else can ask there."""
+    router = await start_router(admin_token=token)
+    for path in (*DOCUMENTATION, "/metrics"):
+        async with router.client.get(router.url + path) as response:
+            assert response.status == 200, path
+
+
 async def test_browsers_cannot_be_abused(router):
     """Neither a foreign page nor a name that was made to point at this machine gets through."""
     async with router.client.put(

@@ -58,7 +58,7 @@ def test_long_texts_are_no_slow_bodies():
 async def test_a_slow_body_is_parsed_elsewhere_to_the_same_effect(threads, fields):
     """Routing learns the same of it, and the engine gets the same; only the prompt cannot be tokenised."""
     raw = chat(**fields)
-    here, elsewhere = parse_chat(raw), await parse_body(CHAT, raw, threads, "client")
+    here, elsewhere = parse_chat(raw), await parse_body(CHAT, raw, "", threads, "client")
     for name in ("path", "model", "stream", "wants_usage", "cache_salt", "conversation", "raw"):
         assert getattr(elsewhere, name) == getattr(here, name), name
     assert elsewhere.upstream_body() == here.upstream_body()
@@ -80,14 +80,14 @@ async def test_what_is_wrong_with_a_slow_body_is_said_as_ever(threads, path, bod
     with pytest.raises(InvalidRequestError) as here:
         parse(raw)
     with pytest.raises(InvalidRequestError) as elsewhere:
-        await parse_body(path, raw, threads, "client")
+        await parse_body(path, raw, "", threads, "client")
     assert (elsewhere.value.message, elsewhere.value.param) == (here.value.message, here.value.param)
 
 
 async def test_the_event_loop_goes_on_meanwhile(threads):
     """A body that takes a parser half a second stops nobody."""
     raw = b'{"model":"m","messages":[' + b'{"role":"user","content":"a"},' * 500_000 + b"0]}"
-    parsing = asyncio.create_task(parse_body(CHAT, raw, threads, "client"))
+    parsing = asyncio.create_task(parse_body(CHAT, raw, "", threads, "client"))
     gaps, last = [], time.perf_counter()
     while not parsing.done():
         await asyncio.sleep(0.002)
@@ -107,7 +107,7 @@ async def test_a_process_ends_with_its_client(threads, monkeypatch):
         "Popen",
         lambda *args, **options: children.append(popen(*args, **options)) or children[-1],
     )
-    parsing = asyncio.create_task(parse_body(CHAT, chat(), threads, "client"))
+    parsing = asyncio.create_task(parse_body(CHAT, chat(), "", threads, "client"))
     await eventually(lambda: children)
     parsing.cancel()
     await eventually(lambda: len(threads) == 0)

@@ -221,6 +221,35 @@ def test_text_completions_have_all_reasons_but_divergence(deployment):
     assert set(misses) == {Reason.COLD, Reason.TAIL}
 
 
+def under(frames, function, *arguments):
+    """The result of a function that is called from deep in the stack."""
+    return under(frames - 1, function, *arguments) if frames else function(*arguments)
+
+
+@pytest.mark.parametrize("place", ["tools", "message"])
+def test_what_is_nested_too_deeply_is_not_explained(deployment, place):
+    """What could be parsed may be too deep to be hashed, or to be compared with the turn before."""
+    deep = {"a": msgspec.Raw(b"[" * 500 + b"1" + b"]" * 500)}
+
+    def look(frames, *messages):
+        call = parse_chat(
+            msgspec.json.encode(
+                {"model": "m", "tools": [deep] if place == "tools" else [], "messages": messages}
+            )
+        )
+        prompt = PreparedPrompt(np.arange(20, dtype=np.uint64), 82, 0, 1, True)
+        model = deployment.fleet.models["m"]
+        prospect = under(frames, deployment.explainer.look, call, prompt, model, 0, 0, 0)
+        deployment.explainer.settle(prospect, Usage(82, 1, PromptTokensDetails(0)), answered=True)
+        return prospect
+
+    opening = said("x") | (deep if place == "message" else {})
+    assert look(0, opening) is not None
+    looks = [look(frames, opening, ANSWER, said("again")) for frames in range(0, 750, 10)]
+    assert looks[0] is not None
+    assert looks[-1] is None
+
+
 def test_memory_is_bounded():
     """Conversations beyond the bound are forgotten, the oldest first; nothing is remembered with 0 bytes."""
     for remembered_bytes, most in ((0, 0), (3_000, 5)):

@@ -6,6 +6,7 @@ from blockbuster import blockbuster_ctx
 from cluster.ownership import OwnershipWriter
 from cluster.store import connect
 from cluster.wire import Keys, Lease, ReplicaState
+from router.admin import blocks
 from tests.router.fake_engine import never_end
 from tests.router.test_requests import CHAT, STREAM
 from tests.waiting import eventually
@@ -73,6 +74,45 @@ async def test_blocks_of_a_replica(router):
     status, body = await router.get("/admin/replicas/a/blocks")
     assert (status, body["epoch"], body["keys"]) == (200, 1, ["0000000000000001", "00000000000000ff"])
     assert (await router.get("/admin/replicas/nobody/blocks"))[0] == 404
+
+
+async def test_millions_of_blocks_are_read_in_parts(router, monkeypatch):
+    """Requests go on in between; blocks that change meanwhile are read again, or refused as too fast."""
+    monkeypatch.setattr(blocks, "PART_BLOCKS", 50)
+    monkeypatch.setattr(blocks, "WRITTEN_BLOCKS", 64)
+    replica, index = router.fleet.replicas["a"], router.fleet.index
+    # Spread over the index, whose segments are chosen by the highest digits.
+    keys = [(number * 0x9E3779B97F4A7C15) % 2**64 for number in range(1_000)]
+    router.fleet.apply(replica, keys[:900], (), cleared=False)
+    looked_at, change = [], []
+    whole = index.owned_keys
+
+    def look(slot, part, num_parts):
+        looked_at.append(part)
+        if change:
+            change.pop()()
+        return whole(slot, part, num_parts)
+
+    monkeypatch.setattr(index, "owned_keys", look)
+    status, answer = await router.get("/admin/replicas/a/blocks")
+    assert (status, answer["keys"]) == (200, [f"{key:016x}" for key in sorted(keys[:900])])
+    assert looked_at == list(range(19))
+
+    def restart():
+        router.admit(replica.lease.url, "a", epoch=2)
+        router.fleet.apply(router.fleet.replicas["a"], keys[900:], (), cleared=False)
+
+    change.append(restart)
+    status, answer = await router.get("/admin/replicas/a/blocks")
+    assert (answer["epoch"], answer["keys"]) == (2, [f"{key:016x}" for key in sorted(keys[900:])])
+
+    def restarts():
+        change.append(restarts)
+        router.admit(replica.lease.url, "a", epoch=router.fleet.replicas["a"].epoch + 1)
+
+    change.append(restarts)
+    status, answer = await router.get("/admin/replicas/a/blocks")
+    assert (status, answer["error"]["code"]) == (503, "blocks_change")
 
 
 async def test_metrics_after_requests(router):

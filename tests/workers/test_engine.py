@@ -2,7 +2,14 @@
 
 import pytest
 
-from workers.engine import EngineClient, Gauges, local_model_directory, parse_metrics, reachable_endpoint
+from workers.engine import (
+    EngineClient,
+    Gauges,
+    _Publisher,
+    local_model_directory,
+    parse_metrics,
+    reachable_endpoint,
+)
 from workers.errors import EngineProtocolError, EngineUnavailableError
 from workers.kv_events import EventSource
 
@@ -59,6 +66,22 @@ def test_metrics_that_say_nothing(text):
 def test_bound_addresses_become_reachable_ones(endpoint, expected):
     """An engine tells where it binds; the host is the one of its URL."""
     assert reachable_endpoint(endpoint, "10.0.0.7") == expected
+
+
+@pytest.mark.parametrize(
+    ("events", "replay", "exposed"),
+    [
+        ("ipc:///run/events", "ipc:///run/replay", False),
+        ("tcp://127.0.0.1:1", "tcp://10.1.1.1:2", False),
+        ("tcp://*:1", "ipc:///run/replay", True),
+        ("tcp://127.0.0.1:1", "tcp://0.0.0.0:2", True),
+        ("tcp://[::]:1", None, True),
+    ],
+)
+def test_events_for_everybody_are_noticed(events, replay, exposed):
+    """They hold the tokens of prompts."""
+    publisher = _Publisher(publisher="zmq", endpoint=events, replay_endpoint=replay)
+    assert EngineClient("http://h", "", 1.0)._source(0, publisher).on_all_interfaces is exposed
 
 
 def test_ipv6_hosts_are_bracketed():

@@ -132,6 +132,13 @@ async def test_an_engine_that_publishes_lives(engine, follow, eventually, silent
     assert not incarnation.task.done()
 
 
+async def test_events_on_all_interfaces_are_an_alarm(engine, follow):
+    """Whoever reaches them reads the tokens of prompts."""
+    engine.publisher.endpoint = "tcp://*:1"
+    incarnation = await follow()
+    assert _says(incarnation, "open to the network")
+
+
 async def test_another_block_size_is_taken_from_events(engine, follow, eventually):
     """Events know it better than metrics do: keys are theirs, and an alarm tells both sizes for a while."""
     incarnation = await follow(alarm_seconds=0.3)

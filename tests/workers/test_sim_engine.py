@@ -255,6 +255,7 @@ async def test_malformed_bodies_are_refused(client):
     for data, content_type in (
         (b"{", "application/json"),
         (b"\xff", "application/json"),
+        *((b'{"a":%b' % (b"[" * depth + b"]" * depth + b"}"), "application/json") for depth in (960, 5_000)),
         (b"{}", "text/plain"),
     ):
         headers = {"content-type": content_type}

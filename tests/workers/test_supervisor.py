@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from workers.errors import EngineStartError
-from workers.replica import free_port
+from workers.replica import ReplicaOptions, free_port
 from workers.settings import WorkerSettings
 from workers.sim_command import sim_command
 from workers.sim_settings import read_settings
-from workers.supervisor import EngineCommand, EngineProcess, EngineState
+from workers.supervisor import EngineCommand, EngineProcess, EngineState, _BoundedFile
 from workers.vllm_engine import EngineOptions, vllm_command
 
 pytestmark = pytest.mark.integration
@@ -220,6 +220,18 @@ async def test_logs_are_bounded(bench, eventually):
         aside = bench.folder / "log.1"
         await eventually(aside.exists)
         assert (bench.folder / "log").stat().st_size <= 100_000
+
+
+def test_nobody_else_knows_or_reads_the_logs(tmp_path):
+    """Their folder has another name each time, and is its owner's alone, also where it has to be made."""
+    settings = WorkerSettings()
+    made = [ReplicaOptions("sim", tmp_path, "m", settings).log_directory for _ in range(2)]
+    assert made[0] != made[1]
+    _BoundedFile(tmp_path / "logs" / "a", 100).close()
+    for folder in (*made, tmp_path / "logs"):
+        assert folder.stat().st_mode & 0o777 == 0o700
+    for folder in made:
+        folder.rmdir()
 
 
 def test_the_command_line_of_the_simulated_engine(tmp_path):
