@@ -68,6 +68,12 @@ class Exchange:
         self.writer.transport.abort()
 
 
+def counted(prompt_tokens):
+    """A behaviour: a reply to a prompt of so many tokens."""
+    reply = {**json.loads(REPLY), "usage": {**USAGE, "prompt_tokens": prompt_tokens}}
+    return lambda exchange: exchange.whole(json.dumps(reply).encode())
+
+
 def stream(*parts, pause=0.0):
     """A behaviour: one chunk per part, then a clean end."""
 
@@ -141,6 +147,8 @@ class FakeEngine:
 
     def __init__(self):
         self.script = deque()
+        self.otherwise = answer
+        """How requests are answered for which there is no script."""
         self.health = answer
         self.health_checks = 0
         self.exchanges = []
@@ -186,7 +194,7 @@ class FakeEngine:
             behave = self.health
         if path.startswith("/v1/"):
             self.exchanges.append(exchange)
-            behave = self.script.popleft() if self.script else answer
+            behave = self.script.popleft() if self.script else self.otherwise
         watcher = asyncio.create_task(self._watch(reader, exchange))
         try:
             await behave(exchange)

@@ -5,10 +5,12 @@ import json
 
 import pytest
 
+from cluster.tokenizer import PromptTokenizer
 from tests.router.fake_engine import (
     DONE,
     REPLY,
     USAGE,
+    counted,
     event,
     stream,
     whole,
@@ -171,8 +173,10 @@ async def test_refusal_as_first_event_is_an_answer(router, engines):
     await router.drained()
 
 
-async def test_expected_and_delivered_cached_tokens(start_router, engines):
+async def test_expected_and_delivered_cached_tokens(start_router, engines, tiny_model):
     """The blocks a replica holds are expected there, and the engine's own figure is accounted beside them."""
+    for engine in engines:
+        engine.otherwise = counted(len(PromptTokenizer(tiny_model).chat(CHAT).token_ids))
     router = await start_router(policy="warm")
     for name, engine in zip("ab", engines, strict=True):
         router.admit(engine.url, name)

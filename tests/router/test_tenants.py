@@ -2,6 +2,8 @@
 
 import pytest
 
+from cluster.tokenizer import PromptTokenizer
+from tests.router.fake_engine import counted
 from tests.router.test_requests import CHAT, STREAM
 
 KEYS = {"alice": ("key-a", "key-a2"), "bob": ("key-b",)}
@@ -24,8 +26,9 @@ async def expected(router, body, key):
 
 
 @pytest.fixture
-async def warmed(start_router, engines):
+async def warmed(start_router, engines, tiny_model):
     """Starts a router whose engine has just computed a prompt of alice's."""
+    engines[0].otherwise = counted(len(PromptTokenizer(tiny_model).chat(LONG).token_ids))
 
     async def start(**settings):
         router = await start_router(api_keys=KEYS, policy="warm", **settings)
