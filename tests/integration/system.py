@@ -50,9 +50,13 @@ class System:
         self.processes: list[subprocess.Popen[bytes]] = []
         self.output: int | None = None
         """Descriptor to which processes that start from now on write, instead of a file of their own."""
+        self.max_files = 0
+        """How many files processes that start from now on may open; 0: as many as this one."""
 
     def start(self, name: str, command: Sequence[str], **environment: str) -> subprocess.Popen[bytes]:
         """Start a process of its own session, with its output in a file of its name."""
+        if self.max_files:
+            command = ["bash", "-c", f'ulimit -n {self.max_files}; exec "$0" "$@"', *command]
         log = (self.directory / f"{name}-{len(self.processes)}.log").open("wb")
         with log:
             process = subprocess.Popen(
@@ -87,9 +91,10 @@ class System:
         await eventually(lambda: self.answers(f"{url}/health"), START_SECONDS, "engine healthy")
         return url, process
 
-    def start_agent(self, *engine_urls: str) -> subprocess.Popen[bytes]:
-        """One agent for all these engines."""
+    def start_agent(self, *engine_urls: str, advertised: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+        """One agent for all these engines; routers reach them at the ``advertised`` URLs, if there are any."""
         urls = [option for url in engine_urls for option in ("--engine-url", url)]
+        urls += [option for url in advertised for option in ("--advertise-url", url)]
         return self.start("agent", [*WARMROUTE, "agent", "--redis-url", self.redis.url, *urls])
 
     async def start_router(self, *options: str, ready: bool = True, **environment: str) -> str:
