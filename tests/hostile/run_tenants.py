@@ -1,4 +1,4 @@
-"""What a tenant learns of another one's prompt: nothing that a prompt which nobody has sent would not show."""
+"""What a tenant learns of another one's prompt: no more than of one which nobody has sent."""
 
 from typing import Any
 

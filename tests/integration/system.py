@@ -92,7 +92,7 @@ class System:
         return url, process
 
     def start_agent(self, *engine_urls: str, advertised: Sequence[str] = ()) -> subprocess.Popen[bytes]:
-        """One agent for all these engines; routers reach them at the ``advertised`` URLs, if there are any."""
+        """One agent for all these engines; routers reach them at the ``advertised`` URLs, if given."""
         urls = [option for url in engine_urls for option in ("--engine-url", url)]
         urls += [option for url in advertised for option in ("--advertise-url", url)]
         return self.start("agent", [*WARMROUTE, "agent", "--redis-url", self.redis.url, *urls])
