@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from tests.hostile.run_bodies import bodies
 from tests.hostile.run_clients import clients
+from tests.hostile.run_environment import environment
 from tests.hostile.run_redis import redis
 from tests.hostile.run_shapes import shapes
 from tests.hostile.run_tenants import tenants
@@ -19,6 +20,7 @@ from tests.hostile.table import Table
 ROWS: Mapping[str, Callable[[], Awaitable[Table]]] = {
     "bodies": bodies,
     "clients": clients,
+    "environment": environment,
     "redis": redis,
     "shapes": shapes,
     "tenants": tenants,

@@ -66,7 +66,7 @@ class Crowd:
             transport.write(data)
 
     async def seconds_to_end(self, limit: float, trickle: bytes = b"") -> float:
-        """After how many seconds the router has ended the last; all that time each sends something."""
+        """After how many seconds the router has ended the last; until then each goes on to ``trickle``."""
         while self.open and time.monotonic() - self.began_at < limit:
             if trickle:
                 self.send(trickle)

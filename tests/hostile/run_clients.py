@@ -32,18 +32,19 @@ async def clients(
         hostile.reset_peak()
         hostile.seen()
         await abandon(table, hostile, session, messages)
-        crowds = {
-            f"{bodies} half-sent bodies": (Crowd(hostile.port, bodies, HALF_SENT), b""),
-            f"{NUM_SLOW} trickled bodies": (Crowd(hostile.port, NUM_SLOW, HALF_SENT), b"x"),
-            f"{NUM_SLOW} open heads": (Crowd(hostile.port, NUM_SLOW, POST), b""),
-            f"{NUM_SLOW} trickled heads": (Crowd(hostile.port, NUM_SLOW, POST), b"x: y\r\n"),
-        }
-        for name, (crowd, trickle) in crowds.items():
+        for count, what, first, trickle in (
+            (bodies, "half-sent bodies", HALF_SENT, b""),
+            (NUM_SLOW, "trickled bodies", HALF_SENT, b"x"),
+            (NUM_SLOW, "open heads", POST, b""),
+            (NUM_SLOW, "trickled heads", POST, b"x: y\r\n"),
+        ):
+            name, crowd = f"{count} {what}", Crowd(hostile.port, count, first)
             await crowd.gather()
             table.row(f"{name}: ended after", await crowd.seconds_to_end(90, trickle), 15, "s")
             table.note(str(crowd))
-            crowd.leave()
+            await hostile.wait_for_user()
             report_user(table, name, hostile.seen())
+            crowd.leave()
             progress("; ".join(table.lines[-5:]))
         peak = hostile.router_peak_mib
         await asyncio.sleep(settle)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +154,13 @@ def end(process: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def fill_pipe(descriptor: int) -> None:
+    """Leave no room in a pipe."""
+    own = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK)
+    for size in (65_536, 1):
+        with suppress(BlockingIOError):
+            while True:
+                os.write(own, b"x" * size)
+    os.close(own)
