@@ -39,6 +39,7 @@ from router.api.generate import GenerationEndpoint
 from router.api.models import model_routes
 from router.api.schema import parse_chat, parse_completion
 from router.auth import api_keys, open_access
+from router.connection_limit import max_connections
 from router.conversations import Conversations
 from router.dispatch import Dispatcher
 from router.errors import ApiError, InvalidRequestError, UnknownPathError
@@ -71,8 +72,12 @@ GENERATION_PATHS = {"/v1/chat/completions": parse_chat, "/v1/completions": parse
 class RouterApplication(FastAPI):
     """FastAPI, whose middleware is not asked about requests for tokens."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, settings: RouterSettings, **options: Any) -> None:
         super().__init__(**options)
+        self.settings = settings
+        self.admission = Admission(
+            min(settings.max_open_requests, max_connections()), settings.max_body_bytes_in_flight
+        )
         self.endpoints: dict[str, ASGIApp] = {}
         """What answers a POST to these paths."""
 
@@ -110,7 +115,6 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         explanations = Explanations(redis, settings.keys, router_id)
         accounts = Accounts(explainer, metrics, explanations, history)
         authenticate = api_keys(settings.api_keys) if settings.api_keys else open_access
-        admission = Admission(settings.max_open_requests)
         tracing = _tracing(settings, router_id)
         dispatcher = Dispatcher(fleet, upstream, probes, steering, explainer, settings)
         for path, parse in GENERATION_PATHS.items():
@@ -121,7 +125,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
                 dispatcher,
                 accounts,
                 authenticate,
-                admission,
+                app.admission,
                 tracing,
                 settings,
             )
@@ -171,6 +175,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
                 await tracing.close()
 
     app = RouterApplication(
+        settings,
         title="Warmroute",
         description="Routes each conversation to the replica that still holds its KV blocks.",
         lifespan=lifespan,

@@ -1,154 +1,101 @@
-"""One connection of a client: uvicorn's own, with a direct way for answers and a bound on what is no body.
+"""One connection of a client: uvicorn's own, with a direct way for answers and bounds on what a client sends.
 
-Under another ASGI server, or where a request offers no `DirectReply`, answers go the ordinary way.
+Bounds are on bytes that are no body, on time, on requests that are read ahead, and on how much of one read is
+parsed before others have their turn.
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+import httptools
+import msgspec
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from router.admission import Admission, Claim, network_of
+from router.arrival import HEAD_SECONDS, Arrival, too_slow
+from router.connection_limit import ConnectionLimit, Connections, Peer
+from router.direct_reply import EXTENSION, DirectReply
+from router.errors import ApiError, InvalidRequestError, RequestTooSlowError, TooManyConnectionsError
+from router.watchdog import NEVER, Watchdog
 
 MAX_HEAD_BYTES = 64 * 1024
-"""How much may come without becoming part of a body: headers, chunk extensions, trailers.
-
-What comes in one read (256 KB with uvloop) counts as a whole, so it is a bound on memory, not on a header.
-"""
+"""How much may come without becoming part of a body: headers, chunk extensions, trailers."""
+MAX_HEADERS = 1024
 MAX_PIPELINED = 16
 """Requests that are read ahead on one connection. Until then it is read on, so that its end is seen."""
-EXTENSION = "warmroute.direct"
+SLICE_BYTES = 4096
+"""Parsed at a time where it may be anything; the rest of a body of known length is parsed at once."""
+MAX_SLICES = 8
+"""Parsed before other connections have their turn: 32 KiB of one-byte chunks take 7 ms."""
+CLOSING_SECONDS = 30.0
+"""How long the end of an answer may wait for a client, once the connection is to be closed."""
+
+NO_HTTP = "Invalid HTTP request received."
 
 
-class DirectReply:
-    """Answers one request by writing to its connection, without a coroutine per chunk."""
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What all connections of a router share."""
 
-    __slots__ = (
-        "_connection",
-        "_cycle",
-        "is_chunked",
-        "on_full",
-        "on_gone",
-        "on_resumed",
-        "on_shutdown",
-        "transport",
-    )
+    admission: Admission
+    connections: ConnectionLimit
+    watchdog: Watchdog
+    body_seconds: float
+    """How long a request body may take to arrive."""
+    stalled_seconds: float
+    """How long a client may take nothing of an answer."""
 
-    def __init__(self, connection: "ClientConnection", cycle: RequestResponseCycle) -> None:
-        self._connection = connection
-        self._cycle = cycle
-        self.transport = connection.transport
-        self.is_chunked = False
-        """Whether the body goes out in chunked transfer encoding. `write` does that, the transport not."""
-        self.on_gone: Callable[[], object] | None = None
-        """Called when the client leaves before its answer is complete."""
-        self.on_full: Callable[[], object] | None = None
-        """Called when `is_full` becomes true."""
-        self.on_resumed: Callable[[], object] | None = None
-        """Called when the client's socket takes data again after it was `is_full`."""
-        self.on_shutdown: Callable[[], object] | None = None
-        """Called when the server stops, which waits for answers: one without an end should end now."""
 
-    @property
-    def is_gone(self) -> bool:
-        """Whether the client has left."""
-        return self._cycle.disconnected
-
-    @property
-    def is_full(self) -> bool:
-        """Whether more waits for the client than the transport's high-water mark, 64 KiB."""
-        return self._connection.flow.write_paused
-
-    def take_body(self, limit: int) -> bytes | None:
-        """The whole request body when it is here already and not over the limit; else read it as usual."""
-        cycle = self._cycle
-        if cycle.more_body or len(cycle.body) > limit:
-            return None
-        self._connection.read_on()
-        body, cycle.body = bytes(cycle.body), bytearray()
-        return body
-
-    def start(self, status: int, headers: Mapping[str, str], body: bytes | None = None) -> None:
-        """Send status and headers, and the whole body if there is one; else it follows. Then call `end`."""
-        cycle, lines = self._cycle, [STATUS_LINE[status]]
-        if cycle.disconnected:
-            return
-        for name, value in cycle.default_headers:
-            lines += (name, b": ", value, b"\r\n")
-        text = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-        if text.count("\n") != len(headers) or text.count("\r") != len(headers) or "\0" in text:
-            raise ValueError("a header would end its line")
-        lines.append(text.encode("latin-1", "replace"))
-        if not cycle.keep_alive:
-            lines.append(b"connection: close\r\n")
-        if body is not None:
-            lines += (b"content-length: %d\r\n\r\n" % len(body), body)
-        elif cycle.scope["http_version"] == "1.1":
-            self.is_chunked = True
-            lines.append(b"transfer-encoding: chunked\r\n\r\n")
-        else:
-            lines.append(b"\r\n")
-        cycle.response_started = True
-        cycle.waiting_for_100_continue = False
-        self.transport.write(b"".join(lines))
-
-    def write(self, data: bytes) -> None:
-        """Send some bytes of the body; never none."""
-        if self.is_chunked:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
-        self.transport.write(data)
-
-    def end(self) -> None:
-        """The answer is complete."""
-        cycle = self._cycle
-        if cycle.disconnected:
-            return
-        if self.is_chunked:
-            self.transport.write(b"0\r\n\r\n")
-        cycle.response_complete = True
-        if not cycle.keep_alive:
-            self.transport.close()
-        cycle.on_response()
-
-    def cut(self) -> None:
-        """Drop the connection and what is still on its way to the client."""
-        self.transport.abort()
-
-    def client_left(self) -> None:
-        """Called by the connection, at its end."""
-        self._cycle.disconnected = True
-        self._cycle.message_event.set()
-        if self.on_gone is not None:
-            self.on_gone()
+class _RefusedError(Exception):
+    """Ends the parser: the head of a request is not acceptable."""
 
 
 class ClientConnection(HttpToolsProtocol):
     """uvicorn's connection for HTTP/1.1. It parses, keeps alive, and answers pipelined requests in turn."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, bounds: Bounds, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._in_head = True
+        self.deadline = NEVER
+        """Until when the client must take something of its answers; see `router.watchdog.Watched`."""
+        self._bounds = bounds
+        self._arrival = Arrival(self, self.loop, bounds.body_seconds)
+        self._unread: bytes | memoryview = b""
+        self._declared = 0
         self._outside_body_bytes = 0
         self._refused = False
         self._unanswered: deque[DirectReply] = deque()
+        self._address = ""
+        self._peer: Peer | None = None
+        self._among: Connections | None = None
+
+    @property
+    def reading_is_paused(self) -> bool:
+        """Whether nothing is read, so that a client cannot be late."""
+        return self.flow.read_paused
 
     def read_on(self) -> None:
         """Undo what long bodies and pipelined requests pause, else nobody would see the client leave."""
-        if len(self.pipeline) < MAX_PIPELINED:
+        if len(self.pipeline) < MAX_PIPELINED and not self._unread:
             self.flow.resume_reading()
 
     def on_response_complete(self) -> None:
         """The first of its open requests has its answer."""
-        self._unanswered.popleft()
+        reply = self._unanswered.popleft()
+        reply.answered()
+        if reply.expects_continue and self.cycle.more_body and not self._arrival.received:
+            self.transport.close()  # the body will not come, and what comes next would be taken for it
         super().on_response_complete()
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP. Whole requests before it are still answered, then the connection ends."""
-        if self._unanswered and not self.cycle.more_body:
-            self._refused = True
-            self.cycle.keep_alive = False
+        if self.transport.is_closing():
+            self._wait_for_client(CLOSING_SECONDS)
+        elif self._unread:
+            self._parse()
         else:
-            super().send_400_response(msg)
+            self._note_state()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """It has been idle for long."""
+        self._close()
 
     def shutdown(self) -> None:
         """The server stops."""
@@ -159,18 +106,37 @@ class ClientConnection(HttpToolsProtocol):
 
     # ---- called by the transport ----
 
+    def connection_made(self, transport: Any) -> None:
+        """Wait for a request, if there is room for one more connection."""
+        super().connection_made(transport)
+        self._address = network_of(self.client[0]) if self.client is not None else ""
+        self._peer = self._bounds.connections.enter(self._address)
+        if self._peer is None:
+            self._refuse(TooManyConnectionsError("This router has as many connections as it may."))
+            return
+        self._arrival.head_begins()
+        self._arrival.wait()
+        self._bounds.watchdog.add(self._arrival)
+        self._note_state()
+
     def data_received(self, data: bytes) -> None:
-        """Parse; refuse heads, chunk extensions and trailers that do not end."""
+        """Parse what has come."""
         if self._refused:
             return
-        self._outside_body_bytes += len(data)
-        super().data_received(data)
-        if self._outside_body_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-            self.send_400_response(f"More than {MAX_HEAD_BYTES} bytes of headers.")
+        self._unset_keepalive_if_required()
+        if self._unread:  # it will be parsed, see `_parse`
+            self._unread = b"".join((self._unread, data))
+            self.flow.pause_reading()
+        else:
+            self._unread = data
+            self._parse()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell every request that waits for its answer; uvicorn tells only the one that came last."""
         super().connection_lost(exc)
+        self._leave()
+        self._bounds.watchdog.discard(self)
+        self._unread = b""
         for reply in self._unanswered:
             reply.client_left()
         self._unanswered.clear()
@@ -178,33 +144,208 @@ class ClientConnection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """More waits for the client than should."""
         super().pause_writing()
+        self._wait_for_client(self._bounds.stalled_seconds)
         if self._unanswered and (on_full := self._unanswered[0].on_full) is not None:
             on_full()
 
     def resume_writing(self) -> None:
         """The client takes data again."""
         super().resume_writing()
+        if not self.transport.is_closing():
+            self._bounds.watchdog.discard(self)
         if self._unanswered and (on_resumed := self._unanswered[0].on_resumed) is not None:
             on_resumed()
+
+    # ---- bounds ----
+
+    def _close(self) -> None:
+        self.transport.close()
+        self._wait_for_client(CLOSING_SECONDS)
+
+    def _wait_for_client(self, seconds: float) -> None:
+        self.deadline = self.loop.time() + seconds
+        self._bounds.watchdog.add(self)
+
+    def overdue(self) -> None:
+        """Called by the watchdog: the client has not taken anything for too long."""
+        self._bounds.watchdog.discard(self)
+        if self._unanswered:
+            self._unanswered[0].client_stalled()
+        self.transport.abort()
+
+    def request_is_late(self) -> None:
+        """What has begun to arrive has taken too long: 408, where there is still something to answer."""
+        if self._arrival.in_head:
+            if self._unanswered or self._outside_body_bytes:
+                self._refuse(RequestTooSlowError(f"No whole request within {HEAD_SECONDS:g} s."))
+            else:
+                self._close()
+        elif self.cycle.response_complete:
+            self._close()
+        else:
+            self._unanswered[-1].close_after()
+            self._unanswered[-1].refuse_body(too_slow(self._bounds.body_seconds))
+
+    def evict(self) -> None:
+        """End at once: another connection needs the room."""
+        self._leave()
+        self.transport.abort()
+
+    def _leave(self) -> None:
+        """Count no more."""
+        if self._peer is not None:
+            self._move(None)
+            self._bounds.connections.leave(self._address)
+            self._bounds.watchdog.discard(self._arrival)
+            self._peer = None
+
+    def _note_state(self) -> None:
+        """Whether this connection may be given up for another one has changed, perhaps."""
+        arrival, peer = self._arrival, self._peer
+        if peer is None:
+            return
+        if self._unanswered and not (arrival.in_body and len(self._unanswered) == 1):
+            self._move(None)
+        else:
+            self._move(peer.arriving if arrival.in_head or arrival.in_body else peer.idle)
+
+    def _move(self, to: Connections | None) -> None:
+        if self._among is not to:
+            if self._among is not None:
+                del self._among[self]
+            if to is not None:
+                to[self] = None
+            self._among = to
+
+    # ---- parsing ----
+
+    def _parse(self) -> None:
+        """Parse what has been read, as far as it may be for now."""
+        arrival = self._arrival
+        for _ in range(MAX_SLICES):
+            data = self._unread
+            if len(data) <= SLICE_BYTES:
+                self._unread = b""
+            else:
+                rest_of_body = self._declared - arrival.received if arrival.in_body else 0
+                size = max(SLICE_BYTES, rest_of_body)
+                view = memoryview(data)
+                data, self._unread = view[:size], view[size:]
+            self._parse_slice(data)
+            if self._refused or self.transport.is_closing():
+                self._unread = b""
+                return
+            if not self._unread:
+                self._after_read()
+                return
+            if len(self.pipeline) >= MAX_PIPELINED:
+                self.flow.pause_reading()  # goes on with the next answer
+                break
+        else:
+            self.flow.pause_reading()
+            self.loop.call_soon(self._parse_on)
+        self._note_state()
+
+    def _parse_on(self) -> None:
+        if self._unread and not self.transport.is_closing():
+            self._parse()
+            self.read_on()
+
+    def _parse_slice(self, data: bytes | memoryview) -> None:
+        self._outside_body_bytes += len(data)
+        try:
+            while True:
+                try:
+                    self.parser.feed_data(data)
+                    break
+                except httptools.HttpParserUpgrade as upgrade:
+                    data = memoryview(data)[upgrade.args[0] :]
+                    self._read_without_upgrade()
+        except httptools.HttpParserError as error:
+            reason = error.__context__
+            self._refuse(InvalidRequestError(str(reason) if isinstance(reason, _RefusedError) else NO_HTTP))
+            return
+        if self._outside_body_bytes > MAX_HEAD_BYTES or len(self.headers or ()) > MAX_HEADERS:
+            self._refuse(
+                InvalidRequestError(f"More than {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} lines of headers.")
+            )
+
+    def _after_read(self) -> None:
+        arrival = self._arrival
+        if not (arrival.in_head or arrival.in_body or self._unanswered):
+            arrival.head_begins()  # bytes between requests, and nothing else would end the wait
+        if arrival.in_head or arrival.in_body:
+            arrival.wait()
+        self._note_state()
+
+    def _read_without_upgrade(self) -> None:
+        """Read the last head again without its offer to change the protocol.
+
+        The parser takes what follows an offer for the other protocol. We accept none, so it is the body.
+        """
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        lines = [b"%b %b HTTP/%b\r\n" % (method, self.url, version.encode())]
+        lines += [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self.parser.feed_data(b"".join(lines) + b"\r\n")
+
+    def _refuse(self, error: ApiError) -> None:
+        """End the connection for what has come. Whole requests before it are still answered."""
+        self._refused = True
+        self._arrival.ends()
+        if self._unanswered and self.cycle.more_body:  # the body of the last one is what is wrong
+            if len(self._unanswered) == 1 and self.cycle.response_started:
+                self._close()
+                return
+            if len(self._unanswered) > 1:
+                self._unanswered.pop()
+                self.pipeline.popleft()
+                self._unanswered[-1].close_after()
+                return
+        elif self._unanswered:
+            self._unanswered[-1].close_after()
+            return
+        body = msgspec.json.encode(error.body())
+        lines = [STATUS_LINE[error.status]]
+        lines += [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
+        if error.retry_after is not None:
+            lines.append(b"retry-after: %d\r\n" % error.retry_after)
+        lines.append(b"content-type: application/json\r\nconnection: close\r\n")
+        self.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (b"".join(lines), len(body), body))
+        self._close()
 
     # ---- called by the parser ----
 
     def on_message_begin(self) -> None:
         """A request begins."""
-        self._in_head = True
+        self._arrival.head_begins()
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header; trailers are dropped, they could pretend to be one."""
-        if self._in_head:
+        if self._arrival.in_head:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """The request is given to the application, with the direct way for its answer."""
-        self._in_head = False
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise _RefusedError("This is no proxy.")
+            return  # read again, see `_read_without_upgrade`
+        hosts = self._declared = 0
+        for name, value in self.headers:
+            if name == b"host":
+                hosts += 1
+            elif name == b"content-length":
+                self._declared = int(value)
+        if hosts != 1 and (hosts or self.parser.get_http_version() != "1.0"):
+            raise _RefusedError("A request needs one Host header.")
+        self._arrival.body_begins()
         self._outside_body_bytes = 0
         super().on_headers_complete()
-        reply = DirectReply(self, self.cycle)
+        claim = Claim(self._bounds.admission, self._address)
+        reply = DirectReply(self, self.cycle, claim, self._declared)
         self._unanswered.append(reply)
         self.read_on()
         self.scope["extensions"] = {EXTENSION: {"reply": reply}}
@@ -212,15 +353,14 @@ class ClientConnection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Some bytes of a body."""
         self._outside_body_bytes = 0
-        super().on_body(body)
+        self._arrival.received += len(body)
+        if not self.cycle.response_complete and self._unanswered[-1].take_part(body):
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request is complete."""
+        if self.parser.should_upgrade():
+            return
         self._outside_body_bytes = 0
+        self._arrival.ends()
         super().on_message_complete()
-
-
-def direct_reply(scope: Scope) -> DirectReply | None:
-    """The direct way for the answer to this request; None under another server."""
-    reply: DirectReply | None = scope.get("extensions", {}).get(EXTENSION, {}).get("reply")
-    return reply

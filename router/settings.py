@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
 from cluster.prefix_index import DEFAULT_MAX_BLOCKS
@@ -27,6 +27,8 @@ class RouterSettings(ClusterSettings):
     api_keys: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict, repr=False)
     """TENANT=KEY pairs, separated by commas; empty lets everybody in."""
     max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024)
+    max_body_bytes_in_flight: int = Field(128 * 1024 * 1024, ge=2048)
+    """Of all request bodies that are held at once; beyond it a request is answered with 429."""
     max_open_requests: int = Field(4096, ge=1)
     """Beyond it a request is answered with 429."""
     max_attempts: int = Field(3, ge=1, le=16)
@@ -57,6 +59,14 @@ class RouterSettings(ClusterSettings):
     def _known_policy(cls, value: str) -> str:
         if value not in POLICIES:
             raise ValueError(f"unknown policy, choose one of {', '.join(sorted(POLICIES))}")
+        return value
+
+    @field_validator("max_body_bytes_in_flight")
+    @classmethod
+    def _fits_a_body(cls, value: int, info: ValidationInfo) -> int:
+        # One address may hold half of it with bodies that arrive.
+        if value < 2 * info.data.get("max_body_bytes", 0):
+            raise ValueError("must be at least twice the size of one body (max_body_bytes)")
         return value
 
     @field_validator("otlp_endpoint")

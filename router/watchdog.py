@@ -35,11 +35,15 @@ class Watchdog:
         self._watched.discard(watched)
 
     def _look(self) -> None:
+        self._timer = None
+        if not self._watched:
+            return
         loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._precision_seconds, self._look)  # first: `overdue` might raise
         now = loop.time()
         for watched in [watched for watched in self._watched if watched.deadline < now]:
-            watched.overdue()
-        self._timer = loop.call_later(self._precision_seconds, self._look) if self._watched else None
+            if watched in self._watched:  # still: one that was overdue may have ended others
+                watched.overdue()
 
     def close(self) -> None:
         """Stop looking."""

@@ -10,19 +10,18 @@ from starlette.types import Receive, Scope, Send
 
 from cluster.fleet import Fleet
 from router.accounting import Accounts, RequestRecord
-from router.admission import Admission
+from router.admission import Admission, Claim, network_of
 from router.api.direct import DirectClient
 from router.api.schema import Call
 from router.api.transport import AsgiClient, Client
 from router.auth import Authenticator
-from router.client_connection import direct_reply
+from router.direct_reply import direct_reply
 from router.dispatch import Dispatcher, Exchange
 from router.errors import ApiError, ClientStalledError, UnknownModelError, UpstreamError
 from router.prompts import prepare
 from router.settings import RouterSettings
 from router.sse import DONE, EventFilter, usage_of_reply
 from router.tokenizers import Tokenizers
-from router.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from router.tracing import Tracing
@@ -55,7 +54,6 @@ class GenerationEndpoint:
         self._admission = admission
         self._tracing = tracing
         self._settings = settings
-        self._watchdog = Watchdog(min(1.0, settings.stalled_client_seconds / 10))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -65,36 +63,46 @@ class GenerationEndpoint:
         if self._tracing is not None:
             record.trace = self._tracing.begin(headers)
         try:
-            record.tenant = self._authenticate(_text(headers.get(b"authorization")))
-            with self._admission:
-                if not await self._serve(client, headers, record):
-                    record.outcome, record.status = "cancelled", CLIENT_CLOSED_REQUEST
-        except ApiError as error:
-            record.outcome = "failed" if error.status >= 500 else "refused"
-            record.status, record.error = error.status, error.message
-            await client.reply(error.status, _error_headers(error, record), msgspec.json.encode(error.body()))
+            await self._answer_or_refuse(client, headers, record)
         except ClientStalledError as error:
-            # The answer has begun and cannot be ended properly: the server cuts the connection.
+            # An answer that has begun cannot be ended properly. Our own server has cut the connection; another
+            # one does when the application returns.
             record.outcome, record.status, record.error = "cancelled", CLIENT_CLOSED_REQUEST, str(error)
-            raise
         except BaseException as error:
             record.outcome = record.outcome or "failed"
             record.error = record.error or type(error).__name__
             raise
         finally:
+            client.claim.close()
             self._accounts.finish(record)
 
+    async def _answer_or_refuse(
+        self, client: Client, headers: dict[bytes, bytes], record: RequestRecord
+    ) -> None:
+        try:
+            record.tenant = self._authenticate(_text(headers.get(b"authorization")))
+            if not await self._serve(client, headers, record):
+                record.outcome, record.status = "cancelled", CLIENT_CLOSED_REQUEST
+        except ApiError as error:
+            record.outcome = "failed" if error.status >= 500 else "refused"
+            record.status, record.error = error.status, error.message
+            await client.reply(error.status, _error_headers(error, record), msgspec.json.encode(error.body()))
+
     def _client(self, scope: Scope, receive: Receive, send: Send) -> Client:
-        seconds = self._settings.stalled_client_seconds
         if (direct := direct_reply(scope)) is not None:
-            return DirectClient(direct, scope, receive, seconds, self._watchdog)
-        return AsgiClient(scope, receive, send, seconds)
+            return DirectClient(direct)
+        address = network_of(scope["client"][0]) if scope.get("client") else ""
+        claim = Claim(self._admission, address)
+        return AsgiClient(scope, receive, send, self._settings.stalled_client_seconds, claim)
 
     async def _serve(self, client: Client, headers: dict[bytes, bytes], record: RequestRecord) -> bool:
         """Read and answer the request. False when the client left first."""
         limits = self._settings
         raw = await client.read_body(limits.max_body_bytes, limits.body_seconds)
-        return raw is not None and await client.stays_for(self._answer(raw, headers, record, client))
+        if raw is None:
+            return False
+        client.claim.admit(record.tenant)
+        return await client.stays_for(self._answer(raw, headers, record, client))
 
     async def _answer(
         self, raw: bytes, headers: dict[bytes, bytes], record: RequestRecord, client: Client

@@ -181,10 +181,3 @@ async def test_old_client_gets_an_answer_without_chunks(router):
     head, _, body = got.partition(b"\r\n\r\n")
     assert b"chunked" not in head
     assert body == event("he") + event("llo") + DONE
-
-
-async def test_upgrade_is_refused(router, engines):
-    """Nothing is taken for a body that might be another protocol."""
-    got = await talk(router, request(LENGTH, b"connection: upgrade\r\nupgrade: h2c\r\n"), until=b"}}")
-    assert got.startswith(b"HTTP/1.1 400")
-    assert not engines[0].exchanges
