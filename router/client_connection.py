@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import httptools
-import msgspec
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from router.admission import Admission, Claim, network_of
 from router.arrival import HEAD_SECONDS, Arrival, too_slow
-from router.connection_limit import ConnectionLimit, Connections, Peer
-from router.direct_reply import EXTENSION, DirectReply
+from router.connection_limit import ConnectionLimit, Entry
+from router.direct_reply import EXTENSION, DirectReply, raw_answer
 from router.errors import ApiError, InvalidRequestError, RequestTooSlowError, TooManyConnectionsError
 from router.watchdog import NEVER, Watchdog
 
@@ -66,8 +65,7 @@ class ClientConnection(HttpToolsProtocol):
         self._refused = False
         self._unanswered: deque[DirectReply] = deque()
         self._address = ""
-        self._peer: Peer | None = None
-        self._among: Connections | None = None
+        self._entry: Entry | None = None
 
     @property
     def reading_is_paused(self) -> bool:
@@ -110,8 +108,8 @@ class ClientConnection(HttpToolsProtocol):
         """Wait for a request, if there is room for one more connection."""
         super().connection_made(transport)
         self._address = network_of(self.client[0]) if self.client is not None else ""
-        self._peer = self._bounds.connections.enter(self._address)
-        if self._peer is None:
+        self._entry = self._bounds.connections.enter(self, self._address)
+        if self._entry is None:
             self._refuse(TooManyConnectionsError("This router has as many connections as it may."))
             return
         self._arrival.head_begins()
@@ -193,58 +191,52 @@ class ClientConnection(HttpToolsProtocol):
 
     def _leave(self) -> None:
         """Count no more."""
-        if self._peer is not None:
-            self._move(None)
-            self._bounds.connections.leave(self._address)
+        if self._entry is not None:
+            self._bounds.connections.leave(self._entry)
             self._bounds.watchdog.discard(self._arrival)
-            self._peer = None
+            self._entry = None
 
     def _note_state(self) -> None:
         """Whether this connection may be given up for another one has changed, perhaps."""
-        arrival, peer = self._arrival, self._peer
-        if peer is None:
+        arrival, entry = self._arrival, self._entry
+        if entry is None:
             return
         if self._unanswered and not (arrival.in_body and len(self._unanswered) == 1):
-            self._move(None)
+            entry.is_answered()
+        elif arrival.in_head or arrival.in_body:
+            entry.is_arriving()
         else:
-            self._move(peer.arriving if arrival.in_head or arrival.in_body else peer.idle)
-
-    def _move(self, to: Connections | None) -> None:
-        if self._among is not to:
-            if self._among is not None:
-                del self._among[self]
-            if to is not None:
-                to[self] = None
-            self._among = to
+            entry.is_idle()
 
     # ---- parsing ----
 
     def _parse(self) -> None:
         """Parse what has been read, as far as it may be for now."""
-        arrival = self._arrival
         for _ in range(MAX_SLICES):
-            data = self._unread
-            if len(data) <= SLICE_BYTES:
-                self._unread = b""
-            else:
-                rest_of_body = self._declared - arrival.received if arrival.in_body else 0
-                size = max(SLICE_BYTES, rest_of_body)
-                view = memoryview(data)
-                data, self._unread = view[:size], view[size:]
-            self._parse_slice(data)
+            if len(self.pipeline) >= MAX_PIPELINED:
+                self.flow.pause_reading()  # goes on with the next answer
+                break
+            self._parse_slice(self._next_slice())
             if self._refused or self.transport.is_closing():
                 self._unread = b""
                 return
             if not self._unread:
-                self._after_read()
-                return
-            if len(self.pipeline) >= MAX_PIPELINED:
-                self.flow.pause_reading()  # goes on with the next answer
                 break
         else:
             self.flow.pause_reading()
             self.loop.call_soon(self._parse_on)
-        self._note_state()
+        self._after_parsing()
+
+    def _next_slice(self) -> bytes | memoryview:
+        data = self._unread
+        if len(data) <= SLICE_BYTES:
+            self._unread = b""
+            return data
+        arrival, view = self._arrival, memoryview(data)
+        rest_of_body = self._declared - arrival.received if arrival.in_body else 0
+        size = max(SLICE_BYTES, rest_of_body)
+        self._unread = view[size:]
+        return view[:size]
 
     def _parse_on(self) -> None:
         if self._unread and not self.transport.is_closing():
@@ -270,7 +262,7 @@ class ClientConnection(HttpToolsProtocol):
                 InvalidRequestError(f"More than {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} lines of headers.")
             )
 
-    def _after_read(self) -> None:
+    def _after_parsing(self) -> None:
         arrival = self._arrival
         if not (arrival.in_head or arrival.in_body or self._unanswered):
             arrival.head_begins()  # bytes between requests, and nothing else would end the wait
@@ -306,13 +298,7 @@ class ClientConnection(HttpToolsProtocol):
         elif self._unanswered:
             self._unanswered[-1].close_after()
             return
-        body = msgspec.json.encode(error.body())
-        lines = [STATUS_LINE[error.status]]
-        lines += [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
-        if error.retry_after is not None:
-            lines.append(b"retry-after: %d\r\n" % error.retry_after)
-        lines.append(b"content-type: application/json\r\nconnection: close\r\n")
-        self.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (b"".join(lines), len(body), body))
+        self.transport.write(raw_answer(error, self.server_state.default_headers))
         self._close()
 
     # ---- called by the parser ----

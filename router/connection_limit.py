@@ -2,7 +2,7 @@
 
 import resource
 import time
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import structlog
 
@@ -32,27 +32,55 @@ def max_connections() -> int:
     return max(1, min((soft - RESERVED_FILES) // FILES_PER_CLIENT, MAX_CONNECTIONS))
 
 
-class Evictable(Protocol):
-    """A connection that can be given up."""
+class Connection(Protocol):
+    """What is bounded."""
 
     def evict(self) -> None:
         """End at once."""
 
 
-Connections: TypeAlias = dict[Evictable, None]
-"""In the order in which they came here."""
+class _Peer:
+    """The connections of one address. Those whose request is being answered are only counted."""
 
+    __slots__ = ("address", "arriving", "count", "idle")
 
-class Peer:
-    """The connections of one address. Those with a request that is being answered are only counted."""
-
-    __slots__ = ("arriving", "count", "idle")
-
-    def __init__(self) -> None:
+    def __init__(self, address: str) -> None:
+        self.address = address
         self.count = 0
-        self.idle: Connections = {}
-        self.arriving: Connections = {}
-        """Whose request is not complete; new connections, too."""
+        self.idle: dict[Entry, None] = {}
+        self.arriving: dict[Entry, None] = {}
+        """Both in the order in which they came here."""
+
+
+class Entry:
+    """One connection among the others, from its opening to its end."""
+
+    __slots__ = ("_among", "_peer", "connection")
+
+    def __init__(self, connection: Connection, peer: _Peer) -> None:
+        self.connection = connection
+        self._peer = peer
+        self._among: dict[Entry, None] | None = None
+
+    def is_idle(self) -> None:
+        """Its client has asked for nothing more."""
+        self._move(self._peer.idle)
+
+    def is_arriving(self) -> None:
+        """Its request is not complete, or it is new."""
+        self._move(self._peer.arriving)
+
+    def is_answered(self) -> None:
+        """It has a whole request, and is not to be given up for another connection."""
+        self._move(None)
+
+    def _move(self, to: "dict[Entry, None] | None") -> None:
+        if self._among is not to:
+            if self._among is not None:
+                del self._among[self]
+            if to is not None:
+                to[self] = None
+            self._among = to
 
 
 class ConnectionLimit:
@@ -61,27 +89,28 @@ class ConnectionLimit:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._count = 0
-        self._peers: dict[str, Peer] = {}
+        self._peers: dict[str, _Peer] = {}
         self._log_again = 0.0
 
-    def enter(self, address: str) -> Peer | None:
+    def enter(self, connection: Connection, address: str) -> Entry | None:
         """Count a new connection from an address; None when there is no room for it. Then call `leave`."""
         if self._count >= self._limit and not self._make_room():
             return None
         peer = self._peers.get(address)
         if peer is None:
-            peer = self._peers[address] = Peer()
+            peer = self._peers[address] = _Peer(address)
         peer.count += 1
         self._count += 1
-        return peer
+        return Entry(connection, peer)
 
-    def leave(self, address: str) -> None:
+    def leave(self, entry: Entry) -> None:
         """A connection has ended."""
-        peer = self._peers[address]
+        entry.is_answered()
+        peer = entry._peer
         peer.count -= 1
         self._count -= 1
         if not peer.count:
-            del self._peers[address]
+            del self._peers[peer.address]
 
     def _make_room(self) -> bool:
         """Give up a connection of the address that has most: idle for longest, or else slowest to ask."""
@@ -90,7 +119,7 @@ class ConnectionLimit:
         if not candidates:
             return False
         peer = max(candidates, key=lambda peer: peer.count)
-        next(iter(peer.idle or peer.arriving)).evict()
+        next(iter(peer.idle or peer.arriving)).connection.evict()
         return True
 
     def _warn(self) -> None:

@@ -3,9 +3,10 @@
 Under another ASGI server there is none, and both go the ordinary way.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
+import msgspec
 from starlette.types import Scope
 from uvicorn._types import ASGIReceiveEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
@@ -17,6 +18,17 @@ if TYPE_CHECKING:
     from router.client_connection import ClientConnection
 
 EXTENSION = "warmroute.direct"
+
+
+def raw_answer(error: ApiError, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """An answer to what never became a request; the connection ends after it."""
+    body = msgspec.json.encode(error.body())
+    lines = [STATUS_LINE[error.status], *(b"%b: %b\r\n" % header for header in headers)]
+    if error.retry_after is not None:
+        lines.append(b"retry-after: %d\r\n" % error.retry_after)
+    lines.append(b"content-type: application/json\r\nconnection: close\r\n")
+    lines.append(b"content-length: %d\r\n\r\n" % len(body))
+    return b"".join([*lines, body])
 
 
 class DirectReply:

@@ -18,7 +18,7 @@ ApiError                        an answer in OpenAI's error format
 └── UpstreamError               502 or 504: every attempt failed
 AttemptFailedError              one attempt at one replica failed; the dispatcher tries the next
 ReplyBrokenError                a reply that had begun broke off
-ClientStalledError              a client does not read its answer
+ClientStalledError              a client does not read its answer, or no longer can
 """
 
 from typing import Any
@@ -187,4 +187,4 @@ class ReplyBrokenError(Exception):
 
 
 class ClientStalledError(Exception):
-    """A client has not taken anything of its answer for too long."""
+    """A client has not taken anything of its answer for too long, or cannot take any more."""

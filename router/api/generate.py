@@ -65,8 +65,8 @@ class GenerationEndpoint:
         try:
             await self._answer_or_refuse(client, headers, record)
         except ClientStalledError as error:
-            # An answer that has begun cannot be ended properly. Our own server has cut the connection; another
-            # one does when the application returns.
+            # An answer that has begun cannot be ended properly. Our own server has cut the connection; others
+            # do when the application returns.
             record.outcome, record.status, record.error = "cancelled", CLIENT_CLOSED_REQUEST, str(error)
         except BaseException as error:
             record.outcome = record.outcome or "failed"

@@ -109,6 +109,8 @@ class AsgiClient:
                 await self._send_now(message)
         except TimeoutError as error:
             raise ClientStalledError(f"the client took nothing for {self._stalled_seconds:g} s") from error
+        except (OSError, RuntimeError) as error:  # of ASGI; of uvloop, where a server did not notice in time
+            raise ClientStalledError(f"the client cannot be written to: {error}") from error
 
 
 async def read_body(
