@@ -1,36 +1,22 @@
-"""One connection of a client: uvicorn's own, with a direct way for answers and bounds on what a client sends.
+"""One connection of a client: uvicorn's own, with a direct way for answers, and bounds on what it may cost.
 
-Bounds are on bytes that are no body, on time, on requests that are read ahead, and on how much of one read is
-parsed before others have their turn.
+Bounds are on bytes and on time: of a request that arrives, of an answer that is not taken.
 """
 
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
 from router.admission import Admission, Claim, network_of
-from router.arrival import HEAD_SECONDS, Arrival, too_slow
+from router.arrival import HEAD_SECONDS, too_slow
 from router.connection_limit import ConnectionLimit, Entry
 from router.direct_reply import EXTENSION, DirectReply, raw_answer
-from router.errors import ApiError, InvalidRequestError, RequestTooSlowError, TooManyConnectionsError
+from router.errors import ApiError, OverloadedError, RequestTooSlowError, TooManyConnectionsError
+from router.request_reader import SLICE_BYTES, RequestReader
 from router.watchdog import NEVER, Watchdog
 
-MAX_HEAD_BYTES = 64 * 1024
-"""How much may come without becoming part of a body: headers, chunk extensions, trailers."""
-MAX_HEADERS = 1024
-MAX_PIPELINED = 16
-"""Requests that are read ahead on one connection. Until then it is read on, so that its end is seen."""
-SLICE_BYTES = 4096
-"""Parsed at a time where it may be anything; the rest of a body of known length is parsed at once."""
-MAX_SLICES = 8
-"""Parsed before other connections have their turn: 32 KiB of one-byte chunks take 7 ms."""
 CLOSING_SECONDS = 30.0
 """How long the end of an answer may wait for a client, once the connection is to be closed."""
-
-NO_HTTP = "Invalid HTTP request received."
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,41 +32,24 @@ class Bounds:
     """How long a client may take nothing of an answer."""
 
 
-class _RefusedError(Exception):
-    """Ends the parser: the head of a request is not acceptable."""
-
-
-class ClientConnection(HttpToolsProtocol):
-    """uvicorn's connection for HTTP/1.1. It parses, keeps alive, and answers pipelined requests in turn."""
+class ClientConnection(RequestReader):
+    """uvicorn's connection for HTTP/1.1. It keeps alive, and answers pipelined requests in turn."""
 
     def __init__(self, bounds: Bounds, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(bounds.body_seconds, *args, **kwargs)
         self.deadline = NEVER
         """Until when the client must take something of its answers; see `router.watchdog.Watched`."""
         self._bounds = bounds
-        self._arrival = Arrival(self, self.loop, bounds.body_seconds)
-        self._unread: bytes | memoryview = b""
-        self._declared = 0
-        self._outside_body_bytes = 0
-        self._refused = False
         self._unanswered: deque[DirectReply] = deque()
         self._address = ""
         self._entry: Entry | None = None
-
-    @property
-    def reading_is_paused(self) -> bool:
-        """Whether nothing is read, so that a client cannot be late."""
-        return self.flow.read_paused
-
-    def read_on(self) -> None:
-        """Undo what long bodies and pipelined requests pause, else nobody would see the client leave."""
-        if len(self.pipeline) < MAX_PIPELINED and not self._unread:
-            self.flow.resume_reading()
+        self._ahead: Claim | None = None
+        """Counts `bytes_ahead` while they are many."""
 
     def on_response_complete(self) -> None:
         """The first of its open requests has its answer."""
         reply = self._unanswered.popleft()
-        reply.answered()
+        reply.drop_body()
         if reply.expects_continue and self.cycle.more_body and not self._arrival.received:
             self.transport.close()  # the body will not come, and what comes next would be taken for it
         super().on_response_complete()
@@ -117,24 +86,14 @@ class ClientConnection(HttpToolsProtocol):
         self._bounds.watchdog.add(self._arrival)
         self._note_state()
 
-    def data_received(self, data: bytes) -> None:
-        """Parse what has come."""
-        if self._refused:
-            return
-        self._unset_keepalive_if_required()
-        if self._unread:  # it will be parsed, see `_parse`
-            self._unread = b"".join((self._unread, data))
-            self.flow.pause_reading()
-        else:
-            self._unread = data
-            self._parse()
-
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell every request that waits for its answer; uvicorn tells only the one that came last."""
         super().connection_lost(exc)
         self._leave()
         self._bounds.watchdog.discard(self)
         self._unread = b""
+        if self._ahead is not None:
+            self._ahead.close()
         for reply in self._unanswered:
             reply.client_left()
         self._unanswered.clear()
@@ -208,80 +167,6 @@ class ClientConnection(HttpToolsProtocol):
         else:
             entry.is_idle()
 
-    # ---- parsing ----
-
-    def _parse(self) -> None:
-        """Parse what has been read, as far as it may be for now."""
-        for _ in range(MAX_SLICES):
-            if len(self.pipeline) >= MAX_PIPELINED:
-                self.flow.pause_reading()  # goes on with the next answer
-                break
-            self._parse_slice(self._next_slice())
-            if self._refused or self.transport.is_closing():
-                self._unread = b""
-                return
-            if not self._unread:
-                break
-        else:
-            self.flow.pause_reading()
-            self.loop.call_soon(self._parse_on)
-        self._after_parsing()
-
-    def _next_slice(self) -> bytes | memoryview:
-        data = self._unread
-        if len(data) <= SLICE_BYTES:
-            self._unread = b""
-            return data
-        arrival, view = self._arrival, memoryview(data)
-        rest_of_body = self._declared - arrival.received if arrival.in_body else 0
-        size = max(SLICE_BYTES, rest_of_body)
-        self._unread = view[size:]
-        return view[:size]
-
-    def _parse_on(self) -> None:
-        if self._unread and not self.transport.is_closing():
-            self._parse()
-            self.read_on()
-
-    def _parse_slice(self, data: bytes | memoryview) -> None:
-        self._outside_body_bytes += len(data)
-        try:
-            while True:
-                try:
-                    self.parser.feed_data(data)
-                    break
-                except httptools.HttpParserUpgrade as upgrade:
-                    data = memoryview(data)[upgrade.args[0] :]
-                    self._read_without_upgrade()
-        except httptools.HttpParserError as error:
-            reason = error.__context__
-            self._refuse(InvalidRequestError(str(reason) if isinstance(reason, _RefusedError) else NO_HTTP))
-            return
-        if self._outside_body_bytes > MAX_HEAD_BYTES or len(self.headers or ()) > MAX_HEADERS:
-            self._refuse(
-                InvalidRequestError(f"More than {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} lines of headers.")
-            )
-
-    def _after_parsing(self) -> None:
-        arrival = self._arrival
-        if not (arrival.in_head or arrival.in_body or self._unanswered):
-            arrival.head_begins()  # bytes between requests, and nothing else would end the wait
-        if arrival.in_head or arrival.in_body:
-            arrival.wait()
-        self._note_state()
-
-    def _read_without_upgrade(self) -> None:
-        """Read the last head again without its offer to change the protocol.
-
-        The parser takes what follows an offer for the other protocol. We accept none, so it is the body.
-        """
-        method, version = self.parser.get_method(), self.parser.get_http_version()
-        lines = [b"%b %b HTTP/%b\r\n" % (method, self.url, version.encode())]
-        lines += [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
-        self.parser.feed_data(b"".join(lines) + b"\r\n")
-
     def _refuse(self, error: ApiError) -> None:
         """End the connection for what has come. Whole requests before it are still answered."""
         self._refused = True
@@ -291,62 +176,47 @@ class ClientConnection(HttpToolsProtocol):
                 self._close()
                 return
             if len(self._unanswered) > 1:
-                self._unanswered.pop()
+                self._unanswered.pop().drop_body()
                 self.pipeline.popleft()
                 self._unanswered[-1].close_after()
                 return
         elif self._unanswered:
             self._unanswered[-1].close_after()
             return
-        self.transport.write(raw_answer(error, self.server_state.default_headers))
-        self._close()
+        if not self.transport.is_closing():
+            self.transport.write(raw_answer(error, self.server_state.default_headers))
+            self._close()
 
-    # ---- called by the parser ----
+    # ---- called by the reader ----
 
-    def on_message_begin(self) -> None:
-        """A request begins."""
-        self._arrival.head_begins()
-        super().on_message_begin()
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """A header; trailers are dropped, they could pretend to be one."""
-        if self._arrival.in_head:
-            super().on_header(name, value)
-
-    def on_headers_complete(self) -> None:
-        """The request is given to the application, with the direct way for its answer."""
-        if self.parser.should_upgrade():
-            if self.parser.get_method() == b"CONNECT":
-                raise _RefusedError("This is no proxy.")
-            return  # read again, see `_read_without_upgrade`
-        hosts = self._declared = 0
-        for name, value in self.headers:
-            if name == b"host":
-                hosts += 1
-            elif name == b"content-length":
-                self._declared = int(value)
-        if hosts != 1 and (hosts or self.parser.get_http_version() != "1.0"):
-            raise _RefusedError("A request needs one Host header.")
-        self._arrival.body_begins()
-        self._outside_body_bytes = 0
-        super().on_headers_complete()
-        claim = Claim(self._bounds.admission, self._address)
-        reply = DirectReply(self, self.cycle, claim, self._declared)
+    def _request_began(self) -> None:
+        """Its answer has a direct way."""
+        reply = DirectReply(self, self.cycle, Claim(self._bounds.admission, self._address), self._declared)
         self._unanswered.append(reply)
         self.read_on()
         self.scope["extensions"] = {EXTENSION: {"reply": reply}}
 
-    def on_body(self, body: bytes) -> None:
-        """Some bytes of a body."""
-        self._outside_body_bytes = 0
-        self._arrival.received += len(body)
-        if not self.cycle.response_complete and self._unanswered[-1].take_part(body):
-            super().on_body(body)
+    def _wants_part(self, body: bytes) -> bool:
+        """Not while too many bytes are held, or after it came too slowly."""
+        return self._unanswered[-1].take_part(body)
 
-    def on_message_complete(self) -> None:
-        """The request is complete."""
-        if self.parser.should_upgrade():
-            return
-        self._outside_body_bytes = 0
-        self._arrival.ends()
-        super().on_message_complete()
+    def _after_parsing(self) -> None:
+        """What is unfinished must go on, and what is held of it counts."""
+        arrival = self._arrival
+        if not (arrival.in_head or arrival.in_body or self._unanswered):
+            arrival.head_begins()  # bytes between requests, and nothing else would end the wait
+        if arrival.in_head or arrival.in_body:
+            arrival.wait()
+        if self._ahead is not None or self._unread or self._outside_body_bytes > SLICE_BYTES:
+            self._count_ahead()
+        self._note_state()
+
+    def _count_ahead(self) -> None:
+        if self._ahead is None:
+            self._ahead = Claim(self._bounds.admission, self._address)
+        self._ahead.release_body()
+        try:
+            self._ahead.add(self.bytes_ahead)
+        except OverloadedError as error:
+            self._unread = b""
+            self._refuse(error)

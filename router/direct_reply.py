@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from starlette.types import Scope
-from uvicorn._types import ASGIReceiveEvent
+from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from router.admission import Claim
@@ -74,7 +74,7 @@ class DirectReply:
         """Called, instead of `on_gone`, when the connection is cut since the client takes nothing."""
         self.on_shutdown: Callable[[], object] | None = None
         """Called when the server stops, which waits for answers: one without an end should end now."""
-        cycle.receive = self._receive  # type: ignore[method-assign]
+        cycle.receive, cycle.send = self._receive, self._send  # type: ignore[method-assign]
         if declared:
             try:
                 claim.expect(declared)
@@ -83,7 +83,9 @@ class DirectReply:
 
     @property
     def is_gone(self) -> bool:
-        """Whether the client has left."""
+        """Whether the client has left, though nobody may have been told yet: writing would be an error."""
+        if self.transport.is_closing():
+            self._cycle.disconnected = True
         return self._cycle.disconnected
 
     @property
@@ -101,7 +103,7 @@ class DirectReply:
         cycle = self._cycle
         if self._declared > limit:
             raise BodyTooLargeError(limit)
-        if cycle.waiting_for_100_continue and cycle.more_body:
+        if cycle.waiting_for_100_continue and cycle.more_body and not self.is_gone:
             cycle.waiting_for_100_continue = False
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         while cycle.more_body and len(cycle.body) <= limit and self._refusal is None:
@@ -127,6 +129,11 @@ class DirectReply:
             return {"type": "http.disconnect"}
         raise self._refusal
 
+    async def _send(self, message: ASGISendEvent) -> None:
+        """What such applications answer with. Uvicorn drops it where the client is known to be gone."""
+        if not self.is_gone:
+            await RequestResponseCycle.send(self._cycle, message)
+
     def take_part(self, data: bytes) -> bool:
         """Count a part of the body, which has just come. False when it is not wanted."""
         if self._refusal is None:
@@ -139,19 +146,15 @@ class DirectReply:
     def refuse_body(self, why: ApiError) -> None:
         """Drop the body, as far as it has come and what follows; whoever reads it is told why."""
         self._refusal = why
-        self._drop_body()
+        self.drop_body()
         self._cycle.message_event.set()
-
-    def _drop_body(self) -> None:
-        self._cycle.body = bytearray()
-        self.claim.release_body()
 
     # ---- the answer ----
 
     def start(self, status: int, headers: Mapping[str, str], body: bytes | None = None) -> None:
         """Send status and headers, and the whole body if there is one; else it follows. Then call `end`."""
         cycle, lines = self._cycle, [STATUS_LINE[status]]
-        if cycle.disconnected:
+        if self.is_gone:
             return
         for name, value in cycle.default_headers:
             lines += (name, b": ", value, b"\r\n")
@@ -178,12 +181,16 @@ class DirectReply:
         """Send some bytes of the body; never none."""
         if self.is_chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data)
-        self.transport.write(data)
+        try:
+            self.transport.write(data)
+        except RuntimeError:  # uvloop's; asking before each write would cost more
+            if not self.is_gone:
+                raise
 
     def end(self) -> None:
         """The answer is complete."""
         cycle = self._cycle
-        if cycle.disconnected:
+        if self.is_gone:
             return
         if self.is_chunked:
             self.transport.write(b"0\r\n\r\n")
@@ -199,9 +206,10 @@ class DirectReply:
 
     # ---- called by the connection ----
 
-    def answered(self) -> None:
-        """The answer is complete."""
-        self._drop_body()
+    def drop_body(self) -> None:
+        """Nobody needs it any more."""
+        self._cycle.body = bytearray()
+        self.claim.release_body()
 
     def close_after(self) -> None:
         """Nothing on this connection will be answered after it."""
@@ -216,7 +224,7 @@ class DirectReply:
 
     def client_left(self) -> None:
         """The connection has ended."""
-        self._drop_body()
+        self.drop_body()
         self._cycle.disconnected = True
         self._cycle.message_event.set()
         if self.on_gone is not None:

@@ -112,7 +112,11 @@ class DirectClient:
         """Pass on a chunk as the engine framed it, where nothing in it is to be read or left out."""
         if self._chunked_to is None or not self._events.passes_chunk(data):
             return False
-        self._chunked_to.write(data)
+        try:
+            self._chunked_to.write(data)
+        except RuntimeError:  # as in `DirectReply.write`
+            if not self._direct.is_gone:
+                raise
         return True
 
     def ended(self, broken: str | None) -> None:

@@ -381,6 +381,31 @@ async def test_leaving_is_no_error_of_ours(either, engines, caplog, data, go):
     assert_quiet(either, caplog)
 
 
+@pytest.mark.parametrize("body", [CHAT, STREAM])
+async def test_leaving_is_no_error_whenever_it_happens(router, engines, caplog, body):
+    """Many who are gone at once while their engine writes: writing to them fails before we are told."""
+
+    async def flood(exchange):
+        await exchange.head()
+        while not exchange.gone.is_set():
+            await exchange.raw(b"5\r\ndata:\r\n2\r\n\n\n\r\n" * 20)
+            await asyncio.sleep(0)
+
+    data = json.dumps(body).encode()
+    for engine in engines:
+        engine.script.extend([flood] * 30 if body == STREAM else [])
+
+    async def impatient(number):
+        _, writer = await connect(router, head(len(data)) + data)
+        await asyncio.sleep(number * 0.002)
+        writer.transport.abort()
+
+    await asyncio.gather(*map(impatient, range(60)))
+    await router.drained()
+    await eventually(lambda: not router.server.server_state.tasks)
+    assert_quiet(router, caplog)
+
+
 async def pour(exchange):
     """A script: as much answer as is taken."""
     await exchange.head()
