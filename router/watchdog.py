@@ -4,6 +4,9 @@ import asyncio
 from typing import Protocol
 
 NEVER = float("inf")
+MAX_AT_ONCE = 64
+"""Waits that end in one turn of the event loop, since each may wake a task that answers."""
+SHORT_PAUSE_SECONDS = 0.01
 
 
 class Watched(Protocol):
@@ -17,7 +20,7 @@ class Watched(Protocol):
 
 
 class Watchdog:
-    """Calls `overdue` of whatever has passed its deadline, at most ``precision_seconds`` too late."""
+    """Calls `overdue` of whatever has passed its deadline, about ``precision_seconds`` too late at most."""
 
     def __init__(self, precision_seconds: float) -> None:
         self._precision_seconds = precision_seconds
@@ -39,9 +42,11 @@ class Watchdog:
         if not self._watched:
             return
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self._precision_seconds, self._look)  # first: `overdue` might raise
         now = loop.time()
-        for watched in [watched for watched in self._watched if watched.deadline < now]:
+        overdue = [watched for watched in self._watched if watched.deadline < now]
+        pause = SHORT_PAUSE_SECONDS if len(overdue) > MAX_AT_ONCE else self._precision_seconds
+        self._timer = loop.call_later(pause, self._look)  # first: `overdue` might raise
+        for watched in overdue[:MAX_AT_ONCE]:
             if watched in self._watched:  # still: one that was overdue may have ended others
                 watched.overdue()
 

@@ -245,6 +245,24 @@ async def test_pipelined_bodies_count_too(start_router, engines):
     await eventually(lambda: hold_nothing(router))
 
 
+@pytest.mark.parametrize("kind", ["head", "read ahead"])
+async def test_what_is_no_body_yet_counts_too(start_router, engines, kind):
+    """Long heads that do not end, and what was read behind requests that wait for their turn."""
+    router = await start_router(max_body_bytes=64 * KIB, max_body_bytes_in_flight=128 * KIB)
+    router.admit(engines[0].url)
+    engines[0].script.extend([stay_silent] * 5)
+    data = PATH + b"x: " + b"y" * 30 * KIB if kind == "head" else ASK + GET * 850
+    writers = [(await connect(router, data))[1] for _ in range(2)]
+    await eventually(lambda: router.app.admission.body_bytes > 50 * KIB)
+    reader, writer = await connect(router, PATH + b"x: " + b"y" * 30 * KIB)
+    assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 429")
+    writer.close()
+    for each in writers:
+        each.close()
+    await router.drained()
+    await eventually(lambda: hold_nothing(router))
+
+
 async def test_one_tenant_does_not_take_all(start_router, engines):
     """Three quarters of places and bytes at most, so that another one is served."""
     router = await start_router(

@@ -1,8 +1,9 @@
 """Limits on many waits, looked at together."""
 
 import asyncio
+from itertools import pairwise
 
-from router.watchdog import NEVER, Watchdog
+from router.watchdog import MAX_AT_ONCE, NEVER, Watchdog
 from tests.waiting import eventually
 
 
@@ -35,6 +36,21 @@ async def test_one_that_fails_does_not_end_the_others_limits():
         watchdog.add(each)
     await eventually(lambda: all(each.times == 1 for each in watched))
     assert [str(error) for error in errors] == ["a mistake"]
+    watchdog.close()
+
+
+async def test_many_at_once_take_turns():
+    """What they wake does not hold the event loop: a few end, then others run."""
+    watchdog = Watchdog(0.001)
+    watched = [Waiting() for _ in range(3 * MAX_AT_ONCE)]
+    for each in watched:
+        watchdog.add(each)
+    seen = set()
+
+    while len(watched) not in seen:
+        seen.add(sum(each.times for each in watched))
+        await asyncio.sleep(0)
+    assert max(later - sooner for sooner, later in pairwise(sorted(seen))) <= MAX_AT_ONCE
     watchdog.close()
 
 
