@@ -6,6 +6,7 @@ tenant, or its address where there are no tenants.
 """
 
 from ipaddress import IPv6Address
+from weakref import WeakValueDictionary
 
 from router.errors import OverloadedError
 
@@ -19,26 +20,16 @@ def network_of(host: str) -> str:
     return str(mapped) if mapped is not None else address.exploded[:19]
 
 
-class _Shares:
-    """Amounts that parties have taken of something, and how much each of them may have."""
+class Party:
+    """A tenant or an address, and what it has taken. It is forgotten when nobody holds it any more."""
 
-    __slots__ = ("_bound", "_taken")
+    __slots__ = ("__weakref__", "arriving_bytes", "body_bytes", "requests")
 
-    def __init__(self, bound: int) -> None:
-        self._bound = bound
-        self._taken: dict[str, int] = {}
-
-    def has_room(self, party: str, amount: int) -> bool:
-        """Whether a party may have so much more."""
-        return self._taken.get(party, 0) + amount <= self._bound
-
-    def change(self, party: str, amount: int) -> None:
-        """Take or, with a negative amount, give back."""
-        total = self._taken.get(party, 0) + amount
-        if total:
-            self._taken[party] = total
-        else:
-            self._taken.pop(party, None)
+    def __init__(self) -> None:
+        self.requests = 0
+        self.body_bytes = 0
+        """Of complete bodies."""
+        self.arriving_bytes = 0
 
 
 class Admission:
@@ -50,13 +41,35 @@ class Admission:
     def __init__(self, max_requests: int, max_body_bytes: int) -> None:
         self.max_requests = max_requests
         self.max_body_bytes = max_body_bytes
+        self.max_requests_of_one = -(-3 * max_requests // 4)
+        self.max_body_bytes_of_one = 3 * max_body_bytes // 4
+        self.max_arriving_bytes_of_one = max_body_bytes // 2
         self.open = 0
         """Requests that have a place."""
         self.body_bytes = 0
         """Bytes held, of complete and of arriving bodies."""
-        self.requests = _Shares(-(-3 * max_requests // 4))
-        self.complete = _Shares(3 * max_body_bytes // 4)
-        self.arriving = _Shares(max_body_bytes // 2)
+        self._addresses: WeakValueDictionary[str, Party] = WeakValueDictionary()
+        self._tenants: WeakValueDictionary[str, Party] = WeakValueDictionary()
+
+    def address(self, host: str) -> Party:
+        """The party of a connection, by the address at its other end."""
+        return _party(self._addresses, network_of(host))
+
+    def tenant(self, name: str) -> Party:
+        """The party of a tenant."""
+        return _party(self._tenants, name)
+
+    @property
+    def parties(self) -> list[Party]:
+        """All that are held."""
+        return [*self._addresses.values(), *self._tenants.values()]
+
+
+def _party(parties: WeakValueDictionary[str, Party], name: str) -> Party:
+    party = parties.get(name)
+    if party is None:
+        party = parties[name] = Party()
+    return party
 
 
 class Claim:
@@ -64,11 +77,11 @@ class Claim:
 
     __slots__ = ("_address", "_admission", "_bytes", "_party")
 
-    def __init__(self, admission: Admission, address: str) -> None:
+    def __init__(self, admission: Admission, address: Party) -> None:
         self._admission = admission
         self._address = address
         self._bytes = 0
-        self._party: str | None = None
+        self._party: Party | None = None
         """Whose place the request has; None while its body arrives, and after its end."""
 
     def expect(self, size: int) -> None:
@@ -76,7 +89,7 @@ class Claim:
         admission = self._admission
         if admission.body_bytes + size > admission.max_body_bytes:
             raise OverloadedError("This router holds as many bytes of request bodies as it may.")
-        if not admission.arriving.has_room(self._address, size):
+        if self._address.arriving_bytes + size > admission.max_arriving_bytes_of_one:
             raise OverloadedError("Too many bytes of request bodies arrive from your address.")
 
     def add(self, size: int) -> None:
@@ -84,23 +97,24 @@ class Claim:
         self.expect(size)
         self._bytes += size
         self._admission.body_bytes += size
-        self._admission.arriving.change(self._address, size)
+        self._address.arriving_bytes += size
 
     def admit(self, tenant: str) -> None:
         """The body is complete: take a place for the tenant, or for the address where that has no name.
 
         Raises `OverloadedError`.
         """
-        admission, party = self._admission, tenant or self._address
+        admission, size = self._admission, self._bytes
+        party = admission.tenant(tenant) if tenant else self._address
         if admission.open >= admission.max_requests:
             raise OverloadedError("This router has as many requests open as it may.")
-        if not admission.requests.has_room(party, 1):
+        if party.requests >= admission.max_requests_of_one:
             raise OverloadedError("You have as many requests open as one client may.")
-        if not admission.complete.has_room(party, self._bytes):
+        if party.body_bytes + size > admission.max_body_bytes_of_one:
             raise OverloadedError("Your open requests hold as many bytes as those of one client may.")
-        admission.arriving.change(self._address, -self._bytes)
-        admission.complete.change(party, self._bytes)
-        admission.requests.change(party, 1)
+        self._address.arriving_bytes -= size
+        party.body_bytes += size
+        party.requests += 1
         admission.open += 1
         self._party = party
 
@@ -108,18 +122,17 @@ class Claim:
         """The body is not held any more."""
         if not self._bytes:
             return
-        admission = self._admission
         if self._party is not None:
-            admission.complete.change(self._party, -self._bytes)
+            self._party.body_bytes -= self._bytes
         else:
-            admission.arriving.change(self._address, -self._bytes)
-        admission.body_bytes -= self._bytes
+            self._address.arriving_bytes -= self._bytes
+        self._admission.body_bytes -= self._bytes
         self._bytes = 0
 
     def close(self) -> None:
         """The request is over."""
         self.release_body()
         if self._party is not None:
-            self._admission.requests.change(self._party, -1)
+            self._party.requests -= 1
             self._admission.open -= 1
             self._party = None

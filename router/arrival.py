@@ -80,6 +80,11 @@ class Arrival:
         self.in_head = self.in_body = False
         self.deadline = NEVER
 
+    def idle(self, seconds: float) -> None:
+        """Everything has its answer; unless something arrives already, wait so long for more."""
+        if not (self.in_head or self.in_body):
+            self.deadline = self._loop.time() + seconds
+
     def wait(self) -> None:
         """What is unfinished after a read must go on; repeating this changes nothing."""
         if self.deadline == NEVER:

@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from router.admission import Admission, Claim, network_of
+from router.admission import Admission, Claim, Party, network_of
 from router.arrival import HEAD_SECONDS, too_slow
 from router.connection_limit import ConnectionLimit, Entry
 from router.direct_reply import EXTENSION, DirectReply, raw_answer
@@ -41,28 +41,30 @@ class ClientConnection(RequestReader):
         """Until when the client must take something of its answers; see `router.watchdog.Watched`."""
         self._bounds = bounds
         self._unanswered: deque[DirectReply] = deque()
-        self._address = ""
+        self._address: Party
         self._entry: Entry | None = None
         self._ahead: Claim | None = None
         """Counts `bytes_ahead` while they are many."""
 
     def on_response_complete(self) -> None:
-        """The first of its open requests has its answer."""
+        """The first of its open requests has its answer. Uvicorn would set a timer for each."""
         reply = self._unanswered.popleft()
         reply.drop_body()
         if reply.expects_continue and self.cycle.more_body and not self._arrival.received:
             self.transport.close()  # the body will not come, and what comes next would be taken for it
-        super().on_response_complete()
+        self.server_state.total_requests += 1
         if self.transport.is_closing():
             self._wait_for_client(CLOSING_SECONDS)
-        elif self._unread:
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._arrival.idle(self.timeout_keep_alive)
+        if self._unread:
             self._parse()
         else:
             self._note_state()
-
-    def timeout_keep_alive_handler(self) -> None:
-        """It has been idle for long."""
-        self._close()
 
     def shutdown(self) -> None:
         """The server stops."""
@@ -76,8 +78,9 @@ class ClientConnection(RequestReader):
     def connection_made(self, transport: Any) -> None:
         """Wait for a request, if there is room for one more connection."""
         super().connection_made(transport)
-        self._address = network_of(self.client[0]) if self.client is not None else ""
-        self._entry = self._bounds.connections.enter(self, self._address)
+        host = self.client[0] if self.client is not None else ""
+        self._address = self._bounds.admission.address(host)
+        self._entry = self._bounds.connections.enter(self, network_of(host))
         if self._entry is None:
             self._refuse(TooManyConnectionsError("This router has as many connections as it may."))
             return

@@ -80,7 +80,6 @@ class RequestReader(HttpToolsProtocol, ABC):
         """Parse what has come."""
         if self._refused:
             return
-        self._unset_keepalive_if_required()
         if self._unread:  # it will be parsed, see `_parse`
             self._unread = b"".join((self._unread, data))
             self.flow.pause_reading()

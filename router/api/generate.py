@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from cluster.fleet import Fleet
 from router.accounting import Accounts, RequestRecord
-from router.admission import Admission, Claim, network_of
+from router.admission import Admission, Claim
 from router.api.direct import DirectClient
 from router.api.schema import Call
 from router.api.transport import AsgiClient, Client
@@ -91,8 +91,8 @@ class GenerationEndpoint:
     def _client(self, scope: Scope, receive: Receive, send: Send) -> Client:
         if (direct := direct_reply(scope)) is not None:
             return DirectClient(direct)
-        address = network_of(scope["client"][0]) if scope.get("client") else ""
-        claim = Claim(self._admission, address)
+        client = scope.get("client") or ("",)
+        claim = Claim(self._admission, self._admission.address(client[0]))
         return AsgiClient(scope, receive, send, self._settings.stalled_client_seconds, claim)
 
     async def _serve(self, client: Client, headers: dict[bytes, bytes], record: RequestRecord) -> bool:

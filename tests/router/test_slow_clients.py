@@ -57,8 +57,8 @@ async def status(router, body=CHAT, **options):
 def hold_nothing(router):
     """Whether no place and no byte is taken: what was taken was given back once."""
     admission = router.app.admission
-    shares = (admission.requests, admission.complete, admission.arriving)
-    return not (admission.open or admission.body_bytes or any(share._taken for share in shares))
+    taken = [(party.requests, party.body_bytes, party.arriving_bytes) for party in admission.parties]
+    return not (admission.open or admission.body_bytes or any(map(any, taken)))
 
 
 @pytest.fixture
@@ -178,6 +178,20 @@ async def test_late_body_that_nobody_reads_ends_the_connection(start_router, hur
     router = await start_router(body_seconds=0.5)
     reader, writer = await connect(router, GET.replace(b"\r\n\r\n", b"\r\ncontent-length: 50\r\n\r\n{"))
     assert (await rest(reader)).startswith(b"HTTP/1.1 200")
+    writer.close()
+
+
+async def test_idle_connection_is_closed_after_a_while(start_router, engines):
+    """Also when nothing but the start of its next request would have kept it."""
+    router = await start_router(body_seconds=0.5)
+    router.admit(engines[0].url)
+    router.server.config.timeout_keep_alive = 0.3
+    reader, writer = await connect(router, ASK)
+    await reader.readuntil(REPLY)
+    await asyncio.sleep(0.1)
+    writer.write(ASK)
+    await reader.readuntil(REPLY)
+    assert await rest(reader) == b""
     writer.close()
 
 
@@ -324,7 +338,7 @@ async def test_no_room_for_one_more_connection(start_router, engines, monkeypatc
     """Where all are being answered, a new one is told so, and may come again."""
     monkeypatch.setattr("router.server.max_connections", lambda: 3)
     router = await start_router(api_keys={"a": "key"}, max_open_requests=100)
-    router.app.admission.requests._bound = 100
+    router.app.admission.max_requests_of_one = 100
     router.admit(engines[0].url)
     engines[0].script.extend([never_end] * 3)
     data = ASK_STREAM.replace(b"host: x\r\n", b"host: x\r\nauthorization: Bearer key\r\n")
