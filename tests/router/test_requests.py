@@ -1,6 +1,7 @@
 """A request's whole life in the real application: what the client gets, and what is left behind."""
 
 import asyncio
+import io
 import json
 
 import pytest
@@ -255,8 +256,8 @@ async def test_long_bodies_are_held_until_their_answers_stream(router, engines, 
         await exchange.end()
 
     engines[0].script.append(wait_in_the_middle)
-    body = {**STREAM, "user": "x" * (1_100_000 if long else 10)}
-    async with router.post(body) as response:
+    body = json.dumps({**STREAM, "user": "x" * (1_100_000 if long else 10)}).encode()
+    async with router.client.post(f"{router.url}/v1/chat/completions", data=io.BytesIO(body)) as response:
         await response.content.readany()
         assert (router.app.admission.body_bytes == 0) == long
         may_end.set()
