@@ -6,6 +6,7 @@ Starts real processes on ports that the system gives, and ends them. Exit code 1
 import argparse
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -31,6 +32,7 @@ def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.hostile", description=__doc__)
     parser.add_argument("rows", nargs="*", choices=[*ROWS, []], metavar="ROW", help=f"of {', '.join(ROWS)}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started ends, files are removed
     failures = 0
     for name in parser.parse_args().rows or ROWS:
         table = asyncio.run(ROWS[name]())
