@@ -9,7 +9,7 @@ from tests.hostile.run_tenants import tenants
 from tests.hostile.system import hostile_system, idle_engine
 from tests.hostile.table import Table
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 SLACK = 10.0
 BODIES = (
