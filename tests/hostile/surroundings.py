@@ -81,13 +81,16 @@ async def no_files() -> AsyncIterator[tuple[Hostile, Callable[[], None]]]:
     async with hostile_system() as hostile:
         pid = hostile.router.pid
         usual = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-        lift = asyncio.get_running_loop().call_later
+
+        def lift() -> None:
+            if hostile.router.poll() is None:
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, usual)
 
         def begin() -> None:
             used = {int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()}
             free = next(number for number in range(len(used) + 1) if number not in used)
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, usual[1]))
-            lift(FAULT_SECONDS + LONGER_SECONDS, resource.prlimit, pid, resource.RLIMIT_NOFILE, usual)
+            asyncio.get_running_loop().call_later(FAULT_SECONDS + LONGER_SECONDS, lift)
 
         yield hostile, begin
 
