@@ -7,20 +7,32 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 from tests.hostile.run_bodies import bodies
+from tests.hostile.run_fuzz import NUM_REQUESTS, fuzz
 from tests.hostile.table import Table
 
-ROWS: Mapping[str, Callable[[], Awaitable[Table]]] = {"bodies": bodies}
+ROWS: Mapping[str, Callable[[], Awaitable[Table]]] = {"bodies": bodies, "fuzz": fuzz}
 
 
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.hostile", description=__doc__)
     parser.add_argument("rows", nargs="*", choices=[*ROWS, []], metavar="ROW", help=f"of {', '.join(ROWS)}")
+    parser.add_argument("--seed", type=int, help="of the row 'fuzz'; default: a new one, which is printed")
+    parser.add_argument("--count", type=int, default=NUM_REQUESTS, help="requests of the row 'fuzz'")
+    parser.add_argument(
+        "--schemathesis",
+        metavar="PYTHON",
+        default=sys.executable,
+        help="an interpreter that has schemathesis",
+    )
+    options = parser.parse_args()
+    rows = {**ROWS, "fuzz": partial(fuzz, options.seed, options.schemathesis, options.count)}
     failures = 0
-    for name in parser.parse_args().rows or ROWS:
-        table = asyncio.run(ROWS[name]())
+    for name in options.rows or rows:
+        table = asyncio.run(rows[name]())
         sys.stdout.write(f"{table}\n\n")
         failures += table.failures
     return 1 if failures else 0
