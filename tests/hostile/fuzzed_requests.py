@@ -15,6 +15,8 @@ from tests.hostile.raw_request import RawRequest
 
 PER_PART = 1000
 """Requests drawn in one go, to have them not all in memory."""
+NUM_REPEATED = 100
+"""Drawn in addition: the first ones of each attempt are the simplest ones, which are there already."""
 TOKEN_CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&'*+-.^_`|~"
 VALUE_BYTES = bytes([*range(0x21, 0x7F), *range(0x80, 0x100)])
 METHODS = (
@@ -74,7 +76,7 @@ def drawn(strategy: SearchStrategy[RawRequest], count: int, number: str) -> list
     while len(found) < count:
 
         @settings(
-            max_examples=count - len(found),
+            max_examples=count - len(found) + NUM_REPEATED,
             phases=[Phase.generate],
             database=None,
             deadline=None,
@@ -88,7 +90,7 @@ def drawn(strategy: SearchStrategy[RawRequest], count: int, number: str) -> list
 
         draw()
         attempt += 1
-    return list(found)
+    return list(found)[:count]
 
 
 CHAT_BODY, COMPLETION_BODY = bodies(CHAT), bodies(COMPLETION)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 HOST = "127.0.0.1"
-LIMIT_SECONDS = 20.0
+LIMIT_SECONDS = 10.0
 """Without an answer after this long a request counts as not answered."""
 KEPT_BYTES = 64 * 1024
 """Read of an answer; the rest of a longer one is left."""

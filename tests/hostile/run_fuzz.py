@@ -1,10 +1,11 @@
-"""20,000 requests that nobody expects, to all endpoints: none is an error of the router, nobody waits for one.
+"""20,000 requests that nobody expects, to all endpoints: the router makes no error, and nobody waits for it.
 
 Most are drawn by hypothesis, the others by schemathesis from ``/openapi.json``.
 """
 
 import asyncio
 import json
+import math
 import os
 import random
 import sys
@@ -23,7 +24,7 @@ NUM_DOCUMENTED = 5_000
 BATCH = 50
 STALL_MS = 100.0
 NUM_REPEATS = 5
-"""How often a request behind which the user waited is repeated alone: the machine has other work, too."""
+"""How often requests behind which the user waited are repeated: the machine has other work, too."""
 NUM_SHOWN = 20
 TRACES = ("Exception in ASGI application", "Traceback (most recent call last)")
 
@@ -43,7 +44,6 @@ async def fuzz(seed: int | None = None, python: str = sys.executable, count: int
         while (part := await asyncio.to_thread(next, drawn, None)) is not None:
             hostile.seen()
             await run.send_all(part)
-            progress(f"{run.num_sent} sent, by status {dict(sorted(run.statuses.items()))}")
         run.judge()
     return table
 
@@ -86,9 +86,10 @@ class Fuzzing:
         """Send each once."""
         for start in range(0, len(requests), BATCH):
             await self._send_batch(requests[start : start + BATCH])
+        progress(f"{self.num_sent} sent, by status {dict(sorted(self.statuses.items()))}")
 
     async def _send_batch(self, batch: list[RawRequest]) -> None:
-        answers = await asyncio.to_thread(lambda: [self._client.send(request) for request in batch])
+        answers = await asyncio.to_thread(self._send, batch)
         for request, answer in zip(batch, answers, strict=True):
             self._judge_answer(request, answer)
         await self._hostile.wait_for_user()
@@ -122,21 +123,31 @@ class Fuzzing:
             self._traces.append("one of a batch, which did not do it again")
 
     async def _find_stall(self, batch: list[RawRequest], gap: float) -> None:
-        """Whether the user waits again when the requests of a batch are sent one by one."""
-        explained = False
-        for request in batch:
-            gaps = [gap]
-            while gaps[-1] > STALL_MS and len(gaps) <= NUM_REPEATS:
-                await asyncio.to_thread(self._client.send, request)
-                await self._hostile.wait_for_user()
-                gaps.append(self._hostile.seen().worst_gap_ms)
-            if gaps[-1] > STALL_MS:
-                self._worst_gap = max(self._worst_gap, min(gaps[1:]))
-                self._stalls.append(f"{min(gaps[1:]):.0f} ms at least: {request}")
-                progress(self._stalls[-1])
-                explained = True
-        if not explained:
+        """Halve a batch as long as the user waits again for what is left, until that is one request."""
+        if (least := await self._least_gap(batch)) <= STALL_MS:
             self._unexplained_gap = max(self._unexplained_gap, gap)
+        elif len(batch) == 1:
+            self._worst_gap = max(self._worst_gap, least)
+            self._stalls.append(f"{least:.0f} ms at least: {batch[0]}")
+            progress(self._stalls[-1])
+        else:
+            middle = len(batch) // 2
+            await self._find_stall(batch[:middle], least)
+            await self._find_stall(batch[middle:], least)
+
+    async def _least_gap(self, batch: list[RawRequest]) -> float:
+        """The shortest of the longest waits when a batch is repeated until nobody waits too long for it."""
+        least = math.inf
+        for _ in range(NUM_REPEATS):
+            await asyncio.to_thread(self._send, batch)
+            await self._hostile.wait_for_user()
+            least = min(least, self._hostile.seen().worst_gap_ms)
+            if least <= STALL_MS:
+                break
+        return least
+
+    def _send(self, batch: list[RawRequest]) -> list[RawAnswer]:
+        return [self._client.send(request) for request in batch]
 
     def _new_traces(self) -> str:
         """What was logged since the last call, when there are traces in it."""
