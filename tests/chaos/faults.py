@@ -2,7 +2,8 @@
 
 Two engines of six are left alone in every round (their processes, their agents, their links), so that every
 router can serve every request from them. Of the others, at most two are out of routers' reach at a time: a
-router tries three replicas for one request.
+router tries three replicas for one request, but only two when both have died or broken off under it, which
+`tests.chaos.traffic` counts for each request that fails.
 """
 
 import random
@@ -30,6 +31,11 @@ class Kind(StrEnum):
     STOP_AGENT = "stop_agent"
     STOP_ROUTER = "stop_router"
     STOP_REDIS = "stop_redis"
+    FULL_REDIS = "full_redis"
+    """It has no memory left, and may evict nothing."""
+    DENY_REDIS = "deny_redis"
+    """Its operators allow no writes any more."""
+    SLOW_REDIS = "slow_redis"
     EVENTS_DROP = "events_drop"
     EVENTS_DELAY = "events_delay"
     EVENTS_DUPLICATE = "events_duplicate"
@@ -51,6 +57,12 @@ class Kind(StrEnum):
     """Redis closes all connections."""
     FLUSH = "flush"
     CLEAR_CACHE = "clear_cache"
+    HOSTILE_BODIES = "hostile_bodies"
+    """A client sends one hostile body of up to 15 MiB after the other."""
+    HALF_SENT = "half_sent"
+    """A client begins very many requests and ends none."""
+    UNWRITABLE_LOG = "unwritable_log"
+    """Nobody reads what a router writes to its standard error, or the disk below is full."""
 
 
 WEIGHTS: dict[Kind, float] = {
@@ -63,6 +75,9 @@ WEIGHTS: dict[Kind, float] = {
     Kind.STOP_AGENT: 5,
     Kind.STOP_ROUTER: 4,
     Kind.STOP_REDIS: 3,
+    Kind.FULL_REDIS: 4,
+    Kind.DENY_REDIS: 4,
+    Kind.SLOW_REDIS: 4,
     Kind.EVENTS_DROP: 7,
     Kind.EVENTS_DELAY: 5,
     Kind.EVENTS_DUPLICATE: 5,
@@ -83,13 +98,25 @@ WEIGHTS: dict[Kind, float] = {
     Kind.DROP_CLIENTS: 3,
     Kind.FLUSH: 3,
     Kind.CLEAR_CACHE: 4,
+    Kind.HOSTILE_BODIES: 4,
+    Kind.HALF_SENT: 4,
+    Kind.UNWRITABLE_LOG: 4,
 }
-ABOUT_ROUTER = frozenset({Kind.KILL_ROUTER, Kind.STOP_ROUTER, Kind.LINK_ROUTER_REDIS})
+OF_CLIENTS = frozenset({Kind.HOSTILE_BODIES, Kind.HALF_SENT})
+ABOUT_ROUTER = OF_CLIENTS | {
+    Kind.KILL_ROUTER,
+    Kind.STOP_ROUTER,
+    Kind.LINK_ROUTER_REDIS,
+    Kind.UNWRITABLE_LOG,
+}
 ABOUT_REDIS = frozenset(
     {
         Kind.KILL_REDIS,
         Kind.RESTORE_REDIS,
         Kind.STOP_REDIS,
+        Kind.FULL_REDIS,
+        Kind.DENY_REDIS,
+        Kind.SLOW_REDIS,
         Kind.DELETE_MEMBERS,
         Kind.DROP_CLIENTS,
         Kind.FLUSH,
@@ -113,6 +140,8 @@ AT_ONCE = frozenset(
 """Faults that are over as they happen."""
 LINKS = frozenset(kind for kind in Kind if kind.startswith("link_"))
 STOPS = frozenset(kind for kind in Kind if kind.startswith("stop_"))
+LASTING = OF_CLIENTS | {Kind.FULL_REDIS, Kind.DENY_REDIS, Kind.SLOW_REDIS, Kind.UNWRITABLE_LOG}
+"""What does nothing within a second: leases end after three, pipes take a while to fill."""
 WEATHER = frozenset(kind for kind in Kind if kind.startswith("events_"))
 SLOW_STARTS = frozenset({Kind.KILL_ENGINE, Kind.KILL_AGENT, Kind.KILL_ROUTER})
 """Processes that take seconds to start; more happens meanwhile."""
@@ -202,7 +231,7 @@ def _draw(source: random.Random, touched: list[int], router: int, begin: tuple[f
     short, long, is_long = source.uniform(0.3, 1.2), source.uniform(1.5, 8.0), source.random()
     mode, chance, delay = source.choice(MODES), source.uniform(0.2, 1.0), source.uniform(0.01, 0.4)
     seconds = 0.0 if kind in AT_ONCE else short
-    if (kind in STOPS and is_long < 0.3) or (kind in LINKS and is_long < 0.12):
+    if kind in LASTING or (kind in STOPS and is_long < 0.3) or (kind in LINKS and is_long < 0.12):
         seconds = long
     if kind in STOPS:
         seconds = max(seconds, 0.5)

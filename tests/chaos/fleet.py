@@ -123,6 +123,7 @@ class Router:
                 *("--port", str(self.port)),
             ),
             fleet.directory,
+            piped=number % 2 == 0,
         )
 
 
@@ -200,6 +201,8 @@ class Fleet:
         ):
             codes = await asyncio.gather(*(asyncio.to_thread(process.end) for process in some))
             self.exit_codes |= {process.name: code for process, code in zip(some, codes, strict=True)}
+        for process in self.processes:
+            process.close()
         for task in self._relays:
             task.cancel()
         await asyncio.gather(*self._relays, return_exceptions=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -9,12 +10,14 @@ from dataclasses import dataclass, field
 import aiohttp
 from redis.exceptions import RedisError
 
+from cluster.bound_child import bound_command
+from cluster.tasks import cancel_and_wait
 from cluster.wire import Keys
 from tests.chaos.events_relay import CALM, Weather
 from tests.chaos.faults import Fault, Kind, Round
-from tests.chaos.fleet import Engine, Fleet, Router
-from tests.chaos.ledger import Ledger
-from tests.chaos.processes import Process
+from tests.chaos.fleet import Engine, Fleet, Router, eventually
+from tests.chaos.ledger import Ledger, breaks, path
+from tests.chaos.processes import ROOT, Process, python_module
 from tests.chaos.proxy import EVERYBODY, PASS, Behaviour, Link, Mode
 
 KEYS = Keys("warmroute")
@@ -81,16 +84,24 @@ class Injector:
             Kind.DROP_CLIENTS: lambda: self._at_once(self._drop_clients),
             Kind.FLUSH: lambda: self._at_once(self.fleet.redis.flushall),
             Kind.CLEAR_CACHE: lambda: self._at_once(lambda: self._clear_cache(engine)),
+            Kind.FULL_REDIS: self._full_redis,
+            Kind.DENY_REDIS: self._denying_redis,
+            Kind.SLOW_REDIS: lambda: self._slow_redis(fault.strength / 2),
+            Kind.HOSTILE_BODIES: lambda: _hostile_client("bodies", router),
+            Kind.HALF_SENT: lambda: _hostile_client("half_sent", router),
+            Kind.UNWRITABLE_LOG: router.process.unwritable_log,
         }
         return kinds[fault.kind]()
 
-    def _paths(self, engine: Engine, router: Router | None = None) -> list[str]:
+    def _paths(self, engine: Engine, broken: bool, router: Router | None = None) -> list[str]:
         """Names in the ledger for the ways from routers to an engine."""
-        return [f"{r.name}-{engine.replica}" for r in self.fleet.routers if router in (None, r)]
+        names = [r.name for r in self.fleet.routers if router in (None, r)]
+        held_up = [path(name, engine.replica) for name in names]
+        return held_up + [breaks(name, engine.replica) for name in names if broken]
 
     @contextlib.asynccontextmanager
     async def _killed_engine(self, engine: Engine) -> AsyncIterator[None]:
-        with self.ledger.out(*self._paths(engine)):
+        with self.ledger.out(*self._paths(engine, broken=True)):
             self.fleet.kill_engine(engine)
             yield
             await self._timed("engine", self.fleet.start_engine(engine))
@@ -133,6 +144,45 @@ class Injector:
         (self.fleet.directory / "dump.rdb").unlink(missing_ok=True)
 
     @contextlib.asynccontextmanager
+    async def _full_redis(self) -> AsyncIterator[None]:
+        await self._tell_redis("CONFIG", "SET", "maxmemory", "1")
+        yield
+        await self._tell_redis("CONFIG", "SET", "maxmemory", "0")
+
+    @contextlib.asynccontextmanager
+    async def _denying_redis(self) -> AsyncIterator[None]:
+        await self._tell_redis("ACL", "SETUSER", "default", "-@write")
+        yield
+        await self._tell_redis("ACL", "SETUSER", "default", "+@all")
+
+    @contextlib.asynccontextmanager
+    async def _slow_redis(self, seconds: float) -> AsyncIterator[None]:
+        """Commands take up to so long."""
+
+        async def slow_down() -> None:
+            while True:
+                await self._tell_redis("CLIENT", "PAUSE", str(int(seconds * 1000)))
+                await asyncio.sleep(seconds * 1.1)
+
+        slowing = asyncio.create_task(slow_down())
+        try:
+            yield
+        finally:
+            await cancel_and_wait(slowing)
+        await self._tell_redis("PING")
+
+    async def _tell_redis(self, *command: str) -> None:
+        """One command, as soon as it is there."""
+
+        async def done() -> bool:
+            with contextlib.suppress(RedisError, OSError, TimeoutError):
+                await self.fleet.redis.execute_command(*command)
+                return True
+            return False
+
+        await eventually(done, f"Redis does {' '.join(command)}")
+
+    @contextlib.asynccontextmanager
     async def _stopped(self, process: Process, *out: str) -> AsyncIterator[None]:
         with self.ledger.out(*out):
             process.pause()
@@ -144,12 +194,12 @@ class Injector:
     @contextlib.asynccontextmanager
     async def _stopped_engine(self, engine: Engine) -> AsyncIterator[None]:
         with engine.without_replay():
-            async with self._stopped(engine.engine, *self._paths(engine)):
+            async with self._stopped(engine.engine, *self._paths(engine, broken=False)):
                 yield
 
     @contextlib.asynccontextmanager
     async def _path(self, engine: Engine, fault: Fault, router: Router | None = None) -> AsyncIterator[None]:
-        with self.ledger.out(*self._paths(engine, router)):
+        with self.ledger.out(*self._paths(engine, fault.mode == Mode.CUT, router)):
             async with _linked(engine.from_routers, fault, router.name if router else EVERYBODY):
                 yield
 
@@ -185,6 +235,18 @@ class Injector:
         began = time.monotonic()
         await work
         self.restart_seconds.setdefault(kind, []).append(time.monotonic() - began)
+
+
+@contextlib.asynccontextmanager
+async def _hostile_client(kind: str, router: Router) -> AsyncIterator[None]:
+    """A client in a process of its own, which this one's traffic does not wait for."""
+    command = python_module("tests.chaos.hostile_client", kind, str(router.port))
+    client = await asyncio.create_subprocess_exec(*bound_command(command, signal.SIGKILL), cwd=ROOT)
+    try:
+        yield
+    finally:
+        client.kill()
+        await client.wait()
 
 
 @contextlib.asynccontextmanager

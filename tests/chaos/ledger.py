@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -38,3 +38,17 @@ class Ledger:
         return any(
             spell.begin <= end and spell.end + SLACK_SECONDS >= begin for spell in self._spells.get(name, ())
         )
+
+    def num_out(self, names: Iterable[str], begin: float, end: float) -> int:
+        """How many of these were."""
+        return sum(self.was_out(name, begin, end) for name in names)
+
+
+def path(router: str, replica: str) -> str:
+    """Name of the way from a router to an engine."""
+    return f"{router}-{replica}"
+
+
+def breaks(router: str, replica: str) -> str:
+    """Name of the same way when requests on it are broken off, not only held up."""
+    return f"{path(router, replica)} breaks"

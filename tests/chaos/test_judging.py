@@ -1,10 +1,12 @@
 """How answers, faults and logs are judged."""
 
 import time
+from types import SimpleNamespace
 
 from tests.chaos.faults import plan_round
-from tests.chaos.ledger import Ledger
+from tests.chaos.ledger import Ledger, breaks, path
 from tests.chaos.report import Report, percentiles
+from tests.chaos.traffic import Outcome, Traffic
 
 
 def test_the_ledger_knows_what_was_out_when():
@@ -20,6 +22,26 @@ def test_the_ledger_knows_what_was_out_when():
     assert ledger.was_out("path", before, after)
     assert ledger.was_out("path", after, after + 1)
     assert not ledger.was_out("path", after + 1, after + 2)
+    assert ledger.num_out(("path", "router0", "router1"), before, after) == 2
+
+
+def test_a_request_may_fail_only_when_two_engines_broke_off_under_it():
+    """What holds a request up is no excuse, nor is one engine, nor what happened to another router."""
+    ledger, fleet = Ledger(), SimpleNamespace(engines=[SimpleNamespace(replica=f"e{n}") for n in range(4)])
+    traffic, router = Traffic(fleet, ledger, 1), SimpleNamespace(name="router0")
+
+    def outcome(status, streamed=False):
+        answer = SimpleNamespace(status=status, complete=True, error="", streamed=streamed, replica="e0")
+        return traffic._judge(answer, router, time.monotonic(), left=False, hung=False)
+
+    with ledger.out(path("router0", "e0"), path("router0", "e1"), breaks("router1", "e1")):
+        assert outcome(502) is Outcome.FAILED
+        with ledger.out(breaks("router0", "e0")):
+            assert outcome(502) is Outcome.FAILED
+            with ledger.out(breaks("router0", "e1")):
+                assert outcome(502) is Outcome.ENGINES_DIED
+                assert outcome(503) is Outcome.FAILED
+                assert outcome(504) is Outcome.FAILED
 
 
 def test_a_run_passes_only_without_violations():

@@ -28,7 +28,7 @@ def test_the_plan_depends_on_seed_and_number_alone():
 
 def test_the_plan_stays_what_it_is():
     """A round that failed can be repeated from its seed: changing the plan is a decision, not an accident."""
-    assert str(plan_round(1, 0).faults[0]) == "link_router_engine:delay(engine4, router0) +0.06 s for 1.18 s"
+    assert str(plan_round(1, 0).faults[0]) == "link_routers_engine:delay(engine4) +0.06 s for 1.18 s"
 
 
 def test_every_kind_of_fault_happens():

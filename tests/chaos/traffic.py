@@ -16,8 +16,9 @@ from typing import Any
 
 import aiohttp
 
+from router.dispatch import MAX_HARMFUL_ATTEMPTS
 from tests.chaos.fleet import MODEL, Fleet, Router
-from tests.chaos.ledger import Ledger
+from tests.chaos.ledger import Ledger, breaks, path
 from tests.chaos.proxy import HOST
 from tests.tiny_model import CORPUS
 
@@ -36,6 +37,7 @@ class Outcome(StrEnum):
     LEFT = "client left"
     BROKEN = "stream broken by a fault"
     ROUTER_OUT = "own router was out"
+    ENGINES_DIED = "two engines broke off under it"
     HUNG = "HUNG"
     FAILED = "FAILED before the first byte"
     BROKEN_WITHOUT_CAUSE = "BROKEN without a fault on its replica"
@@ -208,8 +210,11 @@ class Traffic:
         if self.ledger.was_out(router.name, began, now):
             return Outcome.ROUTER_OUT
         if answer.streamed:
-            caused = self.ledger.was_out(f"{router.name}-{answer.replica}", began, now)
+            caused = self.ledger.was_out(path(router.name, answer.replica), began, now)
             return Outcome.BROKEN if caused else Outcome.BROKEN_WITHOUT_CAUSE
+        breaking = (breaks(router.name, engine.replica) for engine in self.fleet.engines)
+        if answer.status == 502 and self.ledger.num_out(breaking, began, now) >= MAX_HARMFUL_ATTEMPTS:
+            return Outcome.ENGINES_DIED
         return Outcome.FAILED
 
     def _note(self, outcome: Outcome, answer: _Answer, router: Router, began: float) -> None:

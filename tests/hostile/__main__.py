@@ -9,10 +9,12 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 from tests.hostile.run_bodies import bodies
 from tests.hostile.run_clients import clients
 from tests.hostile.run_environment import environment
+from tests.hostile.run_fuzz import NUM_REQUESTS, fuzz
 from tests.hostile.run_redis import redis
 from tests.hostile.run_shapes import shapes
 from tests.hostile.run_tenants import tenants
@@ -22,6 +24,7 @@ ROWS: Mapping[str, Callable[[], Awaitable[Table]]] = {
     "bodies": bodies,
     "clients": clients,
     "environment": environment,
+    "fuzz": fuzz,
     "redis": redis,
     "shapes": shapes,
     "tenants": tenants,
@@ -32,10 +35,20 @@ def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.hostile", description=__doc__)
     parser.add_argument("rows", nargs="*", choices=[*ROWS, []], metavar="ROW", help=f"of {', '.join(ROWS)}")
+    parser.add_argument("--seed", type=int, help="of the row 'fuzz'; default: a new one, which is printed")
+    parser.add_argument("--count", type=int, default=NUM_REQUESTS, help="requests of the row 'fuzz'")
+    parser.add_argument(
+        "--schemathesis",
+        metavar="PYTHON",
+        default=sys.executable,
+        help="an interpreter that has schemathesis",
+    )
+    options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started ends, files are removed
+    rows = {**ROWS, "fuzz": partial(fuzz, options.seed, options.schemathesis, options.count)}
     failures = 0
-    for name in parser.parse_args().rows or ROWS:
-        table = asyncio.run(ROWS[name]())
+    for name in options.rows or rows:
+        table = asyncio.run(rows[name]())
         load = ", ".join(f"{load:.1f}" for load in os.getloadavg())
         table.note(f"load of this machine's {os.cpu_count()} processors in the last 1, 5, 15 minutes: {load}")
         sys.stdout.write(f"{table}\n\n")
