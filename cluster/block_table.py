@@ -45,6 +45,14 @@ def as_keys(keys: Iterable[int]) -> BlockKeys:
     return np.frombuffer(array("Q", keys), dtype=np.uint64)
 
 
+def listed(keys: BlockKeys) -> bytes:
+    """Keys as JSON texts of 16 hexadecimal digits each, separated by commas: 50 ns a key."""
+    if not len(keys):
+        return b""
+    digits = keys.astype(">u8").tobytes().hex(",", 8)
+    return b'"' + digits.replace(",", '","').encode() + b'"'
+
+
 def unpack(data: bytes) -> BlockKeys:
     """The keys of `cluster.block_keys.pack_keys`. Raises `ValueError` for other lengths than of
     whole keys.

@@ -1,22 +1,143 @@
-"""How many requests a router has open at once, from their first byte to the last byte of their answer."""
+"""What requests may take of a router at once: places, and bytes that the bodies of requests occupy.
+
+Nobody may have all of it, so that one client never makes everybody wait. Until a body is complete its bytes
+count for the address that it comes from; then the request takes a place, and both count for its party: its
+tenant, or its address where there are no tenants.
+"""
+
+from ipaddress import IPv6Address
+from weakref import WeakValueDictionary
 
 from router.errors import OverloadedError
 
 
-class Admission:
-    """Bounds open requests, and with them the bodies, tokenisations and streams that are held in memory.
+def network_of(host: str) -> str:
+    """Whose connection it is that comes from this address: of IPv6 a client usually has a /64 to itself."""
+    if ":" not in host:
+        return host
+    address = IPv6Address(host.partition("%")[0])
+    mapped = address.ipv4_mapped
+    return str(mapped) if mapped is not None else address.exploded[:19]
 
-    As a context it counts one request while that is open. Raises `OverloadedError` at the limit.
+
+class Party:
+    """A tenant or an address, and what it has taken. It is forgotten when nobody holds it any more."""
+
+    __slots__ = ("__weakref__", "arriving_bytes", "body_bytes", "requests")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.body_bytes = 0
+        """Of complete bodies."""
+        self.arriving_bytes = 0
+
+
+class Admission:
+    """Bounds open requests, and the bytes of request bodies that are held in memory.
+
+    One party may have three quarters of either, and bodies that arrive from one address half of the bytes.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, max_requests: int, max_body_bytes: int) -> None:
+        self.max_requests = max_requests
+        self.max_body_bytes = max_body_bytes
+        self.max_requests_of_one = -(-3 * max_requests // 4)
+        self.max_body_bytes_of_one = 3 * max_body_bytes // 4
+        self.max_arriving_bytes_of_one = max_body_bytes // 2
         self.open = 0
+        """Requests that have a place."""
+        self.body_bytes = 0
+        """Bytes held, of complete and of arriving bodies."""
+        self._addresses: WeakValueDictionary[str, Party] = WeakValueDictionary()
+        self._tenants: WeakValueDictionary[str, Party] = WeakValueDictionary()
 
-    def __enter__(self) -> None:
-        if self.open >= self._limit:
+    def address(self, host: str) -> Party:
+        """The party of a connection, by the address at its other end."""
+        return _party(self._addresses, network_of(host))
+
+    def tenant(self, name: str) -> Party:
+        """The party of a tenant."""
+        return _party(self._tenants, name)
+
+    @property
+    def parties(self) -> list[Party]:
+        """All that are held."""
+        return [*self._addresses.values(), *self._tenants.values()]
+
+
+def _party(parties: WeakValueDictionary[str, Party], name: str) -> Party:
+    party = parties.get(name)
+    if party is None:
+        party = parties[name] = Party()
+    return party
+
+
+class Claim:
+    """What one request takes, from the first byte of its body to its end. It is given back once."""
+
+    __slots__ = ("_address", "_admission", "_bytes", "_party")
+
+    def __init__(self, admission: Admission, address: Party) -> None:
+        self._admission = admission
+        self._address = address
+        self._bytes = 0
+        self._party: Party | None = None
+        """Whose place the request has; None while its body arrives, and after its end."""
+
+    @property
+    def party(self) -> Party:
+        """Who has the place, or has asked for it."""
+        return self._party if self._party is not None else self._address
+
+    def expect(self, size: int) -> None:
+        """See whether there is room for so many bytes. Raises `OverloadedError`."""
+        admission = self._admission
+        if admission.body_bytes + size > admission.max_body_bytes:
+            raise OverloadedError("This router holds as many bytes of request bodies as it may.")
+        if self._address.arriving_bytes + size > admission.max_arriving_bytes_of_one:
+            raise OverloadedError("Too many bytes of request bodies arrive from your address.")
+
+    def add(self, size: int) -> None:
+        """Bytes of the body have come. Raises `OverloadedError`, and does not count them."""
+        self.expect(size)
+        self._bytes += size
+        self._admission.body_bytes += size
+        self._address.arriving_bytes += size
+
+    def admit(self, tenant: str) -> None:
+        """The body is complete: take a place for the tenant, or for the address where that has no name.
+
+        Raises `OverloadedError`.
+        """
+        admission, size = self._admission, self._bytes
+        party = admission.tenant(tenant) if tenant else self._address
+        if admission.open >= admission.max_requests:
             raise OverloadedError("This router has as many requests open as it may.")
-        self.open += 1
+        if party.requests >= admission.max_requests_of_one:
+            raise OverloadedError("You have as many requests open as one client may.")
+        if party.body_bytes + size > admission.max_body_bytes_of_one:
+            raise OverloadedError("Your open requests hold as many bytes as those of one client may.")
+        self._address.arriving_bytes -= size
+        party.body_bytes += size
+        party.requests += 1
+        admission.open += 1
+        self._party = party
 
-    def __exit__(self, *_: object) -> None:
-        self.open -= 1
+    def release_body(self) -> None:
+        """The body is not held any more."""
+        if not self._bytes:
+            return
+        if self._party is not None:
+            self._party.body_bytes -= self._bytes
+        else:
+            self._address.arriving_bytes -= self._bytes
+        self._admission.body_bytes -= self._bytes
+        self._bytes = 0
+
+    def close(self) -> None:
+        """The request is over."""
+        self.release_body()
+        if self._party is not None:
+            self._party.requests -= 1
+            self._admission.open -= 1
+            self._party = None

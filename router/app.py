@@ -40,6 +40,7 @@ from router.api.generate import GenerationEndpoint
 from router.api.models import model_routes
 from router.auth import authenticator
 from router.bodies import PARSERS
+from router.connection_limit import max_connections
 from router.conversations import Conversations
 from router.dispatch import Dispatcher
 from router.engine_witness import EngineWitness
@@ -68,8 +69,12 @@ from router.wishes import WishKeeper
 class RouterApplication(FastAPI):
     """FastAPI, whose middleware is not asked about requests for tokens."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, settings: RouterSettings, **options: Any) -> None:
         super().__init__(**options)
+        self.settings = settings
+        self.admission = Admission(
+            min(settings.max_open_requests, max_connections()), settings.max_body_bytes_in_flight
+        )
         self.endpoints: dict[str, ASGIApp] = {}
         """What answers a POST to these paths."""
 
@@ -112,7 +117,6 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         explanations = Explanations(redis, settings.keys, router_id)
         accounts = Accounts(explainer, metrics, explanations, history)
         authenticate = authenticator(settings.api_keys, settings.share_cache, settings.hide_cache_headers)
-        admission = Admission(settings.max_open_requests)
         tracing = _tracing(settings, router_id)
         dispatcher = Dispatcher(fleet, upstream, probes, steering, explainer, settings)
         threads = PromptThreads()
@@ -124,7 +128,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
                 dispatcher,
                 accounts,
                 authenticate,
-                admission,
+                app.admission,
                 tracing,
                 threads,
                 settings,
@@ -177,6 +181,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
                 await tracing.close()
 
     app = RouterApplication(
+        settings,
         title="Warmroute",
         description="Routes each conversation to the replica that still holds its KV blocks.",
         lifespan=lifespan,

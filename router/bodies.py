@@ -11,7 +11,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 
 import msgspec
 import numpy as np
@@ -82,7 +82,7 @@ class Refusal(msgspec.Struct, frozen=True, tag=True):
     param: str | None
 
 
-async def parse_body(path: str, raw: bytes, scope: str, threads: PromptThreads, client: str) -> Call:
+async def parse_body(path: str, raw: bytes, scope: str, threads: PromptThreads, client: Hashable) -> Call:
     """Parse the body of a request to this path, isolated for a scope.
 
     Raises `InvalidRequestError` for a body that is none, and `OverloadedError` when its client has too many

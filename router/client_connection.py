@@ -1,154 +1,70 @@
-"""One connection of a client: uvicorn's own, with a direct way for answers and a bound on what is no body.
+"""One connection of a client: uvicorn's own, with a direct way for answers, and bounds on what it may cost.
 
-Under another ASGI server, or where a request offers no `DirectReply`, answers go the ordinary way.
+Bounds are on bytes and on time: of a request that arrives, of an answer that is not taken.
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from router.admission import Admission, Claim, Party, network_of
+from router.arrival import HEAD_SECONDS, too_slow
+from router.connection_limit import ConnectionLimit, Entry
+from router.direct_reply import EXTENSION, DirectReply, raw_answer
+from router.errors import ApiError, OverloadedError, RequestTooSlowError, TooManyConnectionsError
+from router.request_reader import SLICE_BYTES, RequestReader
+from router.watchdog import NEVER, Watchdog
 
-MAX_HEAD_BYTES = 64 * 1024
-"""How much may come without becoming part of a body: headers, chunk extensions, trailers.
-
-What comes in one read (256 KB with uvloop) counts as a whole, so it is a bound on memory, not on a header.
-"""
-MAX_PIPELINED = 16
-"""Requests that are read ahead on one connection. Until then it is read on, so that its end is seen."""
-EXTENSION = "warmroute.direct"
-
-
-class DirectReply:
-    """Answers one request by writing to its connection, without a coroutine per chunk."""
-
-    __slots__ = (
-        "_connection",
-        "_cycle",
-        "is_chunked",
-        "on_full",
-        "on_gone",
-        "on_resumed",
-        "on_shutdown",
-        "transport",
-    )
-
-    def __init__(self, connection: "ClientConnection", cycle: RequestResponseCycle) -> None:
-        self._connection = connection
-        self._cycle = cycle
-        self.transport = connection.transport
-        self.is_chunked = False
-        """Whether the body goes out in chunked transfer encoding. `write` does that, the transport not."""
-        self.on_gone: Callable[[], object] | None = None
-        """Called when the client leaves before its answer is complete."""
-        self.on_full: Callable[[], object] | None = None
-        """Called when `is_full` becomes true."""
-        self.on_resumed: Callable[[], object] | None = None
-        """Called when the client's socket takes data again after it was `is_full`."""
-        self.on_shutdown: Callable[[], object] | None = None
-        """Called when the server stops, which waits for answers: one without an end should end now."""
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether the client has left."""
-        return self._cycle.disconnected
-
-    @property
-    def is_full(self) -> bool:
-        """Whether more waits for the client than the transport's high-water mark, 64 KiB."""
-        return self._connection.flow.write_paused
-
-    def take_body(self, limit: int) -> bytes | None:
-        """The whole request body when it is here already and not over the limit; else read it as usual."""
-        cycle = self._cycle
-        if cycle.more_body or len(cycle.body) > limit:
-            return None
-        self._connection.read_on()
-        body, cycle.body = bytes(cycle.body), bytearray()
-        return body
-
-    def start(self, status: int, headers: Mapping[str, str], body: bytes | None = None) -> None:
-        """Send status and headers, and the whole body if there is one; else it follows. Then call `end`."""
-        cycle, lines = self._cycle, [STATUS_LINE[status]]
-        if cycle.disconnected:
-            return
-        for name, value in cycle.default_headers:
-            lines += (name, b": ", value, b"\r\n")
-        text = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-        if text.count("\n") != len(headers) or text.count("\r") != len(headers) or "\0" in text:
-            raise ValueError("a header would end its line")
-        lines.append(text.encode("latin-1", "replace"))
-        if not cycle.keep_alive:
-            lines.append(b"connection: close\r\n")
-        if body is not None:
-            lines += (b"content-length: %d\r\n\r\n" % len(body), body)
-        elif cycle.scope["http_version"] == "1.1":
-            self.is_chunked = True
-            lines.append(b"transfer-encoding: chunked\r\n\r\n")
-        else:
-            lines.append(b"\r\n")
-        cycle.response_started = True
-        cycle.waiting_for_100_continue = False
-        self.transport.write(b"".join(lines))
-
-    def write(self, data: bytes) -> None:
-        """Send some bytes of the body; never none."""
-        if self.is_chunked:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
-        self.transport.write(data)
-
-    def end(self) -> None:
-        """The answer is complete."""
-        cycle = self._cycle
-        if cycle.disconnected:
-            return
-        if self.is_chunked:
-            self.transport.write(b"0\r\n\r\n")
-        cycle.response_complete = True
-        if not cycle.keep_alive:
-            self.transport.close()
-        cycle.on_response()
-
-    def cut(self) -> None:
-        """Drop the connection and what is still on its way to the client."""
-        self.transport.abort()
-
-    def client_left(self) -> None:
-        """Called by the connection, at its end."""
-        self._cycle.disconnected = True
-        self._cycle.message_event.set()
-        if self.on_gone is not None:
-            self.on_gone()
+CLOSING_SECONDS = 30.0
+"""How long the end of an answer may wait for a client, once the connection is to be closed."""
 
 
-class ClientConnection(HttpToolsProtocol):
-    """uvicorn's connection for HTTP/1.1. It parses, keeps alive, and answers pipelined requests in turn."""
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What all connections of a router share."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._in_head = True
-        self._outside_body_bytes = 0
-        self._refused = False
+    admission: Admission
+    connections: ConnectionLimit
+    watchdog: Watchdog
+    body_seconds: float
+    """How long a request body may take to arrive."""
+    stalled_seconds: float
+    """How long a client may take nothing of an answer."""
+
+
+class ClientConnection(RequestReader):
+    """uvicorn's connection for HTTP/1.1. It keeps alive, and answers pipelined requests in turn."""
+
+    def __init__(self, bounds: Bounds, *args: Any, **kwargs: Any) -> None:
+        super().__init__(bounds.body_seconds, *args, **kwargs)
+        self.deadline = NEVER
+        """Until when the client must take something of its answers; see `router.watchdog.Watched`."""
+        self._bounds = bounds
         self._unanswered: deque[DirectReply] = deque()
-
-    def read_on(self) -> None:
-        """Undo what long bodies and pipelined requests pause, else nobody would see the client leave."""
-        if len(self.pipeline) < MAX_PIPELINED:
-            self.flow.resume_reading()
+        self._address: Party
+        self._entry: Entry | None = None
+        self._ahead: Claim | None = None
+        """Counts `bytes_ahead` while they are many."""
 
     def on_response_complete(self) -> None:
-        """The first of its open requests has its answer."""
-        self._unanswered.popleft()
-        super().on_response_complete()
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP. Whole requests before it are still answered, then the connection ends."""
-        if self._unanswered and not self.cycle.more_body:
-            self._refused = True
-            self.cycle.keep_alive = False
+        """The first of its open requests has its answer. Uvicorn would set a timer for each."""
+        reply = self._unanswered.popleft()
+        reply.drop_body()
+        if reply.expects_continue and self.cycle.more_body and not self._arrival.received:
+            self.transport.close()  # the body will not come, and what comes next would be taken for it
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            self._wait_for_client(CLOSING_SECONDS)
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
         else:
-            super().send_400_response(msg)
+            self._arrival.idle(self.timeout_keep_alive)
+        if self._unread:
+            self._parse()
+        else:
+            self._note_state()
 
     def shutdown(self) -> None:
         """The server stops."""
@@ -159,18 +75,28 @@ class ClientConnection(HttpToolsProtocol):
 
     # ---- called by the transport ----
 
-    def data_received(self, data: bytes) -> None:
-        """Parse; refuse heads, chunk extensions and trailers that do not end."""
-        if self._refused:
+    def connection_made(self, transport: Any) -> None:
+        """Wait for a request, if there is room for one more connection."""
+        super().connection_made(transport)
+        host = self.client[0] if self.client is not None else ""
+        self._address = self._bounds.admission.address(host)
+        self._entry = self._bounds.connections.enter(self, network_of(host))
+        if self._entry is None:
+            self._refuse(TooManyConnectionsError("This router has as many connections as it may."))
             return
-        self._outside_body_bytes += len(data)
-        super().data_received(data)
-        if self._outside_body_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-            self.send_400_response(f"More than {MAX_HEAD_BYTES} bytes of headers.")
+        self._arrival.head_begins()
+        self._arrival.wait()
+        self._bounds.watchdog.add(self._arrival)
+        self._note_state()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell every request that waits for its answer; uvicorn tells only the one that came last."""
         super().connection_lost(exc)
+        self._leave()
+        self._bounds.watchdog.discard(self)
+        self._unread = b""
+        if self._ahead is not None:
+            self._ahead.close()
         for reply in self._unanswered:
             reply.client_left()
         self._unanswered.clear()
@@ -178,49 +104,122 @@ class ClientConnection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """More waits for the client than should."""
         super().pause_writing()
+        self._wait_for_client(self._bounds.stalled_seconds)
         if self._unanswered and (on_full := self._unanswered[0].on_full) is not None:
             on_full()
 
     def resume_writing(self) -> None:
         """The client takes data again."""
         super().resume_writing()
+        if not self.transport.is_closing():
+            self._bounds.watchdog.discard(self)
         if self._unanswered and (on_resumed := self._unanswered[0].on_resumed) is not None:
             on_resumed()
 
-    # ---- called by the parser ----
+    # ---- bounds ----
 
-    def on_message_begin(self) -> None:
-        """A request begins."""
-        self._in_head = True
-        super().on_message_begin()
+    def _close(self) -> None:
+        self.transport.close()
+        self._wait_for_client(CLOSING_SECONDS)
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """A header; trailers are dropped, they could pretend to be one."""
-        if self._in_head:
-            super().on_header(name, value)
+    def _wait_for_client(self, seconds: float) -> None:
+        self.deadline = self.loop.time() + seconds
+        self._bounds.watchdog.add(self)
 
-    def on_headers_complete(self) -> None:
-        """The request is given to the application, with the direct way for its answer."""
-        self._in_head = False
-        self._outside_body_bytes = 0
-        super().on_headers_complete()
-        reply = DirectReply(self, self.cycle)
+    def overdue(self) -> None:
+        """Called by the watchdog: the client has not taken anything for too long."""
+        self._bounds.watchdog.discard(self)
+        if self._unanswered:
+            self._unanswered[0].client_stalled()
+        self.transport.abort()
+
+    def request_is_late(self) -> None:
+        """What has begun to arrive has taken too long: 408, where there is still something to answer."""
+        if self._arrival.in_head:
+            if self._unanswered or self._outside_body_bytes:
+                self._refuse(RequestTooSlowError(f"No whole request within {HEAD_SECONDS:g} s."))
+            else:
+                self._close()
+        elif self.cycle.response_complete:
+            self._close()
+        else:
+            self._unanswered[-1].close_after()
+            self._unanswered[-1].refuse_body(too_slow(self._bounds.body_seconds))
+
+    def evict(self) -> None:
+        """End at once: another connection needs the room."""
+        self._leave()
+        self.transport.abort()
+
+    def _leave(self) -> None:
+        """Count no more."""
+        if self._entry is not None:
+            self._bounds.connections.leave(self._entry)
+            self._bounds.watchdog.discard(self._arrival)
+            self._entry = None
+
+    def _note_state(self) -> None:
+        """Whether this connection may be given up for another one has changed, perhaps."""
+        arrival, entry = self._arrival, self._entry
+        if entry is None:
+            return
+        if self._unanswered and not (arrival.in_body and len(self._unanswered) == 1):
+            entry.is_answered()
+        elif arrival.in_head or arrival.in_body:
+            entry.is_arriving()
+        else:
+            entry.is_idle()
+
+    def _refuse(self, error: ApiError) -> None:
+        """End the connection for what has come. Whole requests before it are still answered."""
+        self._refused = True
+        self._arrival.ends()
+        if self._unanswered and self.cycle.more_body:  # the body of the last one is what is wrong
+            if len(self._unanswered) == 1 and self.cycle.response_started:
+                self._close()
+                return
+            if len(self._unanswered) > 1:
+                self._unanswered.pop().drop_body()
+                self.pipeline.popleft()
+                self._unanswered[-1].close_after()
+                return
+        elif self._unanswered:
+            self._unanswered[-1].close_after()
+            return
+        if not self.transport.is_closing():
+            self.transport.write(raw_answer(error, self.server_state.default_headers))
+            self._close()
+
+    # ---- called by the reader ----
+
+    def _request_began(self) -> None:
+        """Its answer has a direct way."""
+        reply = DirectReply(self, self.cycle, Claim(self._bounds.admission, self._address), self._declared)
         self._unanswered.append(reply)
         self.read_on()
         self.scope["extensions"] = {EXTENSION: {"reply": reply}}
 
-    def on_body(self, body: bytes) -> None:
-        """Some bytes of a body."""
-        self._outside_body_bytes = 0
-        super().on_body(body)
+    def _wants_part(self, body: bytes) -> bool:
+        """Not while too many bytes are held, or after it came too slowly."""
+        return self._unanswered[-1].take_part(body)
 
-    def on_message_complete(self) -> None:
-        """The request is complete."""
-        self._outside_body_bytes = 0
-        super().on_message_complete()
+    def _after_parsing(self) -> None:
+        """What is unfinished must go on, and what is held of it counts."""
+        arrival = self._arrival
+        if not (arrival.in_head or arrival.in_body or self._unanswered):
+            arrival.head_begins()  # bytes between requests, and nothing else would end the wait
+        if arrival.in_head or arrival.in_body:
+            arrival.wait()
+        if self._ahead is not None or self._unread or self._outside_body_bytes > SLICE_BYTES:
+            self._count_ahead()
+        self._note_state()
 
-
-def direct_reply(scope: Scope) -> DirectReply | None:
-    """The direct way for the answer to this request; None under another server."""
-    reply: DirectReply | None = scope.get("extensions", {}).get(EXTENSION, {}).get("reply")
-    return reply
+    def _count_ahead(self) -> None:
+        if self._ahead is None:
+            self._ahead = Claim(self._bounds.admission, self._address)
+        self._ahead.release_body()
+        try:
+            self._ahead.add(self.bytes_ahead)
+        except OverloadedError as error:
+            self._unread = b""
+            self._refuse(error)

@@ -64,7 +64,7 @@ class Conversations:
     def keep(self, mark: int, namespace: int, turn: Turn) -> None:
         """Remember a turn that has been answered, by its last user message's mark."""
         self.note(mark, namespace, turn.tokens)
-        if len(turn.raw) > MAX_REQUEST_BYTES:
+        if not 0 < len(turn.raw) <= MAX_REQUEST_BYTES:
             return
         self._forget(mark ^ namespace)
         self._turns[mark ^ namespace] = turn

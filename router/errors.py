@@ -9,9 +9,10 @@ ApiError                        an answer in OpenAI's error format
 ├── UnknownPathError            404, 405
 ├── NotFoundError               404
 ├── UnknownModelError           404
-├── BodyTooSlowError            408
+├── RequestTooSlowError         408
 ├── BodyTooLargeError           413
 ├── OverloadedError             429 + Retry-After
+├── TooManyConnectionsError     503 + Retry-After
 ├── NoReplicaReadyError         503 + Retry-After
 ├── NotDecidedError             503
 ├── BlocksChangeError           503 + Retry-After
@@ -121,8 +122,8 @@ class UnknownModelError(ApiError):
         super().__init__(f"The model {quoted(model)} does not exist.", param="model")
 
 
-class BodyTooSlowError(ApiError):
-    """The request body did not arrive in time."""
+class RequestTooSlowError(ApiError):
+    """The head or the body of a request did not arrive in time."""
 
     status = 408
     type = "invalid_request_error"
@@ -136,13 +137,25 @@ class BodyTooLargeError(ApiError):
     type = "invalid_request_error"
     code = "request_too_large"
 
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The request body is larger than {limit} bytes.")
+
 
 class OverloadedError(ApiError):
-    """This router has as many requests open as it may."""
+    """This router, or one client of it, has as many requests open or holds as many bytes as it may."""
 
     status = 429
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
+    retry_after = 1
+
+
+class TooManyConnectionsError(ApiError):
+    """This router has as many connections as it may, and all of them are in use."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "too_many_connections"
     retry_after = 1
 
 
@@ -229,4 +242,4 @@ class ReplyTooLargeError(ReplyBrokenError):
 
 
 class ClientStalledError(Exception):
-    """A client has not taken anything of its answer for too long."""
+    """A client has not taken anything of its answer for too long, or cannot take any more."""

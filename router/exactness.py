@@ -20,6 +20,10 @@ DIFFERENCES = 3
 """Conversations in a row that differ before a shape is no longer believed."""
 AGREED_SECONDS = 300.0
 """A shape that has agreed within this time is believed, however many of its conversations differ."""
+LOOK_SECONDS = 0.1
+"""How often a reply that agrees is noted while nothing differs: looking at its shape takes microseconds."""
+MAX_AGREED = 1024
+"""Shapes remembered as having agreed."""
 TRIAL_SECONDS = 5.0
 """First pause before a request of a shape that is not believed is compared again; it doubles every time."""
 TRIAL_LIMIT_SECONDS = 300.0
@@ -35,21 +39,19 @@ class _Record:
     """Conversations that have differed since one agreed."""
     believed: bool = True
     differed_at: float = float("-inf")
-    agreed_at: float = float("-inf")
     trial_at: float = 0.0
     pause: float = TRIAL_SECONDS
 
     def differs(self, now: float, may_be_doubted: bool) -> None:
         """One more conversation has differed."""
         self.differences += 1
-        enough = self.differences >= DIFFERENCES and now - self.agreed_at >= AGREED_SECONDS
-        if self.believed and enough and may_be_doubted:
+        if self.believed and self.differences >= DIFFERENCES and may_be_doubted:
             self.believed, self.pause = False, TRIAL_SECONDS
             self._wait(now)
 
-    def agrees(self, now: float) -> None:
+    def agrees(self) -> None:
         """A reply has agreed."""
-        self.differences, self.believed, self.agreed_at = 0, True, now
+        self.differences, self.believed = 0, True
 
     def takes_trial(self, now: float) -> bool:
         """Whether the next request is to be compared although the shape is not believed."""
@@ -71,11 +73,13 @@ class Exactness:
         """Conversations that have differed, and in which shape: others may begin in the same way."""
         self._records: OrderedDict[Shape, _Record] = OrderedDict()
         self._any_doubted = False
+        self._agreed: OrderedDict[Shape, float] = OrderedDict()
+        """When unusual shapes have agreed; also those of which nothing has differed yet."""
+        self._look_at = float("-inf")
 
-    @property
-    def has_records(self) -> bool:
-        """Whether anything has differed that an agreement could end."""
-        return bool(self._records)
+    def wants_agreement(self, now: float) -> bool:
+        """Whether a reply that agrees is to be noted: any while something differs, otherwise some."""
+        return bool(self._records) or now >= self._look_at
 
     def is_exact(self, call: Call, conversation_key: int, now: float) -> bool:
         """Whether this request's tokens are believed to be the engine's, or are to be compared once more."""
@@ -89,8 +93,14 @@ class Exactness:
 
     def agrees(self, shape: Shape, conversation_key: int, now: float) -> None:
         """A reply's count of prompt tokens was the router's."""
+        self._look_at = now + LOOK_SECONDS
+        if shape.features:
+            self._agreed[shape] = now
+            self._agreed.move_to_end(shape)
+            if len(self._agreed) > MAX_AGREED:
+                self._agreed.popitem(last=False)
         if (record := self._records.get(shape)) is not None:
-            record.agrees(now)
+            record.agrees()
             self._note_doubts()
         if self._conversations.get(conversation_key) == shape:
             del self._conversations[conversation_key]
@@ -107,7 +117,8 @@ class Exactness:
             self._conversations.move_to_end(conversation_key)
             if len(self._conversations) > MAX_CONVERSATIONS:
                 self._conversations.popitem(last=False)
-            record.differs(now, may_be_doubted=bool(shape.features))
+            agreed_lately = now - self._agreed.get(shape, float("-inf")) < AGREED_SECONDS
+            record.differs(now, may_be_doubted=bool(shape.features) and not agreed_lately)
         self._note_doubts()
 
     def forget_until(self, now: float) -> None:

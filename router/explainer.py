@@ -9,7 +9,15 @@ from cluster.fleet import Fleet
 from cluster.ghosts import Fate
 from cluster.replicas import Model
 from router.api.schema import Call
-from router.conversations import Conversations, Messages, Turn, marks_of, opening_mark
+from router.bodies import INLINE_SECONDS, parse_seconds
+from router.conversations import (
+    MAX_REQUEST_BYTES,
+    Conversations,
+    Messages,
+    Turn,
+    marks_of,
+    opening_mark,
+)
 from router.divergence import first_change
 from router.misses import Divergence, Misses, Reason, Spans, attribute
 from router.prompts import PreparedPrompt
@@ -26,7 +34,8 @@ class Prospect(msgspec.Struct, gc=False):
     block_size: int
     prompt_tokens: int
     divergence: Divergence | None
-    call: Call
+    raw: bytes
+    """The body, where it is worth remembering."""
     namespace: int
     marks: list[int]
     """Of the conversation; none when it cannot be told from others."""
@@ -82,7 +91,8 @@ class Explainer:
         if full < reusable:  # of several prompts in one request only the first has keys
             spans.append((reusable * block_size, Reason.UNKNOWN))
         spans.append((prompt.prompt_tokens, Reason.TAIL))
-        return Prospect(spans, keys, block_size, prompt.prompt_tokens, divergence, call, namespace, marks)
+        raw = call.raw if len(call.raw) <= MAX_REQUEST_BYTES else b""
+        return Prospect(spans, keys, block_size, prompt.prompt_tokens, divergence, raw, namespace, marks)
 
     def settle(self, prospect: Prospect | None, usage: Usage, answered: bool) -> Misses | None:
         """Why tokens were computed; None when the engine does not say what it had cached. The conversation of
@@ -91,7 +101,7 @@ class Explainer:
         cached = usage.cached_tokens
         if prospect is not None and answered and prospect.marks:
             tokens = usage.prompt_tokens + (usage.completion_tokens or 0)
-            turn = Turn(prospect.call.raw, usage.prompt_tokens, tokens)
+            turn = Turn(prospect.raw, usage.prompt_tokens, tokens)
             self._conversations.keep(prospect.marks[0], prospect.namespace, turn)
         if cached is None:
             return None
@@ -121,5 +131,7 @@ def _answered_before(messages: Messages) -> bool:
 
 
 def _divergence(turn: Turn, call: Call, token: int) -> Divergence | None:
+    if parse_seconds(turn.raw) > INLINE_SECONDS:
+        return None
     change = first_change(msgspec.json.decode(turn.raw), call.fields)
     return None if change is None else Divergence(token, change.message, change.role, change.kind)

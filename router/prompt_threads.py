@@ -7,7 +7,7 @@ prompt of megabytes. Clients take turns, and none of them may have more than a f
 import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -68,11 +68,11 @@ class _Job:
 
 
 class PromptThreads:
-    """The threads of one router. A client is whoever shares a tenant's name or, without one, an address."""
+    """The threads of one router. A client is whoever is one party to `router.admission`."""
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="prompts")
-        self._waiting: OrderedDict[str, deque[_Job]] = OrderedDict()
+        self._waiting: OrderedDict[Hashable, deque[_Job]] = OrderedDict()
         """Of each client, the one whose turn comes first at the front."""
         self._running: set[_Job] = set()
 
@@ -80,7 +80,7 @@ class PromptThreads:
         """Work that waits or runs."""
         return len(self._running) + sum(map(len, self._waiting.values()))
 
-    async def run(self, client: str, num_bytes: int, work: Callable[[Pause], T]) -> T:
+    async def run(self, client: Hashable, num_bytes: int, work: Callable[[Pause], T]) -> T:
         """Do the work on so many bytes in a thread; it calls the `Pause` it is given often.
 
         Being cancelled abandons it. Raises what the work raises, or `PromptBusyError`.

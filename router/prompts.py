@@ -1,6 +1,6 @@
 """From a request body to what a decision needs: token counts, block keys, and a conversation key."""
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -54,7 +54,7 @@ class PreparedPrompt(msgspec.Struct, frozen=True):
 
 
 async def prepare(
-    call: Call, model: Model, tokenizer: PromptTokenizer | None, threads: PromptThreads, client: str
+    call: Call, model: Model, tokenizer: PromptTokenizer | None, threads: PromptThreads, client: Hashable
 ) -> PreparedPrompt:
     """Tokenise a request's prompt and compute its block keys, as far as the last turn has not done so.
 
@@ -86,7 +86,7 @@ async def prepare(
 
 
 async def _keyed(
-    call: Call, model: Model, tokenizer: PromptTokenizer, threads: PromptThreads, client: str
+    call: Call, model: Model, tokenizer: PromptTokenizer, threads: PromptThreads, client: Hashable
 ) -> list[KeyedPrompt] | None:
     """All prompts of the request (a text completion may hold several); None when they cannot be computed."""
     try:

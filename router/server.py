@@ -1,14 +1,17 @@
 """Runs the router's application on a port of its own, under uvicorn."""
 
 import socket
+from functools import partial
 
 import uvicorn
-from fastapi import FastAPI
 
+from cluster.collector import give_back_large_blocks
 from cluster.errors import StartUpError
-from router.app import create_app
-from router.client_connection import ClientConnection
+from router.app import RouterApplication, create_app
+from router.client_connection import Bounds, ClientConnection
+from router.connection_limit import ConnectionLimit, max_connections, raise_file_limit
 from router.settings import RouterSettings
+from router.watchdog import Watchdog
 
 SHUTDOWN_SECONDS = 10
 
@@ -28,12 +31,20 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def server_config(app: FastAPI) -> uvicorn.Config:
+def server_config(app: RouterApplication) -> uvicorn.Config:
     """How a router's application is served."""
+    settings = app.settings
+    bounds = Bounds(
+        app.admission,
+        ConnectionLimit(max_connections()),
+        Watchdog(min(1.0, settings.stalled_client_seconds / 10, settings.body_seconds / 10)),
+        settings.body_seconds,
+        settings.stalled_client_seconds,
+    )
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http=ClientConnection,
+        http=partial(ClientConnection, bounds),  # type: ignore[arg-type]  # it only calls the class
         ws="none",
         lifespan="on",
         log_config=None,
@@ -47,5 +58,7 @@ def server_config(app: FastAPI) -> uvicorn.Config:
 
 
 def create_server(settings: RouterSettings) -> uvicorn.Server:
-    """A server for the router; run it with ``serve(sockets=[bind(…)])``."""
+    """A server for the router; run it with ``serve(sockets=[bind(…)])``. Sets this process's limits."""
+    raise_file_limit()
+    give_back_large_blocks()
     return uvicorn.Server(server_config(create_app(settings)))

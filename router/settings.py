@@ -39,6 +39,8 @@ class RouterSettings(ClusterSettings):
     open_metrics: bool = False
     """Whether ``/metrics`` answers everybody also where others than this machine can reach it."""
     max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024)
+    max_body_bytes_in_flight: int = Field(256 * 1024 * 1024, ge=2048)
+    """Of all request bodies that are held at once; beyond it a request is answered with 429."""
     max_open_requests: int = Field(4096, ge=1)
     """Beyond it a request is answered with 429."""
     max_attempts: int = Field(3, ge=1, le=16)
@@ -69,6 +71,14 @@ class RouterSettings(ClusterSettings):
     def _known_policy(cls, value: str) -> str:
         if value not in POLICIES:
             raise ValueError(f"unknown policy, choose one of {', '.join(sorted(POLICIES))}")
+        return value
+
+    @field_validator("max_body_bytes_in_flight")
+    @classmethod
+    def _fits_a_body(cls, value: int, info: ValidationInfo) -> int:
+        # One address may hold half of it with bodies that arrive.
+        if value < 2 * info.data.get("max_body_bytes", 0):
+            raise ValueError("must be at least twice the size of one body (max_body_bytes)")
         return value
 
     @field_validator("otlp_endpoint")

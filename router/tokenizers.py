@@ -151,10 +151,10 @@ class Tokenizers:
         entry = self._entries.get(model)
         if entry is None or entry.alarm:
             return
-        agrees = prompt.prompt_tokens == reported
-        if agrees and not entry.exactness.has_records:
+        agrees, now = prompt.prompt_tokens == reported, time.monotonic()
+        if agrees and not entry.exactness.wants_agreement(now):
             return
-        shape, now = shape_of(call), time.monotonic()
+        shape = shape_of(call)
         if agrees:
             entry.exactness.agrees(shape, prompt.conversation_key, now)
             return

@@ -4,6 +4,9 @@ import asyncio
 from typing import Protocol
 
 NEVER = float("inf")
+MAX_AT_ONCE = 64
+"""Waits that end in one turn of the event loop, since each may wake a task that answers."""
+SHORT_PAUSE_SECONDS = 0.01
 
 
 class Watched(Protocol):
@@ -17,7 +20,7 @@ class Watched(Protocol):
 
 
 class Watchdog:
-    """Calls `overdue` of whatever has passed its deadline, at most ``precision_seconds`` too late."""
+    """Calls `overdue` of whatever has passed its deadline, about ``precision_seconds`` too late at most."""
 
     def __init__(self, precision_seconds: float) -> None:
         self._precision_seconds = precision_seconds
@@ -35,13 +38,17 @@ class Watchdog:
         self._watched.discard(watched)
 
     def _look(self) -> None:
+        self._timer = None
+        if not self._watched:
+            return
         loop = asyncio.get_running_loop()
         now = loop.time()
-        try:
-            for watched in [watched for watched in self._watched if watched.deadline < now]:
+        overdue = [watched for watched in self._watched if watched.deadline < now]
+        pause = SHORT_PAUSE_SECONDS if len(overdue) > MAX_AT_ONCE else self._precision_seconds
+        self._timer = loop.call_later(pause, self._look)  # first: `overdue` might raise
+        for watched in overdue[:MAX_AT_ONCE]:
+            if watched in self._watched:  # still: one that was overdue may have ended others
                 watched.overdue()
-        finally:  # a mistake in one must not end all limits
-            self._timer = loop.call_later(self._precision_seconds, self._look) if self._watched else None
 
     def close(self) -> None:
         """Stop looking."""

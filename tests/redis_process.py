@@ -14,6 +14,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from cluster.bound_child import bound_command
+
 SLOTS = 16_384
 SERVICE = "primary"
 _given = set()
@@ -51,7 +53,8 @@ class RedisProcess:
         def answers():
             # It ends at once when somebody's outgoing connection has the port just then.
             if self.process is None or self.process.poll() is not None:
-                self.process = subprocess.Popen(self.arguments(), stdout=subprocess.DEVNULL)
+                command = bound_command(self.arguments(), signal.SIGKILL)
+                self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
             return self.client("PING")
 
         _wait(answers, f"redis-server on port {self.port} answers", seconds=10)

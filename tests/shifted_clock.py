@@ -40,6 +40,20 @@ int clock_gettime(clockid_t clock, struct timespec *now) {
 """What faketime does, as far as Redis needs it, and to be changed while it runs."""
 
 
+def build_library(folder):
+    """The shim for ``LD_PRELOAD``; None where there is no C compiler.
+
+    It adds the seconds in the file that ``CLOCK_SHIFT_FILE`` names to the wall clock.
+    """
+    compiler = shutil.which("cc")
+    if compiler is None:
+        return None
+    source, library = folder / "shift.c", folder / "shift.so"
+    source.write_text(SOURCE)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    return library
+
+
 class ShiftedClock:
     """The clocks of this process and of Redis; `monotonic` ones are left alone, as a step leaves them."""
 
@@ -47,21 +61,16 @@ class ShiftedClock:
         self._file = folder / "shift"
         self._monkeypatch = monkeypatch
         self._real = time.time
-        self._library = folder / "shift.so"
+        self._library = build_library(folder)
         self._file.write_text("0")
-        compiler = shutil.which("cc")
-        if compiler:
-            source = folder / "shift.c"
-            source.write_text(SOURCE)
-            options = ["-shared", "-fPIC", "-o", self._library, source, "-ldl"]
-            subprocess.run([compiler, *options], check=True)
+        if self._library is not None:
             monkeypatch.setenv("CLOCK_SHIFT_FILE", str(self._file))
             monkeypatch.setenv("LD_PRELOAD", str(self._library))
 
     def set(self, who, seconds):
         """Let ``who`` (Redis, routers, or everybody) be so many seconds ahead."""
         if who != "routers":
-            if not self._library.exists():
+            if self._library is None:
                 pytest.skip("no C compiler to shift the clock of Redis")
             self._file.write_text(str(seconds))
         if who != "redis":

@@ -11,7 +11,7 @@ import numpy as np
 from fastapi import APIRouter, Response
 from starlette.types import Receive, Scope, Send
 
-from cluster.block_table import BlockKeys, as_keys
+from cluster.block_table import BlockKeys, as_keys, listed
 from cluster.fleet import Fleet
 from cluster.follower import Follower
 from router.admin.access import DOCUMENTED
@@ -91,14 +91,6 @@ async def _sorted(keys: Iterable[BlockKeys]) -> BlockKeys:
 async def _written(epoch: int, sequence: int, keys: BlockKeys, reset: BlockKeys) -> AsyncIterator[bytes]:
     yield b'{"epoch":%d,"sequence":%d,"keys":[' % (epoch, sequence)
     for start in range(0, len(keys), WRITTEN_BLOCKS):
-        yield (b"," if start else b"") + _listed(keys[start : start + WRITTEN_BLOCKS])
+        yield (b"," if start else b"") + listed(keys[start : start + WRITTEN_BLOCKS])
         await asyncio.sleep(0)
-    yield b'],"reset":[' + _listed(reset) + b"]}"
-
-
-def _listed(keys: BlockKeys) -> bytes:
-    """As texts of 16 hexadecimal digits, separated by commas."""
-    if not len(keys):
-        return b""
-    digits = keys.astype(">u8").tobytes().hex(",", 8)
-    return b'"' + digits.replace(",", '","').encode() + b'"'
+    yield b'],"reset":[' + listed(reset) + b"]}"

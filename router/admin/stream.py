@@ -22,7 +22,7 @@ from router.admin.access import DOCUMENTED
 from router.admin.audit import AuditLog
 from router.admin.overview import Overview
 from router.admin.overview_answer import OverviewAnswer
-from router.client_connection import direct_reply
+from router.direct_reply import direct_reply
 from router.errors import OverloadedError
 from router.explanations import Explanations
 from router.history import CompletedBucket

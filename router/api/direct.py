@@ -7,15 +7,10 @@ import asyncio
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
-from starlette.datastructures import Headers
-from starlette.types import Receive, Scope
-
-from router.api.transport import read_body
-from router.client_connection import DirectReply
+from router.direct_reply import DirectReply
 from router.errors import ClientStalledError
 from router.sse import EventFilter
 from router.upstream import UpstreamReply
-from router.watchdog import NEVER, Watchdog
 
 
 class DirectClient:
@@ -26,42 +21,24 @@ class DirectClient:
         "_chunked_to",
         "_direct",
         "_events",
-        "_receive",
-        "_scope",
-        "_stalled_seconds",
         "_upstream",
         "_waiter",
-        "_watchdog",
-        "deadline",
+        "claim",
     )
 
-    def __init__(
-        self,
-        direct: DirectReply,
-        scope: Scope,
-        receive: Receive,
-        stalled_seconds: float,
-        watchdog: Watchdog,
-    ) -> None:
+    def __init__(self, direct: DirectReply) -> None:
         self._direct = direct
-        self._scope = scope
-        self._receive = receive
-        self._stalled_seconds = stalled_seconds
-        self._watchdog = watchdog
-        self.deadline = NEVER
-        """Until when the client must take something; see `router.watchdog.Watched`."""
+        self.claim = direct.claim
         self._upstream: UpstreamReply | None = None
         self._events: EventFilter
         self._broken: str | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._chunked_to: asyncio.Transport | None = None
-        direct.on_full, direct.on_resumed = self._full, self._resumed
+        direct.on_full, direct.on_resumed, direct.on_stalled = self._full, self._resumed, self._stalled
 
     async def read_body(self, limit: int, seconds: float) -> bytes | None:
-        """See `Client`."""
-        if (body := self._direct.take_body(limit)) is not None:
-            return body
-        return await read_body(Headers(scope=self._scope), self._receive, limit, seconds)
+        """See `Client`. The connection itself sees to the time."""
+        return await self._direct.read_body(limit)
 
     async def stays_for(self, work: Coroutine[Any, Any, None]) -> bool:
         """See `Client`."""
@@ -80,7 +57,6 @@ class DirectClient:
             return False
         finally:
             self._direct.on_gone = None
-            self._watchdog.discard(self)
         return True
 
     async def reply(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
@@ -112,7 +88,6 @@ class DirectClient:
 
     async def _drained(self) -> None:
         if self._direct.is_full:
-            self._count_down()
             await self._wait()
 
     async def _wait(self) -> None:
@@ -121,10 +96,6 @@ class DirectClient:
             await self._waiter
         finally:
             self._waiter = None
-
-    def _count_down(self) -> None:
-        self.deadline = asyncio.get_running_loop().time() + self._stalled_seconds
-        self._watchdog.add(self)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -141,7 +112,11 @@ class DirectClient:
         """Pass on a chunk as the engine framed it, where nothing in it is to be read or left out."""
         if self._chunked_to is None or not self._events.passes_chunk(data):
             return False
-        self._chunked_to.write(data)
+        try:
+            self._chunked_to.write(data)
+        except RuntimeError:  # as in `DirectReply.write`
+            if not self._direct.is_gone:
+                raise
         return True
 
     def ended(self, broken: str | None) -> None:
@@ -149,27 +124,20 @@ class DirectClient:
         self._upstream, self._broken = None, broken
         self._wake()
 
-    # ---- called by the client's connection, and by the watchdog ----
+    # ---- called by the client's connection ----
 
     def _full(self) -> None:
         """Take nothing more from the engine while the client does not take it."""
         if self._upstream is not None:
             self._upstream.pause()
-            self._count_down()
 
     def _resumed(self) -> None:
-        self._watchdog.discard(self)
         if self._upstream is not None:
             self._upstream.resume()
         else:
             self._wake()
 
-    def overdue(self) -> None:
-        """The client has not taken anything for too long."""
-        self._watchdog.discard(self)
-        self._direct.on_gone = None
+    def _stalled(self) -> None:
+        """The client has not taken anything for too long; its connection is about to be cut."""
         if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(
-                ClientStalledError(f"the client took nothing for {self._stalled_seconds:g} s")
-            )
-        self._direct.cut()
+            self._waiter.set_exception(ClientStalledError("the client took nothing for too long"))

@@ -10,13 +10,14 @@ from starlette.types import Receive, Scope, Send
 
 from cluster.fleet import Fleet
 from router.accounting import Accounts, RequestRecord
-from router.admission import Admission
+from router.admission import Admission, Claim
 from router.api.direct import DirectClient
 from router.api.schema import Call
 from router.api.transport import AsgiClient, Client
 from router.auth import Authenticator
 from router.bodies import parse_body
-from router.client_connection import direct_reply
+from router.conversations import MAX_REQUEST_BYTES
+from router.direct_reply import direct_reply
 from router.dispatch import Dispatcher, Exchange
 from router.errors import ApiError, ClientStalledError, UpstreamError
 from router.prompt_threads import PromptThreads
@@ -26,7 +27,6 @@ from router.settings import RouterSettings
 from router.sse import DONE, EventFilter, usage_of_reply
 from router.tokenizers import Tokenizers
 from router.trace_headers import trace_headers
-from router.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from router.tracing import Tracing
@@ -60,7 +60,6 @@ class GenerationEndpoint:
         self._tracing = tracing
         self._threads = threads
         self._settings = settings
-        self._watchdog = Watchdog(min(1.0, settings.stalled_client_seconds / 10))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -70,44 +69,56 @@ class GenerationEndpoint:
         if self._tracing is not None:
             record.trace = self._tracing.begin(headers)
         try:
-            tenant = self._authenticate(headers.get(b"authorization"))
-            record.tenant, record.scope, record.sees_caches = tenant.name, tenant.scope, tenant.sees_caches
-            with self._admission:
-                if not await self._serve(client, headers, record, record.tenant or _address(scope)):
-                    record.outcome, record.status = "cancelled", CLIENT_CLOSED_REQUEST
-        except ApiError as error:
-            record.outcome = "failed" if error.status >= 500 else "refused"
-            record.status, record.error = error.status, error.message
-            await client.reply(error.status, _error_headers(error, record), msgspec.json.encode(error.body()))
+            await self._answer_or_refuse(client, headers, record)
         except ClientStalledError as error:
-            # The answer has begun and cannot be ended properly: the server cuts the connection.
+            # An answer that has begun cannot be ended properly. Our own server has cut the connection; others
+            # do when the application returns.
             record.outcome, record.status, record.error = "cancelled", CLIENT_CLOSED_REQUEST, str(error)
-            raise
         except BaseException as error:
             record.outcome = record.outcome or "failed"
             record.error = record.error or type(error).__name__
             raise
         finally:
+            client.claim.close()
             self._accounts.finish(record)
 
-    def _client(self, scope: Scope, receive: Receive, send: Send) -> Client:
-        seconds = self._settings.stalled_client_seconds
-        if (direct := direct_reply(scope)) is not None:
-            return DirectClient(direct, scope, receive, seconds, self._watchdog)
-        return AsgiClient(scope, receive, send, seconds)
+    async def _answer_or_refuse(
+        self, client: Client, headers: dict[bytes, bytes], record: RequestRecord
+    ) -> None:
+        try:
+            tenant = self._authenticate(headers.get(b"authorization"))
+            record.tenant, record.scope, record.sees_caches = tenant.name, tenant.scope, tenant.sees_caches
+            if not await self._serve(client, headers, record):
+                record.outcome, record.status = "cancelled", CLIENT_CLOSED_REQUEST
+        except ApiError as error:
+            record.outcome = "failed" if error.status >= 500 else "refused"
+            record.status, record.error = error.status, error.message
+            await client.reply(error.status, _error_headers(error, record), msgspec.json.encode(error.body()))
 
-    async def _serve(
-        self, client: Client, headers: dict[bytes, bytes], record: RequestRecord, party: str
-    ) -> bool:
+    def _client(self, scope: Scope, receive: Receive, send: Send) -> Client:
+        if (direct := direct_reply(scope)) is not None:
+            return DirectClient(direct)
+        client = scope.get("client") or ("",)
+        claim = Claim(self._admission, self._admission.address(client[0]))
+        return AsgiClient(scope, receive, send, self._settings.stalled_client_seconds, claim)
+
+    async def _serve(self, client: Client, headers: dict[bytes, bytes], record: RequestRecord) -> bool:
         """Read and answer the request. False when the client left first."""
         limits = self._settings
         raw = await client.read_body(limits.max_body_bytes, limits.body_seconds)
-        return raw is not None and await client.stays_for(self._answer(raw, headers, record, client, party))
+        if raw is None:
+            return False
+        client.claim.admit(record.tenant)
+        answering = self._answer(raw, headers, record, client)
+        del raw  # see `_answer`
+        return await client.stays_for(answering)
 
     async def _answer(
-        self, raw: bytes, headers: dict[bytes, bytes], record: RequestRecord, client: Client, party: str
+        self, raw: bytes, headers: dict[bytes, bytes], record: RequestRecord, client: Client
     ) -> None:
+        party = client.claim.party
         call = await parse_body(self._path, raw, record.scope, self._threads, party)
+        del raw  # nothing here holds a long body once its answer streams
         record.stream = call.stream
         model = self._fleet.models.get(call.model)
         if model is None:
@@ -126,6 +137,9 @@ class GenerationEndpoint:
         else:
             passed |= trace_headers(headers)
         exchange = await self._dispatcher.start(call, prompt, record, passed)
+        if call.stream and len(call.raw) > MAX_REQUEST_BYTES:
+            call = call.without_body()
+            client.claim.release_body()
         succeeded = False
         try:
             if call.stream and exchange.reply.status == 200:
@@ -134,7 +148,7 @@ class GenerationEndpoint:
                 succeeded = await _relay_whole(exchange, record, client)
         finally:
             exchange.close(succeeded)
-        if record.usage is not None and prompt.exact:
+        if record.usage is not None and prompt.exact and call.raw:
             self._tokenizers.compare(model.name, call, prompt, record.usage.prompt_tokens)
 
 
@@ -195,10 +209,6 @@ def _error_headers(error: ApiError, record: RequestRecord) -> Mapping[str, str]:
 def _request_id(headers: dict[bytes, bytes]) -> str:
     given = _text(headers.get(b"x-request-id")) or ""
     return given if 0 < len(given) <= 128 and given.isascii() and given.isprintable() else token_hex(16)
-
-
-def _address(scope: Scope) -> str:
-    return scope["client"][0] if scope.get("client") else ""
 
 
 def _text(value: bytes | None) -> str | None:

@@ -105,6 +105,10 @@ class Call(msgspec.Struct, frozen=True):
             return self
         return msgspec.structs.replace(self, cache_salt=_scoped_salt(scope, self.cache_salt))
 
+    def without_body(self) -> "Call":
+        """What is left to know of it once its answer streams: it is not sent again."""
+        return msgspec.structs.replace(self, fields={}, raw=b"", upstream=b"")
+
     def upstream_body(self) -> bytes:
         """The client's bytes, with what the engine has to know besides: for a stream the request for usage,
         for an isolated call its salt. Raises `InvalidRequestError` when it is nested too deeply.

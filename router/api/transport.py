@@ -8,13 +8,18 @@ from typing import Any, Protocol
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
-from router.errors import BodyTooLargeError, BodyTooSlowError, ClientStalledError, ReplyBrokenError
+from router.admission import Claim
+from router.arrival import body_deadline, too_slow
+from router.errors import BodyTooLargeError, ClientStalledError, ReplyBrokenError
 from router.sse import EventFilter
 from router.upstream import UpstreamReply
 
 
 class Client(Protocol):
     """Who sent a request and gets its answer."""
+
+    claim: Claim
+    """What the request takes of the router's bounds; its body counts in it as it arrives."""
 
     async def read_body(self, limit: int, seconds: float) -> bytes | None:
         """See the function `read_body`."""
@@ -37,7 +42,10 @@ class Client(Protocol):
 class AsgiClient:
     """A client behind any ASGI server."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, stalled_seconds: float) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, stalled_seconds: float, claim: Claim
+    ) -> None:
+        self.claim = claim
         self._scope = scope
         self._receive = receive
         self._send_now = send
@@ -45,7 +53,7 @@ class AsgiClient:
 
     async def read_body(self, limit: int, seconds: float) -> bytes | None:
         """See `Client`."""
-        return await read_body(Headers(scope=self._scope), self._receive, limit, seconds)
+        return await read_body(Headers(scope=self._scope), self._receive, limit, seconds, self.claim)
 
     async def stays_for(self, work: Coroutine[Any, Any, None]) -> bool:
         """See `Client`."""
@@ -101,36 +109,38 @@ class AsgiClient:
                 await self._send_now(message)
         except TimeoutError as error:
             raise ClientStalledError(f"the client took nothing for {self._stalled_seconds:g} s") from error
+        except (OSError, RuntimeError) as error:  # of ASGI; of uvloop, where a server did not notice in time
+            raise ClientStalledError(f"the client cannot be written to: {error}") from error
 
 
-async def read_body(headers: Headers, receive: Receive, limit: int, seconds: float) -> bytes | None:
+async def read_body(
+    headers: Headers, receive: Receive, limit: int, seconds: float, claim: Claim | None = None
+) -> bytes | None:
     """The whole request body of at most ``limit`` bytes; None when the client left before its end.
 
-    Raises `BodyTooLargeError`, as early as the headers say so, and `BodyTooSlowError`.
+    Raises `BodyTooLargeError` and, with a claim, `OverloadedError`, as early as the headers say so; and
+    `RequestTooSlowError`.
     """
-    if (declared := headers.get("content-length", "")).isdigit() and int(declared) > limit:
-        raise _too_large(limit)
+    if (declared := headers.get("content-length", "")).isdigit():
+        if int(declared) > limit:
+            raise BodyTooLargeError(limit)
+        if claim is not None:
+            claim.expect(int(declared))
+    parts, size, began = [], 0, asyncio.get_running_loop().time()
     try:
-        async with asyncio.timeout(seconds):
-            return await _read(receive, limit)
+        async with asyncio.timeout_at(body_deadline(began, 0, seconds)) as deadline:
+            more = True
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return None
+                parts.append(part := message.get("body", b""))
+                if claim is not None:
+                    claim.add(len(part))
+                if (size := size + len(part)) > limit:
+                    raise BodyTooLargeError(limit)
+                deadline.reschedule(body_deadline(began, size, seconds))
+                more = message.get("more_body", False)
     except TimeoutError as error:
-        raise BodyTooSlowError(f"The request body did not arrive within {seconds:g} s.") from error
-
-
-async def _read(receive: Receive, limit: int) -> bytes | None:
-    parts, size = [], 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        part = message.get("body", b"")
-        size += len(part)
-        if size > limit:
-            raise _too_large(limit)
-        parts.append(part)
-        if not message.get("more_body", False):
-            return b"".join(parts)
-
-
-def _too_large(limit: int) -> BodyTooLargeError:
-    return BodyTooLargeError(f"The request body is larger than {limit} bytes.")
+        raise too_slow(seconds) from error
+    return b"".join(parts)

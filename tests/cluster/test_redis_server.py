@@ -206,9 +206,9 @@ class TestWhatWeNeedOfRedis:
             with pytest.raises(NoScriptError):
                 await redis.evalsha("0" * 40, 0)
             opened = redis.register_script(script("open"))
-            epoch = int(await opened(keys=["{t}lease"], args=OPENING))
+            epoch = int(await opened(keys=["{t}lease", "{t}farewell"], args=OPENING))
             assert abs(epoch / 1000 - time.time()) < 60, "the epoch comes from the server's TIME"
-            again = int(await opened(keys=["{t}lease"], args=OPENING))
+            again = int(await opened(keys=["{t}lease", "{t}farewell"], args=OPENING))
             assert again > epoch
 
     async def test_a_batch_of_binary_keys_arrives(self, url):
@@ -219,7 +219,7 @@ class TestWhatWeNeedOfRedis:
             await subscriber.subscribe("batches")
             opened = redis.register_script(script("open"))
             publish = redis.register_script(script("publish"))
-            epoch = await opened(keys=["{t}lease"], args=OPENING)
+            epoch = await opened(keys=["{t}lease", "{t}farewell"], args=OPENING)
             keys = ["{t}lease", "{t}owned", "{t}log"]
             args = [epoch, 1, 5000, 100, "batches", batch, 0, packed, b""]
             assert await publish(keys=keys, args=args) == b"ok"

@@ -5,15 +5,30 @@ Starts real processes on ports that the system gives, and ends them. Exit code 1
 
 import argparse
 import asyncio
+import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
 from tests.hostile.run_bodies import bodies
+from tests.hostile.run_clients import clients
+from tests.hostile.run_environment import environment
 from tests.hostile.run_fuzz import NUM_REQUESTS, fuzz
+from tests.hostile.run_redis import redis
+from tests.hostile.run_shapes import shapes
+from tests.hostile.run_tenants import tenants
 from tests.hostile.table import Table
 
-ROWS: Mapping[str, Callable[[], Awaitable[Table]]] = {"bodies": bodies, "fuzz": fuzz}
+ROWS: Mapping[str, Callable[[], Awaitable[Table]]] = {
+    "bodies": bodies,
+    "clients": clients,
+    "environment": environment,
+    "fuzz": fuzz,
+    "redis": redis,
+    "shapes": shapes,
+    "tenants": tenants,
+}
 
 
 def main() -> int:
@@ -30,9 +45,12 @@ def main() -> int:
     )
     options = parser.parse_args()
     rows = {**ROWS, "fuzz": partial(fuzz, options.seed, options.schemathesis, options.count)}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started ends, files are removed
     failures = 0
     for name in options.rows or rows:
         table = asyncio.run(rows[name]())
+        load = ", ".join(f"{load:.1f}" for load in os.getloadavg())
+        table.note(f"load of this machine's {os.cpu_count()} processors in the last 1, 5, 15 minutes: {load}")
         sys.stdout.write(f"{table}\n\n")
         failures += table.failures
     return 1 if failures else 0

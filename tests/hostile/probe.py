@@ -1,9 +1,10 @@
 """An ordinary user beside a hostile one, in a process of its own.
 
-    python -m tests.hostile.probe PORT FILE
+    python -m tests.hostile.probe PORT FILE ADDRESS KEY
 
-Asks for ``/healthz`` every 50 ms, and for a short chat every tenth time, each on a connection that is kept. A
-line per answer goes to the file: which of them, when, milliseconds, status.
+Asks for ``/healthz`` every 50 ms, and for a short chat every tenth time, each on a connection that is kept,
+from an address of its own, with an API key unless that is empty. A line per answer goes to the file: which of
+them, when, milliseconds, status.
 """
 
 import http.client
@@ -22,10 +23,16 @@ CHAT = {
 }
 
 
-def ask(connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None) -> int:
+def ask(
+    connection: http.client.HTTPConnection,
+    headers: dict[str, str],
+    method: str,
+    path: str,
+    body: bytes | None,
+) -> int:
     """One request; 0 when it fails."""
     try:
-        connection.request(method, path, body, {"Content-Type": "application/json"})
+        connection.request(method, path, body, headers)
         response = connection.getresponse()
         response.read()
     except OSError:
@@ -37,21 +44,25 @@ def ask(connection: http.client.HTTPConnection, method: str, path: str, body: by
     return response.status
 
 
-def main(port: int, file: Path) -> None:
+def main(port: int, file: Path, address: str, key: str) -> None:
     """Ask until killed."""
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
     requests = {
         "healthz": ("GET", "/healthz", None),
         "chat": ("POST", "/v1/chat/completions", json.dumps(CHAT).encode()),
     }
     connections = {
-        kind: http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT_SECONDS) for kind in requests
+        kind: http.client.HTTPConnection(
+            "127.0.0.1", port, timeout=LIMIT_SECONDS, source_address=(address, 0)
+        )
+        for kind in requests
     }
     with file.open("w", buffering=1) as lines:
         number, due = 0, time.monotonic()
         while True:
             kind = "chat" if number % CHAT_EVERY == CHAT_EVERY - 1 else "healthz"
             began = time.monotonic()
-            status = ask(connections[kind], *requests[kind])
+            status = ask(connections[kind], headers, *requests[kind])
             now = time.monotonic()
             lines.write(f"{kind} {began:.3f} {(now - began) * 1000:.1f} {status}\n")
             number += 1
@@ -60,4 +71,4 @@ def main(port: int, file: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4])

@@ -6,7 +6,7 @@ import time
 import aiohttp
 
 from tests.hostile.bodies import every
-from tests.hostile.system import Hostile, hostile_system
+from tests.hostile.system import Hostile, hostile_system, idle_engine
 from tests.hostile.table import Table, progress
 
 SECONDS_TO_SETTLE = 60
@@ -16,7 +16,7 @@ async def bodies() -> Table:
     """Send each of them, and watch what an ordinary user sees."""
     table = Table("bodies: 54 kinds from 1 KiB to 15 MiB")
     gaps: list[tuple[float, str]] = []
-    async with hostile_system(idle_engine=True) as hostile:
+    async with hostile_system(engines=idle_engine) as hostile:
         base, redis, log = hostile.router_mib, hostile.redis_mib, hostile.log_mib
         peak, statuses, slowest, failed, chats = base, {}, (0.0, ""), 0, 0.0
         for name, path, size, body in every():

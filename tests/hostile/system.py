@@ -1,11 +1,13 @@
 """A whole system for one measurement, with an ordinary user beside whatever is done to it."""
 
 import asyncio
+import math
 import os
 import sys
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import Popen
@@ -13,8 +15,16 @@ from typing import Any
 
 import aiohttp
 
+from cluster.check import find_differences
+from cluster.errors import ClusterError
+from cluster.settings import ClusterSettings
+from tests.hostile.table import Table
 from tests.integration.system import System, eventually, free_port
 from tests.tiny_model import build_tiny_model
+
+ORDINARY_ADDRESS = "127.0.0.2"
+"""Where the ordinary user comes from; hostile clients come from the usual 127.0.0.1."""
+CHAT = "/v1/chat/completions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +50,10 @@ class Hostile:
         self._answers = system.directory / "answers"
         self._read = 0
 
-    def begin(self) -> None:
-        """Let the ordinary user begin."""
-        command = [sys.executable, "-m", "tests.hostile.probe", str(self.port), str(self._answers)]
-        self.system.start("probe", command)
+    def begin(self, key: str) -> None:
+        """Let the ordinary user begin, with an API key unless it is empty."""
+        arguments = [str(self.port), str(self._answers), ORDINARY_ADDRESS, key]
+        self.system.start("probe", [sys.executable, "-m", "tests.hostile.probe", *arguments])
 
     def seen(self) -> Seen:
         """What the user has seen since the last call."""
@@ -87,9 +97,46 @@ class Hostile:
         """Size of the router's log."""
         return sum(path.stat().st_size for path in self.system.directory.glob("router-*.log")) / 2**20
 
+    def reset_peak(self) -> None:
+        """Forget how much memory the router has had at most."""
+        Path(f"/proc/{self.router.pid}/clear_refs").write_text("5")
+
+    @property
+    def router_peak_mib(self) -> float:
+        """Most resident memory of the router since it was reset."""
+        status = Path(f"/proc/{self.router.pid}/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
     async def health(self) -> Any:
         """What ``/healthz`` says."""
         return await self.system.get(f"{self.url}/healthz")
+
+    async def is_exact(self) -> bool:
+        """Whether agents, Redis and the router agree on the blocks of every replica, and there are some."""
+        settings = ClusterSettings(redis_url=f"redis://127.0.0.1:{self.system.redis.port}/0")
+        report = await find_differences(settings, [self.url])
+        return (
+            report.agree and "no difference in" in report.lines[0] and " in 0 blocks" not in report.lines[0]
+        )
+
+    async def seconds_until(
+        self, condition: Callable[[], Awaitable[bool]], limit: float = 60.0, since: float | None = None
+    ) -> float:
+        """How long it takes, since now or a monotonic time, until a condition holds; or infinite."""
+        since = time.monotonic() if since is None else since
+        while time.monotonic() - since < limit:
+            with suppress(aiohttp.ClientError, ClusterError, TimeoutError):
+                if await condition():
+                    return time.monotonic() - since
+            await asyncio.sleep(0.05)
+        return math.inf
+
+
+def report_user(table: Table, what: str, seen: Seen) -> None:
+    """Rows of what the ordinary user has seen."""
+    table.row(f"{what}: worst gap of the ordinary user's probe", seen.worst_gap_ms, 100, "ms")
+    table.row(f"{what}: ordinary requests that failed", seen.failed, 0, f"of {seen.answered}")
+    table.note(f"slowest ordinary chat {seen.worst_chat_ms:.0f} ms")
 
 
 def memory_mib(pid: int) -> float:
@@ -98,11 +145,27 @@ def memory_mib(pid: int) -> float:
     return pages * os.sysconf("SC_PAGESIZE") / 2**20
 
 
+async def simulated_engine(system: System) -> None:
+    """An engine with a cache, and its agent."""
+    url, _ = await system.start_engine()
+    system.start_agent(url)
+
+
+async def idle_engine(system: System) -> None:
+    """An engine that computes nothing."""
+    arguments = [str(system.model), str(free_port()), system.redis.url]
+    system.start("engine", [sys.executable, "-m", "tests.hostile.engine", *arguments])
+
+
 @asynccontextmanager
 async def hostile_system(
-    *router_options: str, idle_engine: bool = False, **environment: str
+    *router_options: str,
+    engines: Callable[[System], Awaitable[None]] = simulated_engine,
+    files: int = 0,
+    key: str = "",
+    **environment: str,
 ) -> AsyncIterator[Hostile]:
-    """Everything up and ready, and the user at work. An ``idle_engine`` computes nothing."""
+    """Everything up and ready, and the user at work with a ``key``; the router may open so many ``files``."""
     with tempfile.TemporaryDirectory(prefix="hostile-") as name:
         directory = Path(name)
         model = build_tiny_model(directory / "model")
@@ -110,15 +173,12 @@ async def hostile_system(
             system = System(directory, model, session)
             try:
                 system.redis.start()
-                if idle_engine:
-                    arguments = [str(model), str(free_port()), system.redis.url]
-                    system.start("engine", [sys.executable, "-m", "tests.hostile.engine", *arguments])
-                else:
-                    engine, _ = await system.start_engine()
-                    system.start_agent(engine)
+                await engines(system)
+                system.max_files = files
                 url = await system.start_router(*router_options, **environment)
-                hostile = Hostile(system, url, system.processes[-1])
-                hostile.begin()
+                router, system.max_files = system.processes[-1], 0
+                hostile = Hostile(system, url, router)
+                hostile.begin(key)
                 await asyncio.sleep(2)
                 hostile.seen()
                 yield hostile

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,13 @@ class System:
         self.processes: list[subprocess.Popen[bytes]] = []
         self.output: int | None = None
         """Descriptor to which processes that start from now on write, instead of a file of their own."""
+        self.max_files = 0
+        """How many files processes that start from now on may open; 0: as many as this one."""
 
     def start(self, name: str, command: Sequence[str], **environment: str) -> subprocess.Popen[bytes]:
         """Start a process of its own session, with its output in a file of its name."""
+        if self.max_files:
+            command = ["bash", "-c", f'ulimit -n {self.max_files}; exec "$0" "$@"', *command]
         log = (self.directory / f"{name}-{len(self.processes)}.log").open("wb")
         with log:
             process = subprocess.Popen(
@@ -87,9 +92,10 @@ class System:
         await eventually(lambda: self.answers(f"{url}/health"), START_SECONDS, "engine healthy")
         return url, process
 
-    def start_agent(self, *engine_urls: str) -> subprocess.Popen[bytes]:
-        """One agent for all these engines."""
+    def start_agent(self, *engine_urls: str, advertised: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+        """One agent for all these engines; routers reach them at the ``advertised`` URLs, if given."""
         urls = [option for url in engine_urls for option in ("--engine-url", url)]
+        urls += [option for url in advertised for option in ("--advertise-url", url)]
         return self.start("agent", [*WARMROUTE, "agent", "--redis-url", self.redis.url, *urls])
 
     async def start_router(self, *options: str, ready: bool = True, **environment: str) -> str:
@@ -148,3 +154,13 @@ def end(process: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def fill_pipe(descriptor: int) -> None:
+    """Leave no room in a pipe."""
+    own = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK)
+    for size in (65_536, 1):
+        with suppress(BlockingIOError):
+            while True:
+                os.write(own, b"x" * size)
+    os.close(own)

@@ -5,23 +5,9 @@ import os
 
 import pytest
 
-from tests.integration.system import System, eventually
+from tests.integration.system import System, eventually, fill_pipe
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
-
-
-def fill(descriptor: int) -> None:
-    """Leave no room in a pipe."""
-    own = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK)
-    try:
-        for size in (65_536, 1):
-            while True:
-                try:
-                    os.write(own, b"x" * size)
-                except BlockingIOError:
-                    break
-    finally:
-        os.close(own)
 
 
 async def ask(system: System, router: str, number: int) -> int:
@@ -52,7 +38,7 @@ async def test_log_that_cannot_be_written_harms_nothing(system: System, place: s
         system.start_agent(url)
         router = await system.start_router("--workers", workers)
         if place == "nobody reads":
-            fill(system.output)
+            fill_pipe(system.output)
         async with asyncio.timeout(60):
             statuses = [await ask(system, router, number) for number in range(150)]
         assert set(statuses) == {200}

@@ -10,8 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
+from router.admission import Admission
 from router.api.direct import DirectClient
-from router.client_connection import ClientConnection, direct_reply
+from router.client_connection import Bounds, ClientConnection
+from router.connection_limit import ConnectionLimit
+from router.direct_reply import direct_reply
 from router.engine_connection import EngineConnection
 from router.sse import EventFilter
 from router.upstream_reply import UpstreamReply
@@ -80,7 +83,8 @@ class Relay:
         config = uvicorn.Config(app, lifespan="off", ws="none", log_config=None, proxy_headers=False)
         config.load()
         self.state = ServerState()
-        self.client = ClientConnection(config, self.state, {})
+        bounds = Bounds(Admission(10, 1 << 20), ConnectionLimit(10), Watchdog(1.0), 60.0, 60.0)
+        self.client = ClientConnection(bounds, config, self.state, {})
         self.client.connection_made(self.client_transport)
         self.client.data_received(REQUEST % http_minor)
         self.direct = direct_reply(self.client.scope)
@@ -89,7 +93,7 @@ class Relay:
         """What broke the answer off, or None, after the engine sent this."""
         asked = asyncio.ensure_future(self.reply.ask(self.engine, b"", 60.0))
         await asyncio.sleep(0)
-        relay, client = None, DirectClient(self.direct, {}, None, 60.0, Watchdog(1.0))
+        relay, client = None, DirectClient(self.direct)
         for read in reads:
             self.engine.data_received(read)
             await asyncio.sleep(0)

@@ -74,6 +74,18 @@ def test_a_shape_that_agreed_lately_is_believed(exactness):
     assert not exactness.is_exact(odd, 2, START + module.AGREED_SECONDS)
 
 
+def test_a_shape_that_others_use_is_believed(exactness):
+    """Those who asked in it before anything differed count; who asks as usual pays next to nothing for it."""
+    odd = chat(documents=[])
+    assert exactness.wants_agreement(START)
+    exactness.agrees(shape_of(odd), 1, START)
+    assert not exactness.wants_agreement(START + module.LOOK_SECONDS / 2)
+    assert exactness.wants_agreement(START + module.LOOK_SECONDS)
+    differ(exactness, odd, range(2, 100), START + module.AGREED_SECONDS - 1)
+    assert exactness.is_exact(odd, 1, START)
+    assert exactness.wants_agreement(START)
+
+
 def test_trials_become_rare(exactness):
     """A shape that is doubted is compared now and then, one request at a time."""
     odd = chat(documents=[])
@@ -106,8 +118,11 @@ def test_what_is_remembered_is_bounded(exactness, monkeypatch):
         odd = chat(chat_template_kwargs={f"x{number}": 1}, messages=[{**HELLO, "content": f"{number}"}])
         differ(exactness, odd, (3 * number, 3 * number + 1, 3 * number + 2))
     assert len(exactness._conversations) == 10
+    for number in range(2 * module.MAX_AGREED):
+        exactness.agrees(shape_of(chat(chat_template_kwargs={f"y{number}": 1})), 0, START)
+    assert len(exactness._agreed) == module.MAX_AGREED
     assert len(exactness._records) == len(list(exactness.problems())) == module.MAX_SHAPES
     assert exactness.is_exact(PLAIN, 3, START)
     exactness.forget_until(START + module.FORGET_SECONDS + 1)
-    assert not exactness.has_records
+    assert not list(exactness.problems())
     assert exactness.is_exact(odd, 0, START)

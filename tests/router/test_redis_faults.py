@@ -6,13 +6,13 @@ cut.
 
 import asyncio
 import time
-from contextlib import asynccontextmanager
 
 import pytest
 
 from cluster.store import connect
 from cluster.tasks import cancel_and_wait
-from tests.chaos.proxy import PASS, Behaviour, Link, Mode
+from tests.chaos.proxy import Link
+from tests.redis_faults import FAULTS
 from tests.shifted_clock import ShiftedClock
 from tests.waiting import eventually
 from tests.workers.fake_engine import FakeEngine as EngineOfAgent
@@ -74,69 +74,6 @@ class Party:
         return {kind for kind, value in found if float(value)}
 
 
-@asynccontextmanager
-async def full(party):
-    """It has no memory left, and may evict nothing."""
-    party.redis.client("CONFIG", "SET", "maxmemory-policy", "noeviction")
-    party.redis.client("CONFIG", "SET", "maxmemory", "1mb")
-    yield
-    party.redis.client("CONFIG", "SET", "maxmemory", "0")
-
-
-@asynccontextmanager
-async def read_only(party):
-    """It has become a replica of a primary that is not there."""
-    party.redis.client("REPLICAOF", "127.0.0.1", "1")
-    yield
-    party.redis.client("REPLICAOF", "NO", "ONE")
-
-
-@asynccontextmanager
-async def lonely(party):
-    """It has lost the replicas without which it takes no writes."""
-    party.redis.client("CONFIG", "SET", "min-replicas-to-write", "1")
-    yield
-    party.redis.client("CONFIG", "SET", "min-replicas-to-write", "0")
-
-
-@asynccontextmanager
-async def linked(party, behaviour):
-    """The network between it and everybody is bad."""
-    party.link.behave(behaviour)
-    yield
-    party.link.behave(PASS)
-
-
-@asynccontextmanager
-async def restarted(party):
-    """It is away, and comes back empty."""
-    party.redis.stop()
-    yield
-    await asyncio.to_thread(party.redis.start)
-
-
-@asynccontextmanager
-async def forbidden(party, *rules):
-    """Its operators have changed what its users may do."""
-    party.redis.client("ACL", "SETUSER", "default", *rules)
-    yield
-    party.redis.client("ACL", "SETUSER", "default", "allcommands", "allchannels", "allkeys")
-
-
-FAULTS = {
-    "full": (full, "OOM", "redis_refuses"),
-    "read-only": (read_only, "READONLY", "redis_refuses"),
-    "without replicas": (lonely, "NOREPLICAS", "redis_refuses"),
-    "slow": (lambda party: linked(party, Behaviour(Mode.DELAY, 0.25)), "Redis is slow", "redis_slow"),
-    "restarted empty": (restarted, "Redis does not answer", "redis"),
-    "cut off": (lambda party: linked(party, Behaviour(Mode.CUT)), "Redis does not answer", "redis"),
-    "silent": (lambda party: linked(party, Behaviour(Mode.BLACKHOLE)), "Redis is slow", "redis_slow"),
-    "no writes allowed": (lambda party: forbidden(party, "-@write"), "NOPERM", "redis_refuses"),
-    "nothing allowed": (lambda party: forbidden(party, "-@all", "+acl"), "NOPERM", "redis_refuses"),
-    "no channels allowed": (lambda party: forbidden(party, "resetchannels"), "NOPERM", "redis_refuses"),
-}
-
-
 @pytest.fixture
 def clock(tmp_path, monkeypatch):
     """The wall clock, before anybody has looked at it."""
@@ -175,7 +112,7 @@ async def test_nothing_fails_all_is_said_and_all_is_exact_again(party, name):
     fault, words, kind = FAULTS[name]
     client = asyncio.create_task(party.ask())
     await asyncio.sleep(0.2)
-    async with fault(party):
+    async with fault(party.redis, party.link):
         began = time.monotonic()
         while words not in await party.degraded() or kind not in await party.degraded_kinds():
             assert time.monotonic() - began < 2.0, await party.degraded()

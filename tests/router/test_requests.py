@@ -1,6 +1,7 @@
 """A request's whole life in the real application: what the client gets, and what is left behind."""
 
 import asyncio
+import io
 import json
 
 import pytest
@@ -240,3 +241,26 @@ async def test_only_tracing_headers_go_upstream(start_router, engines):
     assert sent["authorization"] == "Bearer secret"
     assert sent["traceparent"] == "00-1-2-01"
     assert not {"cookie", "x-other"} & set(sent)
+
+
+@pytest.mark.parametrize("long", [True, False])
+async def test_long_bodies_are_held_until_their_answers_stream(router, engines, long):
+    """Then they count no longer among the bytes in flight; short ones are still needed to explain misses."""
+    may_end = asyncio.Event()
+
+    async def wait_in_the_middle(exchange):
+        await exchange.head()
+        await exchange.chunk(event("a"))
+        await may_end.wait()
+        await exchange.chunk(DONE)
+        await exchange.end()
+
+    engines[0].script.append(wait_in_the_middle)
+    body = json.dumps({**STREAM, "user": "x" * (1_100_000 if long else 10)}).encode()
+    async with router.client.post(f"{router.url}/v1/chat/completions", data=io.BytesIO(body)) as response:
+        await response.content.readany()
+        assert (router.app.admission.body_bytes == 0) == long
+        may_end.set()
+        assert (await response.read()).endswith(DONE)
+    await router.drained()
+    await eventually(lambda: router.app.admission.body_bytes == 0)

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from router.client_connection import MAX_HEAD_BYTES
+from router.request_reader import MAX_HEAD_BYTES, MAX_HEADERS, MAX_PIPELINED, SLICE_BYTES
 from tests.router.fake_engine import DONE, REPLY, event, stream
 from tests.waiting import eventually
 
@@ -59,6 +59,10 @@ async def talk(router, data, until=None):
         request(CHUNKED, body=b"-1\r\n" + BODY),
         request(CHUNKED, body=b"5\r\n" + BODY),
         request(CHUNKED, body=b"%x\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)),
+        request(LENGTH).replace(b"host: x\r\n", b""),
+        request(LENGTH, b"host: y\r\n"),
+        request(LENGTH, b"Host: x\r\n"),
+        request(LENGTH, b"host: x\r\n").replace(b"HTTP/1.1", b"HTTP/1.0"),
         b"CONNECT x:1 HTTP/1.1\r\nhost: x\r\n\r\n",
         b"POST /v1/chat/completions HTTP/3.7\r\nhost: x\r\n\r\n",
         b"\x16\x03\x01\x02\x00",
@@ -174,17 +178,57 @@ async def test_target_with_a_host_is_the_same_path(router, engines):
     assert "elsewhere" not in engines[0].exchanges[0].headers["host"]
 
 
+async def test_many_small_requests_are_read_a_few_at_a_time(router):
+    """However many come in one read: the rest of it waits for answers, and others have their turn."""
+    data = b"GET /v1/models HTTP/1.1\r\nhost:\r\n\r\n" * 400
+    longest = 0
+
+    async def watch():
+        nonlocal longest
+        while True:
+            for connection in router.server.server_state.connections:
+                longest = max(longest, len(connection.pipeline))
+            await asyncio.sleep(0)
+
+    watching = asyncio.create_task(watch())
+    got = await talk(router, data + b"GET /healthz HTTP/1.1\r\nhost:\r\nconnection: close\r\n\r\n")
+    watching.cancel()
+    assert got.count(b"HTTP/1.1 200") == 401
+    assert 0 < longest < MAX_PIPELINED + SLICE_BYTES // 30
+
+
+@pytest.mark.parametrize("size", [1, 2, 4000, 60_000, 300_000])
+async def test_long_bodies_in_chunks_of_any_size(router, engines, size):
+    """What one read brings is parsed in slices; the body is the same."""
+    body = json.dumps({**json.loads(BODY), "padding": "x" * min(20_000 * size, 300_000)}).encode()
+    pieces = [body[start : start + size] for start in range(0, len(body), size)]
+    data = b"".join([b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces]) + b"0\r\n\r\n"
+    got = await talk(router, request(CHUNKED, body=data) + request(LENGTH, b"connection: close\r\n"))
+    assert got.count(REPLY) == 2
+    assert engines[0].exchanges[0].body == body
+
+
+async def test_too_many_headers(router):
+    """Their number is bounded as well as their bytes."""
+    data = b"GET /healthz HTTP/1.1\r\nhost: x\r\n" + b"a:\r\n" * (2 * MAX_HEADERS) + b"\r\n"
+    assert (await talk(router, data)).startswith(b"HTTP/1.1 400")
+
+
+async def test_malformed_body_behind_a_request_that_is_answered(router, engines):
+    """The first answer stays whole: nothing is written into it."""
+    engines[0].script.append(stream(event("slow"), DONE, pause=0.05))
+    data = request(b"content-length: %d\r\n" % len(STREAM), body=STREAM)
+    got = await talk(router, data + request(CHUNKED, body=b"xyz\r\n"))
+    assert got.count(b"HTTP/1.1 ") == 1
+    assert got.endswith(b"0\r\n\r\n")
+    assert not engines[1].exchanges
+
+
 async def test_old_client_gets_an_answer_without_chunks(router):
-    """HTTP/1.0 knows no chunked bodies: the end of the connection is the end of the stream."""
+    """HTTP/1.0 knows no chunked bodies: the end of the connection is the end of the stream. Nor Host."""
     data = request(b"content-length: %d\r\n" % len(STREAM), body=STREAM).replace(b"HTTP/1.1", b"HTTP/1.0")
+    data = data.replace(b"host: x\r\n", b"")
     got = await talk(router, data)
     head, _, body = got.partition(b"\r\n\r\n")
     assert b"chunked" not in head
     assert body == event("he") + event("llo") + DONE
-
-
-async def test_upgrade_is_refused(router, engines):
-    """Nothing is taken for a body that might be another protocol."""
-    got = await talk(router, request(LENGTH, b"connection: upgrade\r\nupgrade: h2c\r\n"), until=b"}}")
-    assert got.startswith(b"HTTP/1.1 400")
-    assert not engines[0].exchanges

@@ -5,9 +5,10 @@ from blockbuster import blockbuster_ctx
 
 from cluster.ownership import OwnershipWriter
 from cluster.store import connect
+from cluster.tokenizer import PromptTokenizer
 from cluster.wire import Keys, Lease, ReplicaState
 from router.admin import blocks
-from tests.router.fake_engine import never_end
+from tests.router.fake_engine import counted, never_end
 from tests.router.test_requests import CHAT, STREAM
 from tests.waiting import eventually
 
@@ -137,8 +138,9 @@ async def test_nothing_blocks_the_event_loop(router):
 
 
 @pytest.mark.integration
-async def test_router_follows_redis(start_router, engines, redis_server):
+async def test_router_follows_redis(start_router, engines, redis_server, tiny_model):
     """A replica's lease and blocks in Redis are enough: ready, routed, expected, and gone when it leaves."""
+    engines[0].otherwise = counted(len(PromptTokenizer(tiny_model).chat(CHAT).token_ids))
     router = await start_router(redis_url=redis_server.url, policy="warm", heartbeat_seconds=0.05)
     assert (await router.get("/readyz"))[0] == 503
     client = connect(redis_server.url)
@@ -165,6 +167,6 @@ async def test_router_follows_redis(start_router, engines, redis_server):
     await writer.close()
     await eventually(lambda: not router.fleet.replicas)
     async with router.post(CHAT) as response:
-        assert response.status == 404
+        assert response.status == 503
     await router.drained()
     await client.aclose()

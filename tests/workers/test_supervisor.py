@@ -227,7 +227,9 @@ def test_nobody_else_knows_or_reads_the_logs(tmp_path):
     settings = WorkerSettings()
     made = [ReplicaOptions("sim", tmp_path, "m", settings).log_directory for _ in range(2)]
     assert made[0] != made[1]
-    _BoundedFile(tmp_path / "logs" / "a", 100).close()
+    file = _BoundedFile(tmp_path / "logs" / "a", 100)
+    file.write(b"made with its first line\n")
+    file.close()
     for folder in (*made, tmp_path / "logs"):
         assert folder.stat().st_mode & 0o777 == 0o700
     for folder in made:
