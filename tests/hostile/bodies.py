@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 SIZES = (1024, 64 * 1024, 1024 * 1024, 15 * 1024 * 1024)
@@ -146,10 +146,11 @@ KINDS: dict[str, tuple[str, Make]] = {
 }
 
 
-def every() -> Iterator[tuple[str, str, int, bytes]]:
-    """Name, path, wanted size and body of each."""
-    for name, (path, make) in KINDS.items():
-        for size in SIZES:
+def every(names: Collection[str], sizes: Collection[int]) -> Iterator[tuple[str, str, int, bytes]]:
+    """Name, path, wanted size and body of each of these kinds."""
+    for name in names:
+        path, make = KINDS[name]
+        for size in sizes:
             body = make(size)
             if len(body) > LIMIT:  # escapes have made it longer
                 body = make(size * SIZES[-1] // len(body))

@@ -44,10 +44,11 @@ class Crowd:
         self.answers: Counter[str] = Counter()
         """Of connections that have ended, by status."""
         self.refused = 0
-        self.began_at = self.ended_at = time.monotonic()
+        self.began_at = self.ended_at = 0.0
 
     async def gather(self) -> None:
         """Open them all."""
+        self.began_at = time.monotonic()
         places = asyncio.Semaphore(SIMULTANEOUS)
         await asyncio.gather(*(self._open(places) for _ in range(self._count)))
 

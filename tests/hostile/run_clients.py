@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import time
+from collections.abc import Sequence
 
 import aiohttp
 
@@ -12,7 +13,6 @@ from tests.hostile.system import CHAT, Hostile, hostile_system, idle_engine, rep
 from tests.hostile.table import Table, progress
 
 NUM_LEAVING = 8
-NUM_SLOW = 100
 FILES = 256
 POST = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\n".encode()
 HALF_SENT = POST + b'content-length: 1000\r\n\r\n{"model":'
@@ -21,39 +21,61 @@ PROMPT = "some words in a long prompt " * 750
 
 
 async def clients(
-    messages: int = 500_000, bodies: int = 4200, idle: int = 400, settle: float = 60.0, slack: float = 1.0
+    messages: int = 500_000,
+    bodies: int = 4200,
+    slow: int = 100,
+    idle: int = 400,
+    settle: float = 60.0,
+    slack: float = 1.0,
 ) -> Table:
     """One kind after the other."""
-    table = Table(f"clients: {messages} messages, {bodies} half-sent bodies, {idle} idle", slack)
-    async with hostile_system(engines=idle_engine) as hostile, ordinary_session() as session:
+    title = f"clients: {messages} messages, {bodies} half-sent bodies, {slow} slow ones, {idle} idle"
+    table = Table(title, slack)
+    async with hostile_system(engines=idle_engine) as hostile:
+        await come_and_go(table, hostile, messages, bodies, slow, settle)
+    await hold(table, idle)
+    return table
+
+
+async def come_and_go(
+    table: Table, hostile: Hostile, messages: int, bodies: int, slow: int, settle: float
+) -> None:
+    """Clients that leave, and clients that do not finish; then a pause."""
+    async with ordinary_session() as session:
         for number in range(3):
             await ask(session, hostile, number)
         base, redis = hostile.router_mib, hostile.redis_mib
         hostile.reset_peak()
         hostile.seen()
         await abandon(table, hostile, session, messages)
-        for count, what, first, trickle in (
-            (bodies, "half-sent bodies", HALF_SENT, b""),
-            (NUM_SLOW, "trickled bodies", HALF_SENT, b"x"),
-            (NUM_SLOW, "open heads", POST, b""),
-            (NUM_SLOW, "trickled heads", POST, b"x: y\r\n"),
-        ):
-            name, crowd = f"{count} {what}", Crowd(hostile.port, count, first)
-            await crowd.gather()
-            table.row(f"{name}: ended after", await crowd.seconds_to_end(90, trickle), 15, "s")
-            table.note(str(crowd))
-            await hostile.wait_for_user()
-            report_user(table, name, hostile.seen())
-            crowd.leave()
-            progress("; ".join(table.lines[-5:]))
-        peak = hostile.router_peak_mib
-        await asyncio.sleep(settle)
-        table.row("router's memory, peak", peak - base, 300, "MiB more")
-        later = (hostile.router_mib / base - 1) * 100
-        table.row(f"router's memory, {settle:g} s later", later, 10, "% more")
-        table.row("Redis' memory", hostile.redis_mib - redis, 10, "MiB more")
-    await hold(table, idle)
-    return table
+    half_sent = Crowd(hostile.port, bodies, HALF_SENT)
+    await gather(table, hostile, [(f"{bodies} half-sent bodies", half_sent, b"")])
+    if slow:
+        kinds = [
+            (f"{slow} trickled bodies", Crowd(hostile.port, slow, HALF_SENT), b"x"),
+            (f"{slow} open heads", Crowd(hostile.port, slow, POST), b""),
+            (f"{slow} trickled heads", Crowd(hostile.port, slow, POST), b"x: y\r\n"),
+        ]
+        await gather(table, hostile, kinds)
+    peak = hostile.router_peak_mib
+    await asyncio.sleep(settle)
+    table.row("router's memory, peak", peak - base, 300, "MiB more")
+    later = (hostile.router_mib / base - 1) * 100
+    table.row(f"router's memory, {settle:g} s later, of {base:.0f} MiB", later, 10, "% more")
+    table.row("Redis' memory", hostile.redis_mib - redis, 10, "MiB more")
+
+
+async def gather(table: Table, hostile: Hostile, kinds: Sequence[tuple[str, Crowd, bytes]]) -> None:
+    """Crowds that come together, and how long each of them stays."""
+    await asyncio.gather(*(crowd.gather() for _, crowd, _ in kinds))
+    seconds = await asyncio.gather(*(crowd.seconds_to_end(90, trickle) for _, crowd, trickle in kinds))
+    await hostile.wait_for_user()
+    for (name, crowd, _), taken in zip(kinds, seconds, strict=True):
+        table.row(f"{name}: ended after", taken, 15, "s")
+        table.note(str(crowd))
+        crowd.leave()
+    report_user(table, ", ".join(name for name, _, _ in kinds), hostile.seen())
+    progress("; ".join(table.lines[-9:]))
 
 
 async def ask(session: aiohttp.ClientSession, hostile: Hostile, number: int) -> tuple[float, int]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.hostile.fuzzed_requests import parts
 from tests.hostile.raw_request import RawAnswer, RawClient, RawRequest
-from tests.hostile.system import Hostile, hostile_system
+from tests.hostile.system import Hostile, hostile_system, idle_engine
 from tests.hostile.table import Table, progress
 from tests.integration.system import ROOT
 
@@ -34,7 +34,7 @@ async def fuzz(seed: int | None = None, python: str = sys.executable, count: int
     seed = random.randrange(10**6) if seed is None else seed
     table = Table(f"fuzz: {count} requests over all endpoints (--seed {seed})")
     progress(f"--seed {seed}")
-    async with hostile_system(idle_engine=True) as hostile:
+    async with hostile_system(engines=idle_engine) as hostile:
         run = Fuzzing(hostile, table)
         document = await hostile.system.get(f"{hostile.url}/openapi.json")
         documented = await drawn_by_schemathesis(document, min(NUM_DOCUMENTED, count // 4), seed, python)

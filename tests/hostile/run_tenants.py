@@ -65,6 +65,8 @@ async def ask(
     headers = {"Authorization": f"Bearer {key}"}
     async with session.post(hostile.url + path, json=body, headers=headers) as response:
         answer = await response.json()
+        if response.status == 400:
+            return 0, 0, 0  # whoever is refused learns nothing
         assert response.status == 200, answer
     usage = answer["usage"]
     details = usage.get("prompt_tokens_details") or {}

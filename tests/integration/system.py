@@ -17,7 +17,7 @@ import aiohttp
 from cluster.bound_child import bound_command
 from tests.redis_process import RedisProcess
 
-START_SECONDS = 60.0
+START_SECONDS = 150.0
 STOP_SECONDS = 15.0
 ROOT = Path(__file__).parents[2]
 WARMROUTE = [sys.executable, "-m", "cluster.cli"]
