@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.hostile.fuzzed_requests import parts
 from tests.hostile.raw_request import RawAnswer, RawClient, RawRequest
-from tests.hostile.system import Hostile, hostile_system, idle_engine, idle_engine
+from tests.hostile.system import Hostile, hostile_system, idle_engine
 from tests.hostile.table import Table, progress
 from tests.integration.system import ROOT
 
