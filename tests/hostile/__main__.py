@@ -44,8 +44,8 @@ def main() -> int:
         help="an interpreter that has schemathesis",
     )
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started ends, files are removed
     rows = {**ROWS, "fuzz": partial(fuzz, options.seed, options.schemathesis, options.count)}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started ends, files are removed
     failures = 0
     for name in options.rows or rows:
         table = asyncio.run(rows[name]())
