@@ -1,6 +1,8 @@
 """Whose connection gives way, how many there may be, and whose is whose."""
 
+import gc
 import resource
+import weakref
 
 import pytest
 
@@ -112,3 +114,21 @@ def test_bytes_in_flight_leave_room_for_a_body(monkeypatch):
     monkeypatch.setenv("WARMROUTE_MAX_BODY_BYTES", "200000000")
     with pytest.raises(StartUpError, match=r"WARMROUTE_MAX_BODY_BYTES_IN_FLIGHT: .*twice"):
         load_settings(RouterSettings)
+
+
+def test_connections_that_have_ended_do_not_stay(monkeypatch):
+    """They are cycles, which would otherwise wait for thousands of others."""
+    monkeypatch.setattr(connection_limit, "COLLECTED", 2)
+    limit = ConnectionLimit(10)
+    gc.disable()
+    try:
+        first, second = (Connection(limit, "a", "idle") for _ in range(2))
+        first.itself = first
+        lives = weakref.ref(first)
+        limit.leave(first.entry)
+        del first
+        assert lives() is not None
+        limit.leave(second.entry)
+        assert lives() is None
+    finally:
+        gc.enable()
