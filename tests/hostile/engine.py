@@ -7,6 +7,7 @@ KV events are seen.
 
 import asyncio
 import contextlib
+import json
 import sys
 from pathlib import Path
 
@@ -26,15 +27,22 @@ MESSAGE = {"role": "assistant", "content": "a"}
 CHOICES = [{"index": 0, "message": MESSAGE, "finish_reason": "length"}]
 ANSWER = {"id": "x", "object": "chat.completion", "model": "tiny", "choices": CHOICES}
 
+EVENT = {"id": "x", "object": "chat.completion.chunk", "model": "tiny"}
+DELTA = {"index": 0, "delta": {"content": "a"}, "text": "a", "finish_reason": "length"}
+STREAM = f"data: {json.dumps({**EVENT, 'choices': [DELTA]})}\n\ndata: [DONE]\n\n".encode()
+
 
 async def answer(request: web.Request) -> web.Response:
     """Read all, and say something short."""
-    async for _ in request.content.iter_any():
-        pass
+    streams = False
+    async for part in request.content.iter_any():
+        streams = streams or b'"stream":true' in part or b'"stream": true' in part
     if request.method == "GET":
         return web.Response()
     if request.path == "/tokenize":
         return web.Response(status=404)
+    if streams:
+        return web.Response(body=STREAM, content_type="text/event-stream")
     return web.json_response(ANSWER)
 
 

@@ -26,6 +26,7 @@ STALL_MS = 100.0
 NUM_REPEATS = 5
 """How often requests behind which the user waited are repeated: the machine has other work, too."""
 NUM_SHOWN = 20
+TRACE_CHARACTERS = 800
 TRACES = ("Exception in ASGI application", "Traceback (most recent call last)")
 
 
@@ -116,7 +117,7 @@ class Fuzzing:
         for request in batch:
             await asyncio.to_thread(self._client.send, request)
             if text := self._new_traces():
-                self._traces.append(f"{request}\n{text[-3000:]}")
+                self._traces.append(f"{request}\n{text[-TRACE_CHARACTERS:]}")
                 progress(self._traces[-1])
                 found = True
         if not found:

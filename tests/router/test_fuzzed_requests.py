@@ -7,9 +7,17 @@ import pytest
 
 from tests.hostile.fuzzed_requests import parts
 from tests.hostile.raw_request import RawClient
-from tests.router.fake_engine import REPLY, whole
+from tests.router.fake_engine import DONE, REPLY, event, stream
 
 NUM_REQUESTS = 300
+
+
+async def answer_unread(exchange):
+    """What a healthy engine says, whatever it was asked."""
+    if b'"stream":true' in exchange.body or b'"stream": true' in exchange.body:
+        await stream(event("hi"), DONE)(exchange)
+    else:
+        await exchange.whole(REPLY)
 
 
 @pytest.mark.integration
@@ -19,7 +27,7 @@ async def test_no_request_is_an_error_of_the_router(start_router, engines, redis
     router = await start_router(policy="warm", redis_url=redis_server.url, tokenizers={"tiny": tiny_model})
     router.admit(engines[0].url, model="tiny")
     await router.settled()
-    engines[0].otherwise = whole(REPLY)
+    engines[0].otherwise = answer_unread
     document = router.app.openapi()
     client = RawClient(router.port)
     faults = []
