@@ -23,6 +23,8 @@ CHECKED_AT_ONCE = 16
 """Replicas compared in one round trip."""
 SETTLE_SECONDS = 2.0
 """Between two looks at one replica: what is on its way has arrived by then."""
+SETTLE_ROUND_TRIPS = 10
+"""And so many of Redis' round trips more: a follower of a slow Redis is behind, and not wrong."""
 STUCK_SECONDS = 10.0
 """A follower that has done nothing for so long, though Redis answers, is started again."""
 
@@ -88,7 +90,7 @@ class IndexWatchdog:
         """Compare the next few replicas, and those that differed before."""
         if not self._unchecked:
             self._unchecked = sorted(self._fleet.replicas)
-        due = time.monotonic() - SETTLE_SECONDS
+        due = time.monotonic() - self._settle_seconds
         again = [name for name, suspicion in self._suspects.items() if suspicion.since <= due]
         replica_ids = list(dict.fromkeys([*again[: CHECKED_AT_ONCE // 2], *self._unchecked]))[
             :CHECKED_AT_ONCE
@@ -112,12 +114,16 @@ class IndexWatchdog:
             return
         if earlier is None or earlier.believed != suspicion.believed:
             self._suspects[replica_id] = suspicion
-        elif suspicion.since - earlier.since < SETTLE_SECONDS:
+        elif suspicion.since - earlier.since < self._settle_seconds:
             self._suspects[replica_id] = earlier
         else:
             log.error("index_differs", replica=replica_id, believed=believed, found=found)
             self._fleet.num_repairs += 1
             self._follower.read_anew(replica_id)
+
+    @property
+    def _settle_seconds(self) -> float:
+        return SETTLE_SECONDS + SETTLE_ROUND_TRIPS * self._fleet.store.seconds(time.monotonic())
 
     def _is_wrong(self, num_missing: int) -> bool:
         """Whether so many blocks too few, or too many where negative, are a mistake."""
