@@ -1,4 +1,4 @@
-"""The command line: ``warmroute serve | router | agent | status | check | top``, and `cluster.cli_loadtest`.
+"""The command line: ``warmroute serve | router | agent | status | check | top``, and `loadtest.cli`.
 
 Part of the composition root: `router`, `workers` and `loadtest` are imported where a command needs them,
 since each may be installed without the others.
@@ -11,10 +11,10 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from cluster import cli_loadtest
 from cluster.errors import ClusterError, StartUpError
 from cluster.log import configure_logging
 from cluster.settings import ClusterSettings, load_settings
+from loadtest import cli as cli_loadtest
 
 app = typer.Typer(
     name="warmroute",
@@ -64,8 +64,8 @@ def serve(
     log_level: LogLevel = None,
 ) -> None:
     """Start Redis, Ray, engines and a router; stop all of them with Ctrl-C."""
-    from cluster.launcher import serve as launch
-    from cluster.serve_settings import ServeSettings
+    from cluster.serve.launcher import serve as launch
+    from cluster.serve.serve_settings import ServeSettings
 
     settings = load_settings(
         ServeSettings,
@@ -111,7 +111,7 @@ def router(
     log_level: LogLevel = None,
 ) -> None:
     """Run a router next to engines that agents watch over."""
-    from cluster.tokenizer import forgo_torch
+    from cluster.prompts.tokenizer import forgo_torch
     from router.server import bind, create_server
     from router.settings import RouterSettings
 
@@ -132,7 +132,7 @@ def router(
     listener = bind(settings.host, settings.port)
     forgo_torch()
     if settings.workers > 1:
-        from router.workers import run_workers
+        from router.processes import run_workers
 
         raise typer.Exit(run_workers(settings, listener))
     create_server(settings).run(sockets=[listener])
@@ -156,7 +156,7 @@ def agent(
     """Watch over engines that somebody else started, and publish what their caches hold."""
     import uvloop
 
-    from workers.agent_main import engine_addresses, run_agents
+    from workers.agent.main import engine_addresses, run_agents
     from workers.settings import WorkerSettings
 
     engines = engine_addresses(engine_url, advertise_url or [])
@@ -174,7 +174,7 @@ def agent(
 @app.command()
 def status(router_url: RouterUrl = DEFAULT_ROUTER_URL, admin_token: AdminToken = None) -> None:
     """Show every replica: state, load, blocks, hit rate."""
-    from cluster.status import fetch_replicas, replica_table
+    from cluster.operate.status import fetch_replicas, replica_table
 
     settings = load_settings(ClusterSettings, admin_token=admin_token)
     Console().print(replica_table(asyncio.run(fetch_replicas(router_url, settings.admin_headers))))
@@ -188,7 +188,7 @@ def check(
     admin_token: AdminToken = None,
 ) -> None:
     """Compare what agents, Redis and routers say of every replica's blocks; print the difference."""
-    from cluster.check import find_differences
+    from cluster.operate.check import find_differences
 
     settings = load_settings(
         ClusterSettings, redis_url=redis_url, deployment=deployment, admin_token=admin_token
@@ -207,7 +207,7 @@ def top(
     once: Annotated[bool, typer.Option("--once", help="Print it once, and end.")] = False,
 ) -> None:
     """Show the fleet live in the terminal; q ends it."""
-    from cluster.top import show, show_once
+    from cluster.operate.top import show, show_once
 
     token = load_settings(ClusterSettings, admin_token=admin_token).admin_token
     console = Console(highlight=False)

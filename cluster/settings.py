@@ -7,7 +7,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cluster.errors import StartUpError
-from cluster.wire import Keys
+from cluster.protocol.wire import Keys
 
 S = TypeVar("S", bound=BaseSettings)
 

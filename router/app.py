@@ -13,16 +13,15 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from cluster.fleet import Fleet
-from cluster.follower import Follower
-from cluster.gossip import Gossip
-from cluster.index_watchdog import IndexWatchdog
-from cluster.steering import SteeringStore
-from cluster.store import connect
-from cluster.tasks import Kept, cancel_and_wait
-from cluster.wishes import WishStore
+from cluster.fleet.fleet import Fleet
+from cluster.process.tasks import Kept, cancel_and_wait
+from cluster.store.operator_commands import WishStore
+from cluster.store.steering import SteeringStore
+from cluster.store.store import connect
+from cluster.sync.follower import Follower
+from cluster.sync.gossip import Gossip
+from cluster.sync.index_watchdog import IndexWatchdog
 from policies.catalog import POLICIES
-from router.accounting import Accounts
 from router.admin.access import DOCUMENTED, Access, AdminGate
 from router.admin.actions import action_routes
 from router.admin.api import admin_routes
@@ -35,35 +34,36 @@ from router.admin.prefixes import prefix_routes
 from router.admin.requests import request_routes
 from router.admin.steering import steering_routes
 from router.admin.stream import Stream, stream_routes
-from router.admission import Admission
+from router.api.dispatch import Dispatcher
 from router.api.generate import GenerationEndpoint
 from router.api.models import model_routes
 from router.auth import authenticator
-from router.bodies import PARSERS
-from router.connection_limit import max_connections
-from router.conversations import Conversations
-from router.dispatch import Dispatcher
-from router.engine_witness import EngineWitness
 from router.errors import MAX_QUOTED, ApiError, InvalidRequestError, UnknownPathError, quoted
-from router.explainer import Explainer
-from router.explanations import Explanations
-from router.health import Health
-from router.history import History
-from router.history_sharing import HistorySharing
-from router.history_store import HistoryStore
-from router.metrics import Metrics
-from router.probes import Probes
-from router.prompt_threads import PromptThreads
-from router.readiness import Readiness
-from router.savings import Savings
+from router.explain.conversations import Conversations
+from router.explain.explainer import Explainer
+from router.health.engine_witness import EngineWitness
+from router.health.health import Health
+from router.health.probes import Probes
+from router.health.readiness import Readiness
+from router.history.history import History
+from router.history.history_sharing import HistorySharing
+from router.history.history_store import HistoryStore
+from router.history.savings import Savings
+from router.http.admission import Admission
+from router.http.connection_limit import max_connections
+from router.observe.accounting import Accounts
+from router.observe.explanations import Explanations
+from router.observe.metrics import Metrics
+from router.requests.bodies import PARSERS
+from router.requests.prompt_threads import PromptThreads
+from router.requests.tokenizers import Tokenizers
 from router.settings import RouterSettings
-from router.steering import Steering
-from router.tokenizers import Tokenizers
-from router.upstream import Upstream
+from router.steer.steering import Steering
+from router.upstream.client import Upstream
 
 if TYPE_CHECKING:
-    from router.tracing import Tracing
-from router.wishes import WishKeeper
+    from router.observe.tracing import Tracing
+from router.steer.operator_commands import WishKeeper
 
 
 class RouterApplication(FastAPI):
@@ -199,7 +199,7 @@ def _tracing(settings: RouterSettings, router_id: str) -> "Tracing | None":
     """Where traces are sent, if anywhere: its packages are optional, and settings have made sure of them."""
     if not settings.otlp_endpoint:
         return None
-    from router.tracing import send_to_collector
+    from router.observe.tracing import send_to_collector
 
     return send_to_collector(settings.otlp_endpoint, settings.otlp_sample, router_id)
 

@@ -9,7 +9,7 @@ import asyncio
 
 from cluster.errors import ClusterError
 from cluster.log import configure_logging
-from cluster.tokenizer import forgo_torch
+from cluster.prompts.tokenizer import forgo_torch
 from router.server import bind, create_server
 from router.settings import RouterSettings
 
@@ -19,7 +19,7 @@ class RouterStoppedError(ClusterError):
 
 
 class Router:
-    """One router per actor. The class is wrapped with ``serve.deployment`` in `cluster.serve_app`."""
+    """One router per actor. The class is wrapped with ``serve.deployment`` in `cluster.serve.serve_app`."""
 
     async def __init__(self, settings: RouterSettings) -> None:  # type: ignore[misc]  # Serve awaits it
         configure_logging(settings.log_level, json=True)

@@ -5,13 +5,13 @@ from functools import partial
 
 import uvicorn
 
-from cluster.collector import give_back_large_blocks
 from cluster.errors import StartUpError
+from cluster.process.collector import give_back_large_blocks
 from router.app import RouterApplication, create_app
-from router.client_connection import Bounds, ClientConnection
-from router.connection_limit import ConnectionLimit, max_connections, raise_file_limit
+from router.http.client_connection import Bounds, ClientConnection
+from router.http.connection_limit import ConnectionLimit, max_connections, raise_file_limit
+from router.http.time_limits import Watchdog
 from router.settings import RouterSettings
-from router.watchdog import Watchdog
 
 SHUTDOWN_SECONDS = 10
 

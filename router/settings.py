@@ -8,7 +8,7 @@ from typing import Annotated, TypeAlias
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
-from cluster.prefix_index import DEFAULT_MAX_BLOCKS
+from cluster.index.prefix_index import DEFAULT_MAX_BLOCKS
 from cluster.settings import ClusterSettings
 from policies.catalog import DEFAULT_POLICY, POLICIES
 from router.auth import EVERYBODY, header_forms

@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from cluster.bound_child import bound_command
+from cluster.process.bound_child import bound_command
 
 SLOTS = 16_384
 SERVICE = "primary"

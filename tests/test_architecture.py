@@ -19,9 +19,9 @@ MAY_IMPORT = {
 }
 COMPOSITION_ROOT = {
     "cluster/cli.py",
-    "cluster/cli_loadtest.py",
-    "cluster/launcher.py",
-    "cluster/serve_app.py",
+    "loadtest/cli.py",
+    "cluster/serve/launcher.py",
+    "cluster/serve/serve_app.py",
 }
 """May import `router`, `workers` and `loadtest`, but only inside functions: each may be installed without the
 others."""

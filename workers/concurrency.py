@@ -5,7 +5,7 @@ import random
 from collections.abc import Coroutine, Iterator
 from typing import Any
 
-from cluster.tasks import cancel_and_wait
+from cluster.process.tasks import cancel_and_wait
 
 
 async def run_together(*coroutines: Coroutine[Any, Any, None]) -> None:

@@ -17,15 +17,15 @@ from typing import Literal
 import structlog
 
 from cluster.log import configure_logging
-from cluster.store import connect
-from workers.agent import Agent
+from cluster.store.store import connect
+from workers.agent.agent import Agent
+from workers.agent.mirror_server import serve_mirrors
 from workers.concurrency import run_together
+from workers.engines.sim_command import sim_command
+from workers.engines.supervisor import KILL_SLACK_SECONDS, EngineCommand, EngineProcess
+from workers.engines.vllm_engine import EngineOptions, has_cpu_build, vllm_command
 from workers.errors import EngineStartError, WorkerError
-from workers.mirror_server import serve_mirrors
 from workers.settings import WorkerSettings
-from workers.sim_command import sim_command
-from workers.supervisor import KILL_SLACK_SECONDS, EngineCommand, EngineProcess
-from workers.vllm_engine import EngineOptions, has_cpu_build, vllm_command
 
 LOOPBACK = "127.0.0.1"
 PORTS = range(20_000, 32_000)

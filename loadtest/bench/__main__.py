@@ -19,7 +19,7 @@ from loadtest.bench.load import Figures, Load
 from loadtest.bench.measures import MEASURES, WITHOUT_ROUTER
 from loadtest.bench.prompts import Conversations
 from loadtest.bench.results import results
-from loadtest.processes import DEFAULT_MODEL, Processes
+from loadtest.harness.processes import DEFAULT_MODEL, Processes
 
 TABLE_WIDTH = 200
 LIMIT_SECONDS = 120.0

@@ -8,10 +8,10 @@ import asyncio
 from collections.abc import Iterable
 from pathlib import Path
 
-from cluster.ownership import OwnershipWriter
+from cluster.protocol.wire import Lease, Load, ReplicaState
 from cluster.settings import ClusterSettings, load_settings
-from cluster.store import connect
-from cluster.wire import Lease, Load, ReplicaState
+from cluster.store.ownership import OwnershipWriter
+from cluster.store.store import connect
 from loadtest.bench.prompts import BLOCK_SIZE, MODEL
 
 STEP_SECONDS = 0.02

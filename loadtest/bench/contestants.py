@@ -18,7 +18,7 @@ import psutil
 
 from loadtest.bench.client import Client, Reply, RequestFailedError
 from loadtest.bench.prompts import Conversations, Tag
-from loadtest.processes import ROOT, Processes, RedisServer, eventually, free_ports
+from loadtest.harness.processes import ROOT, Processes, RedisServer, eventually, free_ports
 
 NUM_ENGINES = 4
 ENGINE_SECONDS = 20.0

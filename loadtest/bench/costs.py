@@ -9,7 +9,7 @@ from loadtest.bench.client import Reply
 from loadtest.bench.contestants import Contestant
 from loadtest.bench.load import CHUNK_INTERVAL_US, STREAMS, Figures, Load
 from loadtest.bench.prompts import NUM_TURNS, Tag
-from loadtest.measure import percentile
+from loadtest.harness.measure import percentile
 
 CLIENTS = 32
 WARM_UP_SECONDS = 1.0

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import xxhash
 from tokenizers import Tokenizer
 
-from cluster.block_keys import Namespace, block_keys
-from cluster.tokenizer import tokenizer_fingerprint
+from cluster.prompts.tokenizer import tokenizer_fingerprint
+from cluster.protocol.block_keys import Namespace, block_keys
 
 MODEL = "bench"
 BLOCK_SIZE = 16

@@ -9,7 +9,7 @@ from loadtest.bench.client import Reply, head_of
 from loadtest.bench.contestants import Contestant
 from loadtest.bench.load import CHUNK_INTERVAL_US, Figures, Load
 from loadtest.bench.prompts import NOBODYS, WORDS_PER_SENTENCE, Tag, request
-from loadtest.measure import percentile
+from loadtest.harness.measure import percentile
 
 OPEN_STREAMS = 2000
 OPENED_PER_SECOND = 250

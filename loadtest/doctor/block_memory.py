@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.block_table import BlockKeys
+from cluster.index.block_table import BlockKeys
 from loadtest.doctor import block_kernels as kernels
 
 MIN_PLACES = 1 << 14

@@ -16,8 +16,8 @@ from rich.progress import (
 )
 
 from cluster.errors import StartUpError
-from cluster.model_files import default_cache_directory, ensure_demo_model
-from cluster.tokenizer import forgo_torch
+from cluster.prompts.tokenizer import forgo_torch
+from cluster.serve.model_files import default_cache_directory, ensure_demo_model
 from loadtest.doctor.diagnosis import Diagnosis
 from loadtest.doctor.examine import Question, examine
 from loadtest.doctor.log_lines import LogLines

@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from cluster.block_table import BlockKeys
+from cluster.index.block_table import BlockKeys
 from loadtest.doctor.bounded import Bounded
 from loadtest.doctor.conversations import Conversation
 from loadtest.doctor.log_requests import LoggedRequest

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from cluster.block_keys import Namespace
 from cluster.errors import PromptError
-from cluster.prompt_cache import PromptCache
-from cluster.prompt_keys import KeyedPrompt
-from cluster.tokenizer import PromptTokenizer
+from cluster.prompts.prompt_cache import PromptCache
+from cluster.prompts.prompt_keys import KeyedPrompt
+from cluster.prompts.tokenizer import PromptTokenizer
+from cluster.protocol.block_keys import Namespace
 from loadtest.doctor.log_requests import LoggedRequest, Message
 
 CACHE_BYTES = 48 * 1024 * 1024

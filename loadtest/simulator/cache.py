@@ -1,6 +1,6 @@
 """An engine's paged prefix cache, by block keys only.
 
-The same rules as `workers.block_manager`, which handles tokens. Blocks are held by requests or idle; idle
+The same rules as `workers.sim.block_manager`, which handles tokens. Blocks are held by requests or idle; idle
 ones are evicted least recently freed first, a chain's tail before its head. A prompt's last token is always
 computed: its block, or one that two requests compute side by side, can be there in several copies.
 """

@@ -1,6 +1,6 @@
 """One engine in virtual time: continuous batching with chunked prefill over a paged cache.
 
-The same rules as `workers.sim_scheduler`: running requests first, then waiting ones while the step's token
+The same rules as `workers.sim.scheduler`: running requests first, then waiting ones while the step's token
 budget lasts; when blocks run out, the youngest running request gives up its own and waits again.
 """
 

@@ -50,10 +50,10 @@ VLLM_CPU = EngineProfile(
 )
 """SmolLM2-135M in BF16 on vLLM 0.32 for CPUs, one thread of a machine with two cores.
 
-Fitted on 22 November 2026 with ``python -m loadtest.fit_profile --engine-url http://127.0.0.1:18731``, five
-rounds while the machine had other work. R^2 0.999. First tokens are within 3%, nine of twelve times between
-tokens within 13%, the others within 18%, 22% and 41%: there the rounds themselves differed by up to a
-factor of 4. The cache of 1 GiB holds 364 blocks of 128 tokens, 2,912 of 16.
+Fitted on 22 November 2026 with ``python -m loadtest.studies.fit_profile --engine-url
+http://127.0.0.1:18731``, five rounds while the machine had other work. R^2 0.999. First tokens are within
+3%, nine of twelve times between tokens within 13%, the others within 18%, 22% and 41%: there the rounds
+themselves differed by up to a factor of 4. The cache of 1 GiB holds 364 blocks of 128 tokens, 2,912 of 16.
 """
 
 H100_8B = EngineProfile(

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from cluster.booking import Booking
-from cluster.fleet import Fleet
-from cluster.gossip import PAUSE_SECONDS
-from cluster.wire import Bookings, Lease, Load, ReplicaState
+from cluster.fleet.booking import Booking
+from cluster.fleet.fleet import Fleet
+from cluster.protocol.wire import Bookings, Lease, Load, ReplicaState
+from cluster.sync.gossip import PAUSE_SECONDS
 from loadtest.simulator.clock import Clock
 from loadtest.simulator.engine import Engine, EngineRequest
 from loadtest.simulator.results import Answer
@@ -39,7 +39,7 @@ class Call:
 
 
 class SimulatedRouter:
-    """Decides, books, sends, and tries elsewhere, as `router.dispatch` does."""
+    """Decides, books, sends, and tries elsewhere, as `router.api.dispatch` does."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class SimulatedRouter:
         self._later(self._engines[call.replica].add, request)
 
     def _decide(self, call: Call) -> tuple[Booking, float]:
-        """Choose and book, as `router.dispatch` does in one step."""
+        """Choose and book, as `router.api.dispatch` does in one step."""
         turn = call.turn
         keys = turn.keys[: turn.prompt_tokens // self._block_size]
         model = self.fleet.models.get(MODEL)
@@ -192,7 +192,7 @@ class SimulatedRouter:
         self._clock.after(self._network_seconds, call, *arguments)
 
     def _tell_soon(self) -> None:
-        """Changes at once, but a pause between two messages, as in `cluster.gossip`."""
+        """Changes at once, but a pause between two messages, as in `cluster.sync.gossip`."""
         if not self._telling:
             self._telling = True
             self._clock.after(max(0.0, self._next_tell - self._clock.now), self._tell_changes)

@@ -3,8 +3,8 @@
 import random
 from collections.abc import Sequence
 
-from cluster.gossip import COMPLETE_SECONDS
-from cluster.wire import Bookings, ReplicaState
+from cluster.protocol.wire import Bookings, ReplicaState
+from cluster.sync.gossip import COMPLETE_SECONDS
 from loadtest.simulator.clock import Clock
 from loadtest.simulator.engine import Engine
 from loadtest.simulator.plan import Change, ChangeKind, Plan

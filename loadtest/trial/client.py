@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import aiohttp
 import msgspec
 
-from loadtest.chat_answers import Chunk, num_with_text, usage_in, whole_text
+from loadtest.harness.chat_answers import Chunk, num_with_text, usage_in, whole_text
 from loadtest.trial.errors import RequestFailedError, TrialError
 
 REPLICA_HEADER = "x-warmroute-replica"

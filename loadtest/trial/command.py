@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from cluster.errors import StartUpError
-from cluster.progress import step
-from loadtest.processes import Processes
+from cluster.process.progress import step
+from loadtest.harness.processes import Processes
 from loadtest.scenarios.scenario import Scenario
 from loadtest.trial.conduct import Conductor
 from loadtest.trial.fleet import Fleet, open_fleet, stop_gently

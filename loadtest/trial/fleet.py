@@ -18,9 +18,9 @@ from typing import Any
 import aiohttp
 
 from cluster.errors import StartUpError
-from cluster.model_files import default_cache_directory, ensure_demo_model
-from cluster.progress import Step
-from loadtest.processes import WARMROUTE, Processes, free_ports, get_json, start_system
+from cluster.process.progress import Step
+from cluster.serve.model_files import default_cache_directory, ensure_demo_model
+from loadtest.harness.processes import WARMROUTE, Processes, free_ports, get_json, start_system
 from loadtest.trial.client import ChatClient
 from loadtest.trial.errors import TrialError
 from loadtest.trial.settings import Arm, TrialSettings

@@ -16,7 +16,7 @@ from geventhttpclient.client import HTTPClient
 from geventhttpclient.response import HTTPParseError, HTTPSocketPoolResponse
 from geventhttpclient.url import URL
 
-from loadtest.chat_answers import Chunk, num_with_text, usage_in, whole_text
+from loadtest.harness.chat_answers import Chunk, num_with_text, usage_in, whole_text
 
 MAX_OPEN = 10_000
 """Requests of one process at the same time; further ones wait."""

@@ -1,7 +1,7 @@
 """Text that is known by what it is made of: parts of so many tokens, and the block keys that follow.
 
-The keys behave as the real ones do (`cluster.block_keys`): equal keys mean equal text up to the end of that
-block, and a block across two parts belongs to just these two. No token is ever made up.
+The keys behave as the real ones do (`cluster.protocol.block_keys`): equal keys mean equal text up to the
+end of that block, and a block across two parts belongs to just these two. No token is ever made up.
 """
 
 import struct

@@ -9,14 +9,20 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Path, Query, Request
 
 from cluster.errors import StoreUnavailableError
-from cluster.fleet import Fleet
-from cluster.replicas import Replica
+from cluster.fleet.fleet import Fleet
+from cluster.fleet.replicas import Replica
 from router.admin.access import DOCUMENTED, who_asks
-from router.admin.answers import AuditAnswer, DrainAnswer, ErrorAnswer, PrefixResetAnswer, ReplicaResetAnswer
 from router.admin.audit import MAX_ENTRIES, AuditLog
 from router.admin.prefixes import holders_of
+from router.answers.general import (
+    AuditAnswer,
+    DrainAnswer,
+    ErrorAnswer,
+    PrefixResetAnswer,
+    ReplicaResetAnswer,
+)
 from router.errors import NotDecidedError, NotFoundError, quoted
-from router.wishes import WishKeeper
+from router.steer.operator_commands import WishKeeper
 
 T = TypeVar("T")
 PrefixKey = Annotated[str, Path(pattern="^[0-9a-fA-F]{16}$", description="16 hexadecimal digits")]

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import msgspec
 from fastapi import APIRouter, Response
 
-from cluster.fleet import Fleet
-from cluster.follower import Follower
-from cluster.replicas import Replica
-from cluster.wire import Booked
+from cluster.fleet.fleet import Fleet
+from cluster.fleet.replicas import Replica
+from cluster.protocol.wire import Booked
+from cluster.sync.follower import Follower
 from router.admin.access import DOCUMENTED
-from router.admin.listings import (
+from router.answers.listings import (
     BookedAnswer,
     BookingsAnswer,
     HealthAnswer,
@@ -20,13 +20,13 @@ from router.admin.listings import (
     ReadinessAnswer,
     ReplicasAnswer,
 )
-from router.health import Health
-from router.metrics import Metrics
-from router.readiness import Readiness
-from router.replica_totals import ReplicaTotals
-from router.steering import Steering
-from router.tokenizers import Tokenizers
-from router.upstream import Upstream
+from router.health.health import Health
+from router.health.readiness import Readiness
+from router.observe.metrics import Metrics
+from router.observe.replica_totals import ReplicaTotals
+from router.requests.tokenizers import Tokenizers
+from router.steer.steering import Steering
+from router.upstream.client import Upstream
 
 
 def admin_routes(

@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 import structlog
 
-from cluster.commands import Commands
 from cluster.errors import StoreUnavailableError
-from cluster.store import RedisClient, translated_errors
-from cluster.wire import Keys
-from router.admin.answers import AuditEntry
+from cluster.protocol.wire import Keys
+from cluster.store.commands import Commands
+from cluster.store.store import RedisClient, translated_errors
+from router.answers.general import AuditEntry
 
 MAX_ENTRIES = 1_000
 MAX_TEXT = 256

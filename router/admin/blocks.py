@@ -11,14 +11,14 @@ import numpy as np
 from fastapi import APIRouter, Response
 from starlette.types import Receive, Scope, Send
 
-from cluster.block_table import BlockKeys, as_keys, listed
-from cluster.fleet import Fleet
-from cluster.follower import Follower
+from cluster.fleet.fleet import Fleet
+from cluster.index.block_table import BlockKeys, as_keys, listed
+from cluster.sync.follower import Follower
 from router.admin.access import DOCUMENTED
-from router.admin.answers import ErrorAnswer
-from router.admin.listings import BlocksAnswer
+from router.answers.general import ErrorAnswer
+from router.answers.listings import BlocksAnswer
 from router.errors import BlocksChangeError, NotFoundError, quoted
-from router.wishes import WishKeeper
+from router.steer.operator_commands import WishKeeper
 
 PART_BLOCKS = 100_000
 """Blocks of the index, whoever holds them, that are looked at in one go: about 3 ms."""

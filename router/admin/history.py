@@ -7,10 +7,10 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Query, Response
 
-from router.admin.past_answers import HistoryAnswer, SavingsAnswer
-from router.buckets import STEP_SECONDS
-from router.history import History
-from router.savings import Savings
+from router.answers.past import HistoryAnswer, SavingsAnswer
+from router.history.buckets import STEP_SECONDS
+from router.history.history import History
+from router.history.savings import Savings
 
 MAX_SECONDS = 3600
 MAX_HOURS = 7 * 24

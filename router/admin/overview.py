@@ -10,16 +10,16 @@ from typing import Any, Protocol
 
 import msgspec
 
-from cluster.fleet import Fleet
-from cluster.pace import relative_paces
-from cluster.replicas import Model, Replica
-from cluster.wire import ReplicaState
+from cluster.fleet.fleet import Fleet
+from cluster.fleet.pace import relative_paces
+from cluster.fleet.replicas import Model, Replica
+from cluster.protocol.wire import ReplicaState
 from policies.ring import shares_of
-from router.health import Health
-from router.latencies import Latency
-from router.probes import Probes
-from router.steering import Steering
-from router.tally import Rates
+from router.health.health import Health
+from router.health.probes import Probes
+from router.history.latencies import Latency
+from router.history.tally import Rates
+from router.steer.steering import Steering
 
 RECENT_SECONDS = 300.0
 HOUR_SECONDS = 3600.0
@@ -31,7 +31,7 @@ VERSION = version("warmroute")
 
 
 class Past(Protocol):
-    """What became of requests: `router.history.History`."""
+    """What became of requests: `router.history.history.History`."""
 
     def rates(self, replica: str, seconds: float) -> Rates:
         """Of one replica."""

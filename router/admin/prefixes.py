@@ -7,10 +7,10 @@ from typing import Annotated
 import numpy as np
 from fastapi import APIRouter, Query
 
-from cluster.branches import Branch
-from cluster.fleet import Fleet
+from cluster.fleet.branches import Branch
+from cluster.fleet.fleet import Fleet
 from router.admin.access import DOCUMENTED
-from router.admin.answers import PrefixAnswer, PrefixesAnswer
+from router.answers.general import PrefixAnswer, PrefixesAnswer
 
 MAX_PREFIXES = 100
 DESCRIBED = 10

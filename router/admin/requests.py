@@ -5,9 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from router.admin.access import DOCUMENTED
-from router.admin.answers import ErrorAnswer, RequestExplanation, RequestsAnswer
+from router.answers.general import ErrorAnswer, RequestExplanation, RequestsAnswer
 from router.errors import NotFoundError, quoted
-from router.explanations import MAX_RECORDS, Explanations
+from router.observe.explanations import MAX_RECORDS, Explanations
 
 
 def request_routes(explanations: Explanations) -> APIRouter:

@@ -9,16 +9,16 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Request
 
-from cluster.steering import Experiment
+from cluster.store.steering import Experiment
 from router.admin.access import DOCUMENTED, who_asks
 from router.admin.actions import ERRORS, decided
-from router.admin.answers import ExperimentAnswer, ExperimentEndedAnswer, PolicyAnswer
 from router.admin.audit import AuditLog
-from router.api.schema import decode_body
+from router.answers.general import ExperimentAnswer, ExperimentEndedAnswer, PolicyAnswer
 from router.api.transport import read_body
 from router.errors import InvalidRequestError, quoted
+from router.requests.schema import decode_body
 from router.settings import RouterSettings
-from router.steering import Steering
+from router.steer.steering import Steering
 
 MAX_BODY_BYTES = 64 * 1024
 

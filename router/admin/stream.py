@@ -21,11 +21,11 @@ from cluster.errors import StoreUnavailableError
 from router.admin.access import DOCUMENTED
 from router.admin.audit import AuditLog
 from router.admin.overview import Overview
-from router.admin.overview_answer import OverviewAnswer
-from router.direct_reply import direct_reply
+from router.answers.overview import OverviewAnswer
 from router.errors import OverloadedError
-from router.explanations import Explanations
-from router.history import CompletedBucket
+from router.history.history import CompletedBucket
+from router.http.direct_reply import direct_reply
+from router.observe.explanations import Explanations
 
 UPDATE_SECONDS = 1.0
 ALIVE_SECONDS = 10.0
@@ -42,7 +42,7 @@ log = structlog.get_logger()
 
 
 class Buckets(Protocol):
-    """Where complete buckets of time come from: `router.history.History`."""
+    """Where complete buckets of time come from: `router.history.history.History`."""
 
     def completed(self) -> CompletedBucket:
         """The last one."""

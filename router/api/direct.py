@@ -7,10 +7,10 @@ import asyncio
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
-from router.direct_reply import DirectReply
 from router.errors import ClientStalledError
-from router.sse import EventFilter
-from router.upstream import UpstreamReply
+from router.http.direct_reply import DirectReply
+from router.http.sse import EventFilter
+from router.upstream.client import UpstreamReply
 
 
 class DirectClient:

@@ -8,28 +8,28 @@ from typing import TYPE_CHECKING
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from cluster.fleet import Fleet
-from router.accounting import Accounts, RequestRecord
-from router.admission import Admission, Claim
+from cluster.fleet.fleet import Fleet
 from router.api.direct import DirectClient
-from router.api.schema import Call
+from router.api.dispatch import Dispatcher, Exchange
 from router.api.transport import AsgiClient, Client
 from router.auth import Authenticator
-from router.bodies import parse_body
-from router.conversations import MAX_REQUEST_BYTES
-from router.direct_reply import direct_reply
-from router.dispatch import Dispatcher, Exchange
 from router.errors import ApiError, ClientStalledError, UpstreamError
-from router.prompt_threads import PromptThreads
-from router.prompts import prepare
-from router.readiness import without_replicas
+from router.explain.conversations import MAX_REQUEST_BYTES
+from router.health.readiness import without_replicas
+from router.http.admission import Admission, Claim
+from router.http.direct_reply import direct_reply
+from router.http.sse import DONE, EventFilter, usage_of_reply
+from router.observe.accounting import Accounts, RequestRecord
+from router.requests.bodies import parse_body
+from router.requests.prompt_threads import PromptThreads
+from router.requests.prompts import prepare
+from router.requests.schema import Call
+from router.requests.tokenizers import Tokenizers
+from router.requests.trace_headers import trace_headers
 from router.settings import RouterSettings
-from router.sse import DONE, EventFilter, usage_of_reply
-from router.tokenizers import Tokenizers
-from router.trace_headers import trace_headers
 
 if TYPE_CHECKING:
-    from router.tracing import Tracing
+    from router.observe.tracing import Tracing
 
 CLIENT_CLOSED_REQUEST = 499
 

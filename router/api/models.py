@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from cluster.fleet import Fleet
+from cluster.fleet.fleet import Fleet
 from router.auth import Authenticator
 
 

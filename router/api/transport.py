@@ -8,11 +8,11 @@ from typing import Any, Protocol
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
-from router.admission import Claim
-from router.arrival import body_deadline, too_slow
 from router.errors import BodyTooLargeError, ClientStalledError, ReplyBrokenError
-from router.sse import EventFilter
-from router.upstream import UpstreamReply
+from router.http.admission import Claim
+from router.http.arrival import body_deadline, too_slow
+from router.http.sse import EventFilter
+from router.upstream.client import UpstreamReply
 
 
 class Client(Protocol):

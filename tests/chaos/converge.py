@@ -8,8 +8,8 @@ import aiohttp
 import msgspec
 from redis.exceptions import RedisError
 
-from cluster.block_keys import unpack_keys
-from cluster.wire import Lease
+from cluster.protocol.block_keys import unpack_keys
+from cluster.protocol.wire import Lease
 from tests.chaos.fleet import NUM_BLOCKS, Engine, Fleet, Router
 from tests.chaos.inject import KEYS
 

@@ -13,7 +13,7 @@ import msgspec
 import zmq
 import zmq.asyncio
 
-from cluster.block_keys import block_key, pack_tokens
+from cluster.protocol.block_keys import block_key, pack_tokens
 from tests.chaos.proxy import HOST, reserve_port
 
 RECONNECT_MS = 20

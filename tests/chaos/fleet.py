@@ -15,8 +15,8 @@ import zmq.asyncio
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from cluster.block_keys import Namespace
-from cluster.tokenizer import tokenizer_fingerprint
+from cluster.prompts.tokenizer import tokenizer_fingerprint
+from cluster.protocol.block_keys import Namespace
 from tests.chaos.engine_front import EngineFront
 from tests.chaos.events_relay import EventsRelay, Shadow
 from tests.chaos.processes import Process, python_module
@@ -54,7 +54,7 @@ class Engine:
         self.engine = Process(
             f"engine{number}",
             python_module(
-                "workers.sim_engine",
+                "workers.sim.engine",
                 *("--model", str(model), "--served-model-name", MODEL, "--port", str(port)),
                 *("--num-blocks", str(NUM_BLOCKS), "--max-model-len", "4096"),
                 *("--kv-endpoint", f"tcp://{HOST}:{events}"),

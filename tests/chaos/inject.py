@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import aiohttp
 from redis.exceptions import RedisError
 
-from cluster.bound_child import bound_command
-from cluster.tasks import cancel_and_wait
-from cluster.wire import Keys
+from cluster.process.bound_child import bound_command
+from cluster.process.tasks import cancel_and_wait
+from cluster.protocol.wire import Keys
 from tests.chaos.events_relay import CALM, Weather
 from tests.chaos.faults import Fault, Kind, Round
 from tests.chaos.fleet import Engine, Fleet, Router, eventually

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
-from cluster.bound_child import bound_command
+from cluster.process.bound_child import bound_command
 
 ROOT = Path(__file__).parents[2]
 STOP_SECONDS = 10.0

@@ -8,7 +8,7 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from cluster.block_keys import Namespace, block_keys
+from cluster.protocol.block_keys import Namespace, block_keys
 from tests.chaos.events_relay import CALM, EventsRelay, Shadow, Weather
 from tests.chaos.proxy import HOST, reserve_port
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import aiohttp
 
-from router.dispatch import MAX_HARMFUL_ATTEMPTS
+from router.api.dispatch import MAX_HARMFUL_ATTEMPTS
 from tests.chaos.fleet import MODEL, Fleet, Router
 from tests.chaos.ledger import Ledger, breaks, path
 from tests.chaos.proxy import HOST

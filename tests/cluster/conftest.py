@@ -3,8 +3,8 @@
 import pytest
 import waiting
 
-from cluster.store import connect
-from cluster.wire import Keys
+from cluster.protocol.wire import Keys
+from cluster.store.store import connect
 from tests.redis_process import running_redis
 
 

@@ -1,7 +1,7 @@
 """Small fleets for tests."""
 
-from cluster.fleet import Fleet
-from cluster.wire import Lease, Load, ReplicaState
+from cluster.fleet.fleet import Fleet
+from cluster.protocol.wire import Lease, Load, ReplicaState
 
 
 def lease(replica="a", **changes):

@@ -7,7 +7,7 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.block_keys import Namespace, block_key, block_keys, pack_keys, pack_tokens, unpack_keys
+from cluster.protocol.block_keys import Namespace, block_key, block_keys, pack_keys, pack_tokens, unpack_keys
 
 tokens = st.lists(st.integers(0, 3), max_size=24)
 any_tokens = st.lists(st.integers(0, 2**32 - 1), max_size=60)

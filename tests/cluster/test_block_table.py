@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster import index_kernels, index_sets
-from cluster.block_table import BlockTable, as_keys
+from cluster.index import index_kernels, index_sets
+from cluster.index.block_table import BlockTable, as_keys
 
 KEYS = [0, 1, (1 << 64) - 1] + [zlib.crc32(bytes([number])) << 32 | number for number in range(120)]
 
@@ -152,7 +152,8 @@ def test_kernels_are_compiled_anew_when_their_helpers_change():
 def test_index_works_where_compiled_code_cannot_be_kept():
     """Without a folder to write to, kernels are compiled at every start."""
     program = (
-        "from cluster.prefix_index import *; i = PrefixIndex(); i.store(i.add_replica(), [1]); print(len(i))"
+        "from cluster.index.prefix_index import *; "
+        "i = PrefixIndex(); i.store(i.add_replica(), [1]); print(len(i))"
     )
     environment = dict(
         os.environ, NUMBA_CACHE_LOCATOR_CLASSES="", NUMBA_CACHE_DIR="/proc/nowhere", HOME="/proc/nowhere"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from cluster.fleet import Fleet
-from cluster.wire import Booked, Load
+from cluster.fleet.fleet import Fleet
+from cluster.protocol.wire import Booked, Load
 from tests.cluster.fleets import cached, fleet_of, lease
 
 

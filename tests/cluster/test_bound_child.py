@@ -8,11 +8,11 @@ import time
 
 import pytest
 
-from cluster.bound_child import NOT_STARTED, USAGE, bound_command, main
+from cluster.process.bound_child import NOT_STARTED, USAGE, bound_command, main
 
 PARENT = """
 import subprocess, sys, time
-from cluster.bound_child import bound_command
+from cluster.process.bound_child import bound_command
 print(subprocess.Popen(bound_command(sys.argv[1:])).pid, flush=True)
 time.sleep(60)
 """

@@ -5,9 +5,9 @@ from random import Random
 import numpy as np
 import pytest
 
-from cluster.branches import HORIZON, MAX_BRANCHES, Branches
-from cluster.fleet import Fleet
-from cluster.wire import Lease, Load, ReplicaState
+from cluster.fleet.branches import HORIZON, MAX_BRANCHES, Branches
+from cluster.fleet.fleet import Fleet
+from cluster.protocol.wire import Lease, Load, ReplicaState
 
 
 def test_a_conversation_that_goes_on_is_not_hot():

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.chat_rendering import TEMPLATE_ERRORS, ChatRenderer
 from cluster.errors import PromptError
+from cluster.prompts.chat_rendering import TEMPLATE_ERRORS, ChatRenderer
 from tests.cluster.tokenizer_kinds import LLAMA_TEMPLATE, MISTRAL_TEMPLATE, PARTS_TEMPLATE, QWEN_TEMPLATE
 from tests.tiny_model import CHAT_TEMPLATE
 

@@ -4,11 +4,11 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from cluster.check import find_differences
 from cluster.errors import StoreUnavailableError
-from cluster.ownership import OwnershipWriter
+from cluster.operate.check import find_differences
+from cluster.protocol.wire import Lease, ReplicaState
 from cluster.settings import ClusterSettings
-from cluster.wire import Lease, ReplicaState
+from cluster.store.ownership import OwnershipWriter
 
 pytestmark = pytest.mark.integration
 
@@ -16,9 +16,9 @@ pytestmark = pytest.mark.integration
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
     """Differences show after a moment instead of seconds."""
-    monkeypatch.setattr("cluster.check.ATTEMPTS", 3)
-    monkeypatch.setattr("cluster.check.PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr("cluster.check_bookings.PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("cluster.operate.check.ATTEMPTS", 3)
+    monkeypatch.setattr("cluster.operate.check.PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("cluster.operate.check_bookings.PAUSE_SECONDS", 0.01)
 
 
 BOOKED = {"running": 1, "queued_tokens": 40, "active_tokens": 90, "engine_tokens": 40}

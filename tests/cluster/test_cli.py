@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from cluster.cli import app, main
 from cluster.errors import ClusterError, StartUpError
-from cluster.status import replica_table
+from cluster.operate.status import replica_table
 
 COMMANDS = ("router", "agent", "status", "check", "replay", "top")
 

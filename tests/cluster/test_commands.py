@@ -6,8 +6,8 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from cluster.commands import MAX_PIPELINED, Commands
-from cluster.store import connect
+from cluster.store.commands import MAX_PIPELINED, Commands
+from cluster.store.store import connect
 
 
 class Client:

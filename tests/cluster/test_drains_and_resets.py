@@ -2,8 +2,8 @@
 
 import pytest
 
-from cluster.replicas import Replica
-from cluster.wire import Load, ReplicaState
+from cluster.fleet.replicas import Replica
+from cluster.protocol.wire import Load, ReplicaState
 from tests.cluster.fleets import fleet_of, lease
 from tests.cluster.test_follower import following, held, writer_of
 from tests.cluster.test_follower import lease as published_lease

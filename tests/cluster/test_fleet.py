@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.booking import EXPECTATION_GRACE_SECONDS
-from cluster.fleet import Fleet
-from cluster.wire import Booked, Load, ReplicaState
+from cluster.fleet.booking import EXPECTATION_GRACE_SECONDS
+from cluster.fleet.fleet import Fleet
+from cluster.protocol.wire import Booked, Load, ReplicaState
 from tests.cluster.fleets import cached, fleet_of, lease
 
 

@@ -9,15 +9,15 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 
-from cluster import follower as follower_module
-from cluster.block_keys import pack_keys, unpack_keys
 from cluster.errors import LeaseLostError
-from cluster.fleet import Fleet
-from cluster.follower import Follower
-from cluster.ownership import OwnershipWriter
-from cluster.store import connect
-from cluster.tasks import cancel_and_wait
-from cluster.wire import Keys, Lease, Load, Membership, ReplicaState
+from cluster.fleet.fleet import Fleet
+from cluster.process.tasks import cancel_and_wait
+from cluster.protocol.block_keys import pack_keys, unpack_keys
+from cluster.protocol.wire import Keys, Lease, Load, Membership, ReplicaState
+from cluster.store.ownership import OwnershipWriter
+from cluster.store.store import connect
+from cluster.sync import follower as follower_module
+from cluster.sync.follower import Follower
 
 pytestmark = pytest.mark.integration
 

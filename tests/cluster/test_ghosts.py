@@ -4,9 +4,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster import prefix_index
-from cluster.ghosts import Fate, Ghosts
-from cluster.prefix_index import PrefixIndex
+from cluster.index import prefix_index
+from cluster.index.evicted_blocks import Fate, Ghosts
+from cluster.index.prefix_index import PrefixIndex
 
 
 def _keys(*keys):

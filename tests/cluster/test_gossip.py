@@ -6,14 +6,14 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from cluster.fleet import Fleet
-from cluster.follower import Follower
-from cluster.gossip import Gossip
-from cluster.peers import SILENCE_SECONDS
-from cluster.store import connect, open_pubsub
-from cluster.store_condition import SLOW_SECONDS
-from cluster.tasks import cancel_and_wait
-from cluster.wire import Booked, Lease, Load, ReplicaState
+from cluster.fleet.fleet import Fleet
+from cluster.fleet.peers import SILENCE_SECONDS
+from cluster.process.tasks import cancel_and_wait
+from cluster.protocol.wire import Booked, Lease, Load, ReplicaState
+from cluster.store.store import connect, open_pubsub
+from cluster.store.store_condition import SLOW_SECONDS
+from cluster.sync.follower import Follower
+from cluster.sync.gossip import Gossip
 from tests.chaos.proxy import PASS, Behaviour, Link, Mode
 
 pytestmark = pytest.mark.integration
@@ -187,8 +187,8 @@ async def test_dead_subscription_is_noticed(redis, keys, shared_redis, eventuall
             subscriptions.append(pubsub)
             yield pubsub
 
-    monkeypatch.setattr("cluster.follower.SILENT_SECONDS", 0.7)
-    monkeypatch.setattr("cluster.follower.open_pubsub", recorded)
+    monkeypatch.setattr("cluster.sync.follower.SILENT_SECONDS", 0.7)
+    monkeypatch.setattr("cluster.sync.follower.open_pubsub", recorded)
     async with routers(shared_redis.url, keys, "x", "y") as (x, y):
         await subscriptions[-1].unsubscribe(keys.bookings)
         await eventually(lambda: len(subscriptions) == 3)

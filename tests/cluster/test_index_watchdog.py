@@ -6,14 +6,14 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from cluster import index_watchdog
-from cluster.fleet import Fleet
-from cluster.follower import Follower
-from cluster.index_watchdog import IndexWatchdog
-from cluster.ownership import OwnershipWriter
-from cluster.store import connect
-from cluster.tasks import Kept, cancel_and_wait
-from cluster.wire import Lease, ReplicaState
+from cluster.fleet.fleet import Fleet
+from cluster.process.tasks import Kept, cancel_and_wait
+from cluster.protocol.wire import Lease, ReplicaState
+from cluster.store.ownership import OwnershipWriter
+from cluster.store.store import connect
+from cluster.sync import index_watchdog
+from cluster.sync.follower import Follower
+from cluster.sync.index_watchdog import IndexWatchdog
 
 pytestmark = pytest.mark.integration
 

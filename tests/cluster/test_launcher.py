@@ -5,9 +5,9 @@ import io
 import pytest
 from rich.console import Console
 
-from cluster import launcher
-from cluster.redis_server import RedisChoice
-from cluster.serve_settings import ServeSettings
+from cluster.serve import launcher
+from cluster.serve.redis_server import RedisChoice
+from cluster.serve.serve_settings import ServeSettings
 
 
 @pytest.mark.parametrize(

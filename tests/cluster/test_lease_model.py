@@ -7,12 +7,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cluster.booking import EXPECTATION_GRACE_SECONDS, Booking
-from cluster.fleet import Fleet
-from cluster.peers import SILENCE_SECONDS
-from cluster.replicas import Replica
-from cluster.waiting_room import AGEING_TOKENS
-from cluster.wire import Booked, Bookings, Load, ReplicaState
+from cluster.fleet.booking import EXPECTATION_GRACE_SECONDS, Booking
+from cluster.fleet.fleet import Fleet
+from cluster.fleet.peers import SILENCE_SECONDS
+from cluster.fleet.replicas import Replica
+from cluster.fleet.waiting_room import AGEING_TOKENS
+from cluster.protocol.wire import Booked, Bookings, Load, ReplicaState
 from tests.cluster.fleets import lease
 
 pytestmark = pytest.mark.timeout(400)  # a failure is made small before it is shown

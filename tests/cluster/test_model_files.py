@@ -11,9 +11,9 @@ import time
 
 import pytest
 
-from cluster import model_files
 from cluster.errors import StartUpError
-from cluster.model_files import EXPECTED_FILES, MODEL_NAME, default_cache_directory, ensure_demo_model
+from cluster.serve import model_files
+from cluster.serve.model_files import EXPECTED_FILES, MODEL_NAME, default_cache_directory, ensure_demo_model
 
 WRITES_A_MODEL = """
     import pathlib, sys
@@ -154,7 +154,7 @@ def test_the_cache_is_in_the_working_directory_unless_named(tmp_path, monkeypatc
 def test_the_packaged_model_becomes_a_model_that_answers(tmp_path):
     """The real conversion, after one that was killed half-way: tokenizer, chat template and weights work."""
     code = (
-        "import pathlib, sys; from cluster.model_files import ensure_demo_model; "
+        "import pathlib, sys; from cluster.serve.model_files import ensure_demo_model; "
         "ensure_demo_model(pathlib.Path(sys.argv[1]), lambda line: print(line, flush=True))"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]

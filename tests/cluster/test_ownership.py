@@ -7,11 +7,11 @@ import msgspec
 import pytest
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from cluster.block_keys import pack_keys, unpack_keys
 from cluster.errors import FencedError, LeaseLostError, SequenceGapError, StoreUnavailableError
-from cluster.ownership import FAREWELL_SECONDS, OwnershipWriter
-from cluster.store import connect, open_pubsub
-from cluster.wire import Batch, Lease, Load, Membership, ReplicaState
+from cluster.protocol.block_keys import pack_keys, unpack_keys
+from cluster.protocol.wire import Batch, Lease, Load, Membership, ReplicaState
+from cluster.store.ownership import FAREWELL_SECONDS, OwnershipWriter
+from cluster.store.store import connect, open_pubsub
 
 pytestmark = pytest.mark.integration
 

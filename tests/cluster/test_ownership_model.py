@@ -16,15 +16,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from cluster import follower as follower_module
-from cluster.block_keys import unpack_keys
 from cluster.errors import FencedError, LeaseLostError, SequenceGapError
-from cluster.fleet import Fleet
-from cluster.follower import Follower
-from cluster.tasks import cancel_and_wait
-from cluster.wire import Keys, Lease, Load, ReplicaState
-from workers.mirror import Change
-from workers.publication import Publication
+from cluster.fleet.fleet import Fleet
+from cluster.process.tasks import cancel_and_wait
+from cluster.protocol.block_keys import unpack_keys
+from cluster.protocol.wire import Keys, Lease, Load, ReplicaState
+from cluster.sync import follower as follower_module
+from cluster.sync.follower import Follower
+from workers.agent.mirror import Change
+from workers.agent.publication import Publication
 from workers.settings import WorkerSettings
 
 pytestmark = pytest.mark.timeout(400)  # a failure is made small before it is shown
@@ -97,7 +97,7 @@ class AgentOf:
         self.task = asyncio.create_task(self.publication.run())
 
     def change(self, stored, removed, cleared):
-        """Change the mirror, and publish the net effect as `workers.mirror` gives it."""
+        """Change the mirror, and publish the net effect as `workers.agent.mirror` gives it."""
         before = set() if cleared else self.owned
         after = (before - removed) | stored
         self.owned = after

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.fleet import PACE_SECONDS
-from cluster.pace import HALF_LIFE_SECONDS, TOLERANCE, Pace, relative_paces
+from cluster.fleet.fleet import PACE_SECONDS
+from cluster.fleet.pace import HALF_LIFE_SECONDS, TOLERANCE, Pace, relative_paces
 from tests.cluster.fleets import fleet_of, lease
 
 TOKENS_PER_SECOND = 10_000

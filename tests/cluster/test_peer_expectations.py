@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster import peer_expectations as module
-from cluster.block_keys import pack_keys
-from cluster.peer_expectations import GRACE_SECONDS, LIMIT_SECONDS, PeerExpectations
-from cluster.prefix_index import PrefixIndex
-from cluster.wire import Bookings, Expected
+from cluster.fleet import peer_expectations as module
+from cluster.fleet.peer_expectations import GRACE_SECONDS, LIMIT_SECONDS, PeerExpectations
+from cluster.index.prefix_index import PrefixIndex
+from cluster.protocol.block_keys import pack_keys
+from cluster.protocol.wire import Bookings, Expected
 
 
 class Index:

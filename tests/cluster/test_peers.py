@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.block_keys import KEY_BYTES, pack_keys
-from cluster.peers import MAX_EXPECTED_KEYS, MAX_WAITING, SILENCE_SECONDS, Outbox, PeerBookings
-from cluster.wire import Booked, Bookings, Expected
+from cluster.fleet.peers import MAX_EXPECTED_KEYS, MAX_WAITING, SILENCE_SECONDS, Outbox, PeerBookings
+from cluster.protocol.block_keys import KEY_BYTES, pack_keys
+from cluster.protocol.wire import Booked, Bookings, Expected
 
 BOOKED = st.builds(Booked, *[st.integers(0, 3)] * 4)
 MESSAGES = st.lists(

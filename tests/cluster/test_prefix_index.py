@@ -7,9 +7,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from cluster.block_table import as_keys
-from cluster.index_sets import OWNED
-from cluster.prefix_index import PrefixIndex
+from cluster.index.block_table import as_keys
+from cluster.index.index_sets import OWNED
+from cluster.index.prefix_index import PrefixIndex
 
 MAX_BLOCKS = 9
 

@@ -6,7 +6,7 @@ import tracemalloc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.prompt_cache import SEGMENT_BYTES, PromptCache, Segment
+from cluster.prompts.prompt_cache import SEGMENT_BYTES, PromptCache, Segment
 
 SEGMENT = Segment(16, b"8" * 8, b"", b"8" * 8)
 paths = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=5), max_size=30)

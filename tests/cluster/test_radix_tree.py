@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.radix_tree import RadixTree
+from cluster.index.radix_tree import RadixTree
 
 paths = st.lists(
     st.tuples(st.integers(0, 3), st.lists(st.integers(0, 2), max_size=6), st.booleans()), max_size=20

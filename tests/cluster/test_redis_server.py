@@ -13,12 +13,12 @@ import pytest
 from redis import Redis
 from redis.exceptions import NoScriptError, ResponseError
 
-from cluster import redis_server
 from cluster.errors import SequenceGapError, StartUpError
-from cluster.ownership import OwnershipWriter
-from cluster.redis_server import masked, redis_for
-from cluster.store import Script, connect, script
-from cluster.wire import Keys, Lease, Load, ReplicaState
+from cluster.protocol.wire import Keys, Lease, Load, ReplicaState
+from cluster.serve import redis_server
+from cluster.serve.redis_server import masked, redis_for
+from cluster.store.ownership import OwnershipWriter
+from cluster.store.store import Script, connect, script
 
 needs_redis = pytest.mark.skipif(
     not any(map(shutil.which, redis_server.SERVER_PROGRAMS)), reason="no Redis server on the PATH"

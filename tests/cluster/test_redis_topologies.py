@@ -9,20 +9,20 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from cluster.check import find_differences
 from cluster.errors import StoreUnavailableError
-from cluster.fleet import Fleet
-from cluster.follower import Follower
-from cluster.ownership import OwnershipWriter
-from cluster.redis_server import redis_for
+from cluster.fleet.fleet import Fleet
+from cluster.operate.check import find_differences
+from cluster.process.tasks import cancel_and_wait
+from cluster.protocol.wire import Keys, Lease, Load, ReplicaState
+from cluster.serve.redis_server import redis_for
 from cluster.settings import ClusterSettings
-from cluster.store import connect, open_pubsub, translated_errors
-from cluster.tasks import cancel_and_wait
-from cluster.wire import Keys, Lease, Load, ReplicaState
+from cluster.store.ownership import OwnershipWriter
+from cluster.store.store import connect, open_pubsub, translated_errors
+from cluster.sync.follower import Follower
 from tests.redis_process import cluster_url, running_cluster, running_sentinels
 from tests.waiting import eventually
-from workers.mirror import Change
-from workers.publication import Publication
+from workers.agent.mirror import Change
+from workers.agent.publication import Publication
 from workers.settings import WorkerSettings
 
 pytestmark = pytest.mark.integration
@@ -327,7 +327,7 @@ async def _read_forever(pubsub):
 
 async def test_pubsub_leaves_a_node_that_hangs(tmp_path, monkeypatch):
     """The node it listens to stops answering: reading raises, and the next one is opened elsewhere."""
-    monkeypatch.setattr("cluster.store.NODE_CHECK_SECONDS", 0.2)
+    monkeypatch.setattr("cluster.store.store.NODE_CHECK_SECONDS", 0.2)
     with running_cluster(tmp_path, replicas=True) as nodes:
         client = connect(cluster_url(nodes), timeout=0.5)
         try:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.peers import SILENCE_SECONDS
-from cluster.wire import Booked, Bookings, Load, ReplicaState
+from cluster.fleet.peers import SILENCE_SECONDS
+from cluster.protocol.wire import Booked, Bookings, Load, ReplicaState
 from tests.cluster.fleets import cached, fleet_of, lease
 
 

@@ -9,7 +9,7 @@ from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSL
 from redis.exceptions import ClusterDownError, MovedError, RedisClusterException, SlotNotCoveredError
 
 from cluster.errors import StartUpError, StoreUnavailableError
-from cluster.store import connect, translated_errors
+from cluster.store.store import connect, translated_errors
 
 
 def options(client):

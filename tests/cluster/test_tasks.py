@@ -5,11 +5,11 @@ import random
 
 import pytest
 
-from cluster import tasks
-from cluster.fleet import Fleet
-from cluster.follower import Follower
-from cluster.store import connect
-from cluster.tasks import Kept, cancel_and_wait
+from cluster.fleet.fleet import Fleet
+from cluster.process import tasks
+from cluster.process.tasks import Kept, cancel_and_wait
+from cluster.store.store import connect
+from cluster.sync.follower import Follower
 from tests.waiting import eventually
 
 

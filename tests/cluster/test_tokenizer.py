@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import PromptError, TokenizerUnavailableError
-from cluster.tokenizer import PromptTokenizer, tokenizer_fingerprint
+from cluster.prompts.tokenizer import PromptTokenizer, tokenizer_fingerprint
 
 TOOL = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
 json_values = st.recursive(

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.block_keys import Namespace, block_keys
 from cluster.errors import PromptError
-from cluster.prompt_cache import PromptCache
-from cluster.text_splits import Splits
-from cluster.tokenizer import PromptTokenizer
+from cluster.prompts.prompt_cache import PromptCache
+from cluster.prompts.text_splits import Splits
+from cluster.prompts.tokenizer import PromptTokenizer
+from cluster.protocol.block_keys import Namespace, block_keys
 from tests.cluster.tokenizer_kinds import KINDS, build_kind
 
 FRAGMENTS = [

@@ -15,7 +15,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from cluster.cli import app
-from cluster.top import Top, show_once
+from cluster.operate.top import Top, show_once
 from tests.cluster.overviews import history, overview
 
 TOKEN = "right"

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from cluster.top_view import delivered_rates, frame, sparkline
-from router.admin.overview_answer import OverviewAnswer
+from cluster.operate.top_view import delivered_rates, frame, sparkline
+from router.answers.overview import OverviewAnswer
 from tests.cluster.overviews import REASONS, history, overview, replica
 
 

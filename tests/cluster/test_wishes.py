@@ -7,10 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster import wishes
 from cluster.errors import StoreUnavailableError
-from cluster.wire import Keys
-from cluster.wishes import KEPT_SECONDS, MAX_PREFIXES, SEEN_SECONDS, Kind, Wish, WishStore, outdated
+from cluster.protocol.wire import Keys
+from cluster.store import operator_commands as wishes
+from cluster.store.operator_commands import (
+    KEPT_SECONDS,
+    MAX_PREFIXES,
+    SEEN_SECONDS,
+    Kind,
+    Wish,
+    WishStore,
+    outdated,
+)
 
 HASH = "test:wishes"
 

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from cluster import word_encoder
-from cluster.block_keys import unpack_tokens
-from cluster.text_splits import WORD_RULES
-from cluster.word_encoder import WordEncoder
-from cluster.word_kernels import cut
+from cluster.prompts import word_encoder
+from cluster.prompts.text_splits import WORD_RULES
+from cluster.prompts.word_encoder import WordEncoder
+from cluster.prompts.word_kernels import cut
+from cluster.protocol.block_keys import unpack_tokens
 from tests.cluster.tokenizer_kinds import KINDS, build_kind
 
 SPECIALS = ["<|im_start|>", "<|im", "<", "ab"]

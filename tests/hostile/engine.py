@@ -14,10 +14,10 @@ from pathlib import Path
 from aiohttp import web
 
 from cluster.errors import ClusterError
-from cluster.ownership import OwnershipWriter
-from cluster.store import connect
-from cluster.tokenizer import tokenizer_fingerprint
-from cluster.wire import Keys, Lease, Load, ReplicaState
+from cluster.prompts.tokenizer import tokenizer_fingerprint
+from cluster.protocol.wire import Keys, Lease, Load, ReplicaState
+from cluster.store.ownership import OwnershipWriter
+from cluster.store.store import connect
 
 HEARTBEAT_SECONDS = 0.5
 LEASE_SECONDS = 3.0

@@ -15,8 +15,8 @@ from typing import Any
 
 import aiohttp
 
-from cluster.check import find_differences
 from cluster.errors import ClusterError
+from cluster.operate.check import find_differences
 from cluster.settings import ClusterSettings
 from tests.hostile.table import Table
 from tests.integration.system import System, eventually, free_port

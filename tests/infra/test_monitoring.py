@@ -12,13 +12,13 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from cluster.fleet import Fleet
-from router.accounting import RequestRecord
-from router.health import KINDS
-from router.metrics import Metrics
-from router.misses import Reason
-from router.sse import PromptTokensDetails, Usage
-from workers.sim_metrics import render
+from cluster.fleet.fleet import Fleet
+from router.explain.misses import Reason
+from router.health.health import KINDS
+from router.http.sse import PromptTokensDetails, Usage
+from router.observe.accounting import RequestRecord
+from router.observe.metrics import Metrics
+from workers.sim.metrics import render
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "infra" / "prometheus"

@@ -14,14 +14,14 @@ from typing import Any
 
 import aiohttp
 
-from cluster.bound_child import bound_command
+from cluster.process.bound_child import bound_command
 from tests.redis_process import RedisProcess
 
 START_SECONDS = 150.0
 STOP_SECONDS = 15.0
 ROOT = Path(__file__).parents[2]
 WARMROUTE = [sys.executable, "-m", "cluster.cli"]
-SIM_ENGINE = [sys.executable, "-m", "workers.sim_engine"]
+SIM_ENGINE = [sys.executable, "-m", "workers.sim.engine"]
 
 
 def free_port() -> int:

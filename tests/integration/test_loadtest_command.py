@@ -76,7 +76,7 @@ async def test_no_process_is_left(tmp_path, disaster, code):
     while "✔ Fleet" not in (line := await asyncio.to_thread(process.stdout.readline)):
         assert line, "it ended before the fleet was up"
     children = psutil.Process(process.pid).children(recursive=True)
-    [engines] = [child for child in children if "workers.sim_engine" in child.cmdline()]
+    [engines] = [child for child in children if "workers.sim.engine" in child.cmdline()]
     assert len(children) >= 4
     await asyncio.sleep(3)
     if disaster == "interrupt":

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from playwright.async_api import async_playwright, expect
 
-from loadtest.conversations import compare, possible_tokens
+from loadtest.studies.conversations import compare, possible_tokens
 from tests.integration.system import ROOT, System, eventually, free_port
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from loadtest.conversations import compare, possible_tokens
+from loadtest.studies.conversations import compare, possible_tokens
 from tests.integration.system import System, eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import xxhash
 
-from cluster.block_keys import block_keys
-from cluster.block_table import as_keys
-from cluster.prompt_keys import KeyedPrompt
+from cluster.index.block_table import as_keys
+from cluster.prompts.prompt_keys import KeyedPrompt
+from cluster.protocol.block_keys import block_keys
 from loadtest.doctor.diagnosis import Diagnosis
 from loadtest.doctor.examine import Question, examine
 from loadtest.doctor.log_requests import LoggedRequest

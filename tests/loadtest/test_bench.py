@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.block_keys import Namespace, block_keys
-from cluster.tokenizer import PromptTokenizer
+from cluster.prompts.tokenizer import PromptTokenizer
+from cluster.protocol.block_keys import Namespace, block_keys
 from loadtest.bench.blocks import EngineBlocks
 from loadtest.bench.client import Client, RequestFailedError
 from loadtest.bench.engine import EngineProtocol

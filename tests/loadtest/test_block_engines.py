@@ -4,8 +4,8 @@ from itertools import pairwise
 
 import pytest
 
-from cluster.block_keys import block_keys
-from loadtest.block_engines import (
+from cluster.protocol.block_keys import block_keys
+from loadtest.harness.block_engines import (
     BLOCK_SIZE,
     CONVERSATION_BATCHES,
     ROOT,

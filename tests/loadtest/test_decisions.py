@@ -1,6 +1,6 @@
 """The workload under which decisions are timed."""
 
-from loadtest.decisions import BLOCK_SIZE, MAX_HOLDERS, OPENING_BLOCKS, build, measure
+from loadtest.studies.decisions import BLOCK_SIZE, MAX_HOLDERS, OPENING_BLOCKS, build, measure
 from policies.catalog import POLICIES
 
 

@@ -9,7 +9,7 @@ import pytest
 from doctor_examinations import kinds_in
 from doctor_logs import CLEAN, PLANTED, interleaved, planted
 
-from cluster.model_files import default_cache_directory, ensure_demo_model
+from cluster.serve.model_files import default_cache_directory, ensure_demo_model
 from loadtest.doctor.examine import Question, examine
 from loadtest.doctor.prompts import Prompts
 

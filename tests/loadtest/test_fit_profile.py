@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadtest.fit_profile import Fit, Sample, first_token, fit, gaps_together, next_token
 from loadtest.simulator.profiles import EngineProfile
+from loadtest.studies.fit_profile import Fit, Sample, first_token, fit, gaps_together, next_token
 
 LENGTHS = (64, 256, 1024, 3072)
 BATCHES = (1, 4, 16)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from loadtest.block_engines import BlockCache
-from loadtest.index_follower import Seen
-from loadtest.measure import percentile, slope
+from loadtest.harness.block_engines import BlockCache
+from loadtest.harness.index_follower import Seen
+from loadtest.harness.measure import percentile, slope
 
 
 def test_percentiles_lie_between_values():

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from loadtest.fit_profile import COEFFICIENTS, Sample, first_token, fit
 from loadtest.simulator.profiles import PROFILES
+from loadtest.studies.fit_profile import COEFFICIENTS, Sample, first_token, fit
 
 MAX_BATCHED_TOKENS = 8_192
 

@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from loadtest.replay.source import WorkloadSource
-from loadtest.routing_goals import ABLATION, CONTENDERS, MODULES, SWEEP, cases_of, moved, settled
 from loadtest.simulator.plan import Change, ChangeKind, Plan
 from loadtest.simulator.results import Answer, Run
+from loadtest.studies.routing_goals import ABLATION, CONTENDERS, MODULES, SWEEP, cases_of, moved, settled
 from policies.catalog import POLICIES
 
 ANSWER = Answer(

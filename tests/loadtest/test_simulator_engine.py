@@ -11,8 +11,8 @@ from loadtest.simulator.clock import Clock
 from loadtest.simulator.engine import Engine, EngineRequest
 from loadtest.simulator.profiles import EngineProfile
 from loadtest.simulator.workload import Turn
-from workers.block_manager import BlockManager, BlockStored, TokenChain
-from workers.sim_scheduler import RequestTooLargeError, Scheduler, SimRequest, StepTimes
+from workers.sim.block_manager import BlockManager, BlockStored, TokenChain
+from workers.sim.scheduler import RequestTooLargeError, Scheduler, SimRequest, StepTimes
 
 BLOCK = 4
 TICK = 1 / 1024

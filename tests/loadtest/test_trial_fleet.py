@@ -8,9 +8,9 @@ from aiohttp import web
 from rich.console import Console
 
 from cluster.errors import StartUpError
-from cluster.progress import Step
+from cluster.process.progress import Step
 from cluster.settings import load_settings
-from loadtest.processes import Processes
+from loadtest.harness.processes import Processes
 from loadtest.trial import fleet as fleets
 from loadtest.trial.errors import TrialError
 from loadtest.trial.fleet import open_fleet

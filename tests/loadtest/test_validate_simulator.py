@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from loadtest.harness.workload_player import TokenTexts, conversation_key
 from loadtest.simulator.profiles import PROFILES, EngineProfile
 from loadtest.simulator.workload import Session, Turn, Workload
-from loadtest.validate_simulator import (
+from loadtest.studies.validate_simulator import (
     as_routed,
     comparison,
     computing_seconds,
@@ -16,7 +17,6 @@ from loadtest.validate_simulator import (
     figures,
     kolmogorov_smirnov,
 )
-from loadtest.workload_player import TokenTexts, conversation_key
 
 SIZE = 4
 FIRST = Turn(0.0, prompt_tokens=10, output_tokens=7, keys=(1, 2, 3, 4), conversation_key=9, opening_tokens=4)

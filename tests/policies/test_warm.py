@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.branches import Branches
+from cluster.fleet.branches import Branches
 from policies.baselines import consistent_hash
 from policies.choice import REQUEST_TOKENS
 from policies.ring import walk

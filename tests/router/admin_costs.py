@@ -14,19 +14,19 @@ import uvicorn
 import uvloop
 from rich.console import Console
 
-from cluster import follower
-from cluster.store import connect
-from cluster.wire import Keys, Lease, Load, ReplicaState
-from router.accounting import RequestRecord
+from cluster.protocol.wire import Keys, Lease, Load, ReplicaState
+from cluster.store.store import connect
+from cluster.sync import follower
 from router.app import create_app
-from router.explanations import Explanations
-from router.history import History
-from router.history_store import HistoryStore
-from router.misses import Reason
-from router.savings import Savings
+from router.explain.misses import Reason
+from router.history.history import History
+from router.history.history_store import HistoryStore
+from router.history.savings import Savings
+from router.http.sse import PromptTokensDetails, Usage
+from router.observe.accounting import RequestRecord
+from router.observe.explanations import Explanations
 from router.server import bind, server_config
 from router.settings import RouterSettings
-from router.sse import PromptTokensDetails, Usage
 from tests.redis_process import running_redis
 from tests.waiting import eventually
 

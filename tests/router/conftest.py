@@ -8,10 +8,10 @@ import pytest
 import uvicorn
 import uvloop
 
-from cluster.tokenizer import PromptTokenizer
-from cluster.wire import Lease, Load, ReplicaState
-from router import tokenizers
+from cluster.prompts.tokenizer import PromptTokenizer
+from cluster.protocol.wire import Lease, Load, ReplicaState
 from router.app import create_app
+from router.requests import tokenizers
 from router.server import bind, server_config
 from router.settings import RouterSettings
 from tests.redis_process import running_redis

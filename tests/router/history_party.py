@@ -1,10 +1,10 @@
 """One router of a deployment, as far as its history goes."""
 
-from cluster.wire import Keys
-from router.history import History
-from router.history_sharing import HistorySharing
-from router.history_store import HistoryStore
-from router.savings import Savings
+from cluster.protocol.wire import Keys
+from router.history.history import History
+from router.history.history_sharing import HistorySharing
+from router.history.history_store import HistoryStore
+from router.history.savings import Savings
 from tests.router.finished_requests import finished
 
 

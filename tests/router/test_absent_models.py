@@ -2,9 +2,9 @@
 
 import pytest
 
-from cluster import replicas
-from cluster.replicas import GONE_SECONDS, MAX_GONE, ServedNames
-from cluster.wire import ReplicaState
+from cluster.fleet import replicas
+from cluster.fleet.replicas import GONE_SECONDS, MAX_GONE, ServedNames
+from cluster.protocol.wire import ReplicaState
 
 ASK = {"messages": [{"role": "user", "content": "hi"}]}
 

@@ -3,21 +3,21 @@
 import pytest
 from structlog.testing import capture_logs
 
-from cluster.fleet import Fleet
-from cluster.store import connect
-from cluster.wire import Keys, Lease, Load, ReplicaState
+from cluster.fleet.fleet import Fleet
+from cluster.protocol.wire import Keys, Lease, Load, ReplicaState
+from cluster.store.store import connect
 from policies.catalog import POLICIES
-from router.accounting import Accounts, RequestRecord
-from router.arm_totals import ArmTotals, Column
-from router.conversations import Conversations
-from router.experiment import Assignment
-from router.explainer import Explainer
-from router.explanations import Explanations
-from router.history import History
-from router.history_store import HistoryStore
-from router.metrics import Metrics
-from router.savings import Savings
-from router.sse import PromptTokensDetails, Usage
+from router.explain.conversations import Conversations
+from router.explain.explainer import Explainer
+from router.history.history import History
+from router.history.history_store import HistoryStore
+from router.history.savings import Savings
+from router.http.sse import PromptTokensDetails, Usage
+from router.observe.accounting import Accounts, RequestRecord
+from router.observe.explanations import Explanations
+from router.observe.metrics import Metrics
+from router.steer.arm_totals import ArmTotals, Column
+from router.steer.experiment import Assignment
 
 NO_REDIS = "redis://127.0.0.1:1/0"
 

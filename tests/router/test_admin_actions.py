@@ -4,12 +4,12 @@ import asyncio
 
 import pytest
 
-from cluster import follower
-from cluster.store import connect
-from cluster.wire import Keys
-from router import steering
+from cluster.protocol.wire import Keys
+from cluster.store.store import connect
+from cluster.sync import follower
 from router.admin.audit import MAX_ENTRIES, MAX_TEXT, AuditLog
 from router.admin.prefixes import holders_of
+from router.steer import steering
 from tests.router.fake_engine import DONE, event, stream
 from tests.router.test_admin_steering import call
 from tests.router.test_requests import CHAT, STREAM, assert_error

@@ -4,12 +4,12 @@ import time
 
 import pytest
 
-from cluster import follower
-from cluster.wire import Booked, Bookings, Load
+from cluster.protocol.wire import Booked, Bookings, Load
+from cluster.sync import follower
 from policies.ring import shares_of, walk
-from router.admin.overview_answer import OverviewAnswer
-from router.latencies import Latency
-from router.tally import NUM_COLUMNS, Rates
+from router.answers.overview import OverviewAnswer
+from router.history.latencies import Latency
+from router.history.tally import NUM_COLUMNS, Rates
 from tests.router.test_requests import CHAT
 from tests.waiting import eventually
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from cluster import follower
+from cluster.sync import follower
 from tests.router.test_requests import CHAT, assert_error
 from tests.waiting import eventually
 

@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from cluster import follower
-from cluster.steering import SteeringStore
+from cluster.store.steering import SteeringStore
+from cluster.sync import follower
 from policies.catalog import POLICIES
-from router import steering
+from router.steer import steering
 from tests.router.test_requests import CHAT, assert_error
 from tests.waiting import eventually
 

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from cluster import tasks
+from cluster.process import tasks
 from router import app
 from tests.waiting import eventually
 

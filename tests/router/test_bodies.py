@@ -6,11 +6,11 @@ import time
 
 import pytest
 
-from router import bodies
-from router.api.schema import parse_chat, parse_completion
-from router.bodies import THREAD_SECONDS, parse_body, parse_seconds
 from router.errors import InvalidRequestError
-from router.prompt_threads import PromptThreads
+from router.requests import bodies
+from router.requests.bodies import THREAD_SECONDS, parse_body, parse_seconds
+from router.requests.prompt_threads import PromptThreads
+from router.requests.schema import parse_chat, parse_completion
 from tests.waiting import eventually
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"

@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
-from router.admission import Admission
 from router.api.direct import DirectClient
-from router.client_connection import Bounds, ClientConnection
-from router.connection_limit import ConnectionLimit
-from router.direct_reply import direct_reply
-from router.engine_connection import EngineConnection
-from router.sse import EventFilter
-from router.upstream_reply import UpstreamReply
-from router.watchdog import NEVER, Watchdog
+from router.http.admission import Admission
+from router.http.client_connection import Bounds, ClientConnection
+from router.http.connection_limit import ConnectionLimit
+from router.http.direct_reply import direct_reply
+from router.http.sse import EventFilter
+from router.http.time_limits import NEVER, Watchdog
+from router.upstream.engine_connection import EngineConnection
+from router.upstream.reply import UpstreamReply
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 REQUEST = b"POST / HTTP/1.%d\r\nhost: x\r\nconnection: keep-alive\r\ncontent-length: 0\r\n\r\n"

@@ -8,9 +8,9 @@ import pytest
 
 from cluster.errors import StartUpError
 from cluster.settings import load_settings
-from router import connection_limit
-from router.admission import network_of
-from router.connection_limit import MAX_CONNECTIONS, ConnectionLimit, max_connections, raise_file_limit
+from router.http import connection_limit
+from router.http.admission import network_of
+from router.http.connection_limit import MAX_CONNECTIONS, ConnectionLimit, max_connections, raise_file_limit
 from router.settings import RouterSettings
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from router.conversations import marks_of
+from router.explain.conversations import marks_of
 
 QUESTION = {"role": "user", "content": "and now?"}
 ANSWER = {"role": "assistant", "content": "well"}

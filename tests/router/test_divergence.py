@@ -2,7 +2,7 @@
 
 import pytest
 
-from router.divergence import Change, first_change
+from router.explain.divergence import Change, first_change
 
 SYSTEM = {"role": "system", "content": "You are helpful. Today is 2026-11-22. Session 4f9a-1b2c-77aa."}
 USER = {"role": "user", "content": "What is a KV cache?"}

@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from router.engine_connection import MAX_HEAD_BYTES
 from router.errors import AttemptFailedError
 from router.settings import RouterSettings
-from router.upstream import Upstream
+from router.upstream.client import Upstream
+from router.upstream.engine_connection import MAX_HEAD_BYTES
 from tests.router.fake_engine import REPLY, whole
 from tests.waiting import eventually
 

@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
-from cluster.replicas import Replica
-from cluster.tasks import cancel_and_wait
-from cluster.wire import Lease, ReplicaState
-from router import engine_witness
-from router.engine_witness import FAILURES, EngineWitness
+from cluster.fleet.replicas import Replica
+from cluster.process.tasks import cancel_and_wait
+from cluster.protocol.wire import Lease, ReplicaState
+from router.health import engine_witness
+from router.health.engine_witness import FAILURES, EngineWitness
 from tests.waiting import eventually
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from router import exactness as module
-from router.exactness import Exactness
-from router.shapes import shape_of
+from router.requests import exactness as module
+from router.requests.exactness import Exactness
+from router.requests.shapes import shape_of
 from tests.router.test_shapes import HELLO, UNUSUAL, chat
 
 PLAIN = chat()

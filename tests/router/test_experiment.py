@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.steering import Experiment
+from cluster.store.steering import Experiment
 from policies.catalog import POLICIES
-from router.arm_totals import GROUPS, TTFT_BINS, ArmTotals, Column
-from router.experiment import Trial, draw
-from router.experiment_report import MIN_GROUPS, difference
-from router.geometric_bins import SECONDS_RANGE
+from router.steer.arm_totals import GROUPS, TTFT_BINS, ArmTotals, Column
+from router.steer.experiment import Trial, draw
+from router.steer.experiment_report import MIN_GROUPS, difference
+from router.steer.geometric_bins import SECONDS_RANGE
 
 KEYS = st.integers(1, 2**64 - 1)
 SHARES = st.floats(0.001, 0.999)

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.block_keys import block_keys
-from cluster.fleet import Fleet
-from cluster.wire import Lease, Load, ReplicaState
-from router.api.schema import parse_chat, parse_completion
-from router.conversations import Conversations
-from router.explainer import Explainer
-from router.misses import Reason, attribute
-from router.prompts import PreparedPrompt
-from router.sse import PromptTokensDetails, Usage
+from cluster.fleet.fleet import Fleet
+from cluster.protocol.block_keys import block_keys
+from cluster.protocol.wire import Lease, Load, ReplicaState
+from router.explain.conversations import Conversations
+from router.explain.explainer import Explainer
+from router.explain.misses import Reason, attribute
+from router.http.sse import PromptTokensDetails, Usage
+from router.requests.prompts import PreparedPrompt
+from router.requests.schema import parse_chat, parse_completion
 
 BLOCK = 4
 ANSWER = {"role": "assistant", "content": "well"}

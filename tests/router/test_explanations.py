@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from cluster.wire import Keys
-from router import explanations as module
-from router.accounting import RequestRecord
-from router.admin.answers import RequestExplanation, RequestSummary
-from router.explanations import MAX_BYTES, MAX_RECORDS, Explanations
-from router.misses import Considered, Divergence, Reason
-from router.sse import PromptTokensDetails, Usage
+from cluster.protocol.wire import Keys
+from router.answers.general import RequestExplanation, RequestSummary
+from router.explain.misses import Considered, Divergence, Reason
+from router.http.sse import PromptTokensDetails, Usage
+from router.observe import explanations as module
+from router.observe.accounting import RequestRecord
+from router.observe.explanations import MAX_BYTES, MAX_RECORDS, Explanations
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from router import upstream, upstream_reply
+from router.upstream import client as upstream
+from router.upstream import reply as upstream_reply
 from tests.router.fake_engine import (
     DONE,
     REPLY,

@@ -1,8 +1,8 @@
 """In which ways a router is degraded: named in `/healthz`, counted in metrics, and over when the cause is."""
 
-from cluster.fleet import Fleet
-from cluster.replicas import odd_replicas
-from cluster.wire import Lease, Load, ReplicaState
+from cluster.fleet.fleet import Fleet
+from cluster.fleet.replicas import odd_replicas
+from cluster.protocol.wire import Lease, Load, ReplicaState
 from tests.waiting import eventually
 
 

@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager
 import pytest
 from structlog.testing import capture_logs
 
-from cluster.follower import Follower
-from cluster.wire import Booked, Bookings, ReplicaState
+from cluster.protocol.wire import Booked, Bookings, ReplicaState
+from cluster.sync.follower import Follower
 from policies.catalog import POLICIES
 from policies.choice import require_some
 from policies.types import Decision
-from router import dispatch
+from router.api import dispatch
 from tests.router.fake_engine import DONE, answer, die_before_headers, event, stay_silent
 from tests.router.test_requests import CHAT, STREAM, send_raw
 from tests.waiting import eventually

@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.store import connect
-from cluster.wire import Keys
-from router import buckets
-from router.history import FinishedBucket, History
-from router.history_store import HistoryStore
-from router.latencies import NUM_COUNTS
-from router.savings import Savings
-from router.tally import NUM_COLUMNS
+from cluster.protocol.wire import Keys
+from cluster.store.store import connect
+from router.history import buckets
+from router.history.history import FinishedBucket, History
+from router.history.history_store import HistoryStore
+from router.history.latencies import NUM_COUNTS
+from router.history.savings import Savings
+from router.history.tally import NUM_COLUMNS
 from tests.router.conftest import NO_REDIS
 from tests.router.finished_requests import NOON, Clock, finished
 

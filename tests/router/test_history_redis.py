@@ -3,7 +3,7 @@
 import pytest
 
 from cluster.errors import StoreUnavailableError
-from cluster.store import connect
+from cluster.store.store import connect
 from tests.redis_process import cluster_url, running_cluster
 from tests.router.finished_requests import Clock
 from tests.router.history_party import Party

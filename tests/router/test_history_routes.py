@@ -6,14 +6,14 @@ from types import SimpleNamespace
 import pytest
 from fastapi import FastAPI
 
-from cluster.store import connect
-from cluster.wire import Keys
+from cluster.protocol.wire import Keys
+from cluster.store.store import connect
 from router.admin import history as routes
 from router.admin.history import history_routes
-from router.history import History
-from router.history_store import HistoryStore
-from router.misses import Reason
-from router.savings import Savings
+from router.explain.misses import Reason
+from router.history.history import History
+from router.history.history_store import HistoryStore
+from router.history.savings import Savings
 from tests.router.conftest import NO_REDIS
 from tests.router.finished_requests import NOON, Clock, finished
 

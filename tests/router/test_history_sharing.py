@@ -4,8 +4,8 @@ import fakeredis
 import pytest
 
 from cluster.errors import StoreUnavailableError
-from router import history_store
-from router.history_store import PAGE
+from router.history import history_store
+from router.history.history_store import PAGE
 from tests.router.finished_requests import NOON, Clock
 from tests.router.history_party import Party
 

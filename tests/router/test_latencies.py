@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.geometric_bins import SECONDS_RANGE
-from router.latencies import (
+from router.history.latencies import (
     ALL_MODELS,
     BINS,
     MAX_MODELS,
@@ -17,6 +16,7 @@ from router.latencies import (
     latencies_of,
     place_of,
 )
+from router.steer.geometric_bins import SECONDS_RANGE
 
 SECONDS = st.floats(*SECONDS_RANGE)
 

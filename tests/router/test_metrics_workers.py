@@ -8,12 +8,12 @@ from prometheus_client import values
 from prometheus_client.multiprocess import mark_process_dead
 from prometheus_client.parser import text_string_to_metric_families
 
-from cluster.fleet import Fleet
-from cluster.tasks import cancel_and_wait
-from router.accounting import RequestRecord
-from router.metrics import FILES, Metrics, share_with_other_processes
-from router.replica_totals import ReplicaTotals
-from router.sse import PromptTokensDetails, Usage
+from cluster.fleet.fleet import Fleet
+from cluster.process.tasks import cancel_and_wait
+from router.http.sse import PromptTokensDetails, Usage
+from router.observe.accounting import RequestRecord
+from router.observe.metrics import FILES, Metrics, share_with_other_processes
+from router.observe.replica_totals import ReplicaTotals
 from tests.waiting import eventually
 
 
@@ -100,12 +100,12 @@ def test_gauges_add_up_or_show_what_all_see(worker, tmp_path):
 
 async def test_counters_are_told_without_being_asked(worker, monkeypatch):
     """Each worker tells the others what it has counted, while it runs and when it ends."""
-    monkeypatch.setattr("router.metrics.REFRESH_SECONDS", 0.001)
+    monkeypatch.setattr("router.observe.metrics.REFRESH_SECONDS", 0.001)
     one, (other, _) = worker(1), worker(2)
     task = asyncio.ensure_future(one[0].run())
     finish(one, told=False)
     await eventually(lambda: shown(other, "warmroute_requests_total") == 1)
-    monkeypatch.setattr("router.metrics.REFRESH_SECONDS", 60)
+    monkeypatch.setattr("router.observe.metrics.REFRESH_SECONDS", 60)
     await asyncio.sleep(0.01)
     finish(one, told=False)
     assert shown(other, "warmroute_requests_total") == 1
@@ -124,7 +124,7 @@ def test_one_that_is_killed_takes_little_with_it(worker):
 
 async def test_gauges_are_told_without_being_asked(worker, monkeypatch):
     """Each worker keeps its gauges fresh for those that are asked."""
-    monkeypatch.setattr("router.metrics.REFRESH_SECONDS", 0.001)
+    monkeypatch.setattr("router.observe.metrics.REFRESH_SECONDS", 0.001)
     (one, _), (other, _) = worker(1, open_bookings=4), worker(2, open_bookings=4)
     task = asyncio.ensure_future(one.run())
     await eventually(lambda: shown(other, "warmroute_open_bookings") == 8)

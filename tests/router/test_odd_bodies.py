@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.api.schema import parse_chat, parse_completion
 from router.errors import InvalidRequestError
+from router.requests.schema import parse_chat, parse_completion
 from tests.router.fake_engine import whole
 from tests.router.test_schema import MESSAGES, chat, completion
 

@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
-from cluster.wire import ReplicaState
-from router import probes, upstream
+from cluster.protocol.wire import ReplicaState
+from router.health import probes
+from router.upstream import client as upstream
 from tests.router.fake_engine import event, never_end, stay_silent, whole
 from tests.waiting import eventually
 

@@ -9,8 +9,8 @@ from functools import partial
 
 import pytest
 
-from router import prompt_threads
-from router.prompt_threads import MAX_WAITING, SHORT_BYTES, PromptBusyError, PromptThreads
+from router.requests import prompt_threads
+from router.requests.prompt_threads import MAX_WAITING, SHORT_BYTES, PromptBusyError, PromptThreads
 from tests.waiting import eventually
 
 SHORT, LONG = SHORT_BYTES, SHORT_BYTES + 1

@@ -7,15 +7,15 @@ import time
 import pytest
 from msgspec import structs
 
-from cluster.block_keys import block_keys
-from cluster.fleet import Fleet
-from cluster.prompt_cache import PromptCache
-from cluster.tokenizer import PromptTokenizer
-from cluster.wire import Lease, Load, ReplicaState
-from router import prompts
-from router.api.schema import parse_chat, parse_completion
+from cluster.fleet.fleet import Fleet
+from cluster.prompts.prompt_cache import PromptCache
+from cluster.prompts.tokenizer import PromptTokenizer
+from cluster.protocol.block_keys import block_keys
+from cluster.protocol.wire import Lease, Load, ReplicaState
 from router.errors import ContextTooLongError
-from router.prompt_threads import PromptThreads
+from router.requests import prompts
+from router.requests.prompt_threads import PromptThreads
+from router.requests.schema import parse_chat, parse_completion
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ async def test_what_would_take_too_long_is_guessed(tokenizer, threads, fields):
 
 async def test_a_text_that_cannot_fit_is_refused_before_it_is_tokenised(tokenizer, threads, monkeypatch):
     """It has at least as many tokens as its bytes divided by the longest entry of the vocabulary."""
-    monkeypatch.setattr("cluster.prompt_keys.PendingPrompt.finish", None)
+    monkeypatch.setattr("cluster.prompts.prompt_keys.PendingPrompt.finish", None)
     longest = max(map(len, tokenizer._backend.get_vocab()))
     call = completion("7" * (100 * longest))
     with pytest.raises(ContextTooLongError, match="at least 100 tokens"):

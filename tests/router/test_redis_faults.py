@@ -9,14 +9,14 @@ import time
 
 import pytest
 
-from cluster.store import connect
-from cluster.tasks import cancel_and_wait
+from cluster.process.tasks import cancel_and_wait
+from cluster.store.store import connect
 from tests.chaos.proxy import Link
 from tests.redis_faults import FAULTS
 from tests.shifted_clock import ShiftedClock
 from tests.waiting import eventually
 from tests.workers.fake_engine import FakeEngine as EngineOfAgent
-from workers.agent import Agent
+from workers.agent.agent import Agent
 from workers.settings import WorkerSettings
 
 pytestmark = pytest.mark.integration

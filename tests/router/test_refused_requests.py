@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cluster.wire import ReplicaState
+from cluster.protocol.wire import ReplicaState
 from tests.router.fake_engine import never_end
 from tests.router.test_requests import CHAT, STREAM, assert_error
 

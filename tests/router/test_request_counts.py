@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
-from cluster.fleet import Fleet
-from router.accounting import RequestRecord
-from router.metrics import Metrics
-from router.request_counts import DECISION_BUCKETS, LATENCY_BUCKETS
-from router.sse import PromptTokensDetails, Usage
+from cluster.fleet.fleet import Fleet
+from router.http.sse import PromptTokensDetails, Usage
+from router.observe.accounting import RequestRecord
+from router.observe.metrics import Metrics
+from router.observe.request_counts import DECISION_BUCKETS, LATENCY_BUCKETS
 
 NAME = "warmroute_time_to_first_token_seconds"
 

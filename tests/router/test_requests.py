@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from cluster.tokenizer import PromptTokenizer
+from cluster.prompts.tokenizer import PromptTokenizer
 from tests.router.fake_engine import (
     DONE,
     REPLY,

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.api.schema import parse_chat, parse_completion
 from router.errors import InvalidRequestError
+from router.requests.schema import parse_chat, parse_completion
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 FIELDS = [

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from router import arrival
+from router.http import arrival
 from router.settings import RouterSettings
 from tests.router.conftest import NO_REDIS, running
 from tests.router.fake_engine import REPLY, never_end, stay_silent

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from router.request_reader import MAX_HEAD_BYTES, MAX_HEADERS, MAX_PIPELINED, SLICE_BYTES
+from router.http.request_reader import MAX_HEAD_BYTES, MAX_HEADERS, MAX_PIPELINED, SLICE_BYTES
 from tests.router.fake_engine import DONE, REPLY, event, stream
 from tests.waiting import eventually
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router import sse
-from router.sse import EventSplitter, Usage, error_status, first_event, parse_usage, usage_of_reply
+from router.http import sse
+from router.http.sse import EventSplitter, Usage, error_status, first_event, parse_usage, usage_of_reply
 
 lines = st.sampled_from(
     [b'data: {"a":1}', b"data: [DONE]", b": ping", b"event: x", b"data: \xe4\xb8\x9c", b"id:"]

@@ -6,15 +6,15 @@ import fakeredis
 import pytest
 
 from cluster.errors import StoreUnavailableError
-from cluster.fleet import Fleet
-from cluster.follower import Follower
-from cluster.steering import Experiment, SteeringStore
-from cluster.wire import Keys
-from cluster.wishes import WishStore
+from cluster.fleet.fleet import Fleet
+from cluster.protocol.wire import Keys
+from cluster.store.operator_commands import WishStore
+from cluster.store.steering import Experiment, SteeringStore
+from cluster.sync.follower import Follower
 from policies.catalog import POLICIES
-from router.arm_totals import Column
-from router.steering import Steering
-from router.wishes import WishKeeper
+from router.steer.arm_totals import Column
+from router.steer.operator_commands import WishKeeper
+from router.steer.steering import Steering
 
 KEY = 12345
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.misses import Reason
-from router.tally import NUM_COLUMNS, Column, Rates, Tally
+from router.explain.misses import Reason
+from router.history.tally import NUM_COLUMNS, Column, Rates, Tally
 from tests.router.finished_requests import finished
 
 TOKENS = st.integers(0, 200_000)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.tokenizer import PromptTokenizer
+from cluster.prompts.tokenizer import PromptTokenizer
 from tests.router.fake_engine import counted
 from tests.router.test_requests import CHAT, STREAM
 

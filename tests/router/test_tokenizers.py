@@ -9,19 +9,19 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from cluster.block_table import NO_KEYS
-from cluster.fleet import Fleet
-from cluster.tokenizer import PromptTokenizer
-from cluster.wire import Lease, Load, ReplicaState
-from router import tokenizers as module
+from cluster.fleet.fleet import Fleet
+from cluster.index.block_table import NO_KEYS
+from cluster.prompts.tokenizer import PromptTokenizer
+from cluster.protocol.wire import Lease, Load, ReplicaState
 from router.errors import AttemptFailedError
-from router.exactness import Exactness
-from router.prompt_threads import PromptThreads
-from router.prompts import PreparedPrompt, prepare
+from router.requests import tokenizers as module
+from router.requests.exactness import Exactness
+from router.requests.prompt_threads import PromptThreads
+from router.requests.prompts import PreparedPrompt, prepare
+from router.requests.shapes import shape_of
+from router.requests.tokenizers import Tokenizers
 from router.settings import RouterSettings
-from router.shapes import shape_of
-from router.tokenizers import Tokenizers
-from router.upstream import Upstream
+from router.upstream.client import Upstream
 from tests.router.test_shapes import UNUSUAL, chat
 from tests.waiting import eventually
 

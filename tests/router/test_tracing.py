@@ -13,12 +13,12 @@ from structlog.testing import capture_logs
 
 from cluster.errors import StartUpError
 from cluster.settings import load_settings
-from router import tracing as tracing_module
-from router.accounting import RequestRecord
-from router.misses import Reason
+from router.explain.misses import Reason
+from router.http.sse import PromptTokensDetails, Usage
+from router.observe import tracing as tracing_module
+from router.observe.accounting import RequestRecord
+from router.observe.tracing import Tracing, send_to_collector
 from router.settings import RouterSettings
-from router.sse import PromptTokensDetails, Usage
-from router.tracing import Tracing, send_to_collector
 from tests.router.collector import running_collector
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

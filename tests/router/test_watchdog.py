@@ -3,7 +3,7 @@
 import asyncio
 from itertools import pairwise
 
-from router.watchdog import MAX_AT_ONCE, NEVER, Watchdog
+from router.http.time_limits import MAX_AT_ONCE, NEVER, Watchdog
 from tests.waiting import eventually
 
 

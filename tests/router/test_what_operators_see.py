@@ -3,10 +3,10 @@
 import pytest
 from blockbuster import blockbuster_ctx
 
-from cluster.ownership import OwnershipWriter
-from cluster.store import connect
-from cluster.tokenizer import PromptTokenizer
-from cluster.wire import Keys, Lease, ReplicaState
+from cluster.prompts.tokenizer import PromptTokenizer
+from cluster.protocol.wire import Keys, Lease, ReplicaState
+from cluster.store.ownership import OwnershipWriter
+from cluster.store.store import connect
 from router.admin import blocks
 from tests.router.fake_engine import counted, never_end
 from tests.router.test_requests import CHAT, STREAM

@@ -33,7 +33,7 @@ def redis_server(shared_redis_server: RedisProcess) -> Iterator[RedisProcess]:
 
 @pytest_asyncio.fixture
 async def store(redis_server: RedisProcess):
-    """A client of the real Redis, as `cluster.store.connect` makes it."""
+    """A client of the real Redis, as `cluster.store.store.connect` makes it."""
     client = Redis.from_url(redis_server.url, socket_timeout=1.0, socket_connect_timeout=1.0)
     yield client
     await client.aclose()

@@ -8,18 +8,18 @@ import aiohttp
 import msgspec
 import pytest
 
-from cluster import tasks
-from cluster.block_keys import block_keys, unpack_keys
 from cluster.errors import FencedError
-from cluster.ownership import OwnershipWriter
-from cluster.tokenizer import tokenizer_fingerprint
-from cluster.wire import Batch, Lease, Load, ReplicaState
+from cluster.process import tasks
+from cluster.prompts.tokenizer import tokenizer_fingerprint
+from cluster.protocol.block_keys import block_keys, unpack_keys
+from cluster.protocol.wire import Batch, Lease, Load, ReplicaState
+from cluster.store.ownership import OwnershipWriter
 from tests.workers.fake_engine import FakeEngine
-from workers.agent import Agent, default_replica_id
-from workers.agent_main import engine_addresses, serve_agents
-from workers.engine import EngineClient
-from workers.incarnation import Incarnation
-from workers.publication import Publication
+from workers.agent.agent import Agent, default_replica_id
+from workers.agent.incarnation import Incarnation
+from workers.agent.main import engine_addresses, serve_agents
+from workers.agent.publication import Publication
+from workers.engines.engine import EngineClient
 
 pytestmark = pytest.mark.integration
 

@@ -3,7 +3,7 @@
 import pytest
 
 from cluster.errors import StartUpError
-from workers.agent_main import EngineAddress, engine_addresses
+from workers.agent.main import EngineAddress, engine_addresses
 
 
 def test_engines_are_advertised_as_they_are_reached_by_default():

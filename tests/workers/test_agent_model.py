@@ -16,17 +16,17 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from cluster.block_keys import Namespace, block_keys
-from workers import incarnation as incarnation_module
-from workers import kv_stream
-from workers.block_manager import BlockManager, TokenChain
-from workers.engine import EngineDescription, Gauges
+from cluster.protocol.block_keys import Namespace, block_keys
+from workers.agent import incarnation as incarnation_module
+from workers.agent.incarnation import Incarnation
+from workers.engines.engine import EngineDescription, Gauges
 from workers.errors import IncarnationOverError
-from workers.incarnation import Incarnation
-from workers.kv_events import EventSource
-from workers.kv_publisher import END_OF_REPLAY, KVEventBatch
-from workers.kv_stream import EventsLost, KVEventStream
+from workers.events import kv_stream
+from workers.events.kv_events import EventSource
+from workers.events.kv_stream import EventsLost, KVEventStream
 from workers.settings import WorkerSettings
+from workers.sim.block_manager import BlockManager, TokenChain
+from workers.sim.kv_publisher import END_OF_REPLAY, KVEventBatch
 
 pytestmark = pytest.mark.timeout(400)  # a failure is made small before it is shown
 
@@ -147,7 +147,7 @@ class ReplaySocket:
 
 
 class Agent:
-    """Follows one process after the other, as `workers.agent` does, and keeps what it published."""
+    """Follows one process after the other, as `workers.agent.agent` does, and keeps what it published."""
 
     def __init__(self, wire):
         self._wire = wire

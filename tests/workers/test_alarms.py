@@ -2,7 +2,7 @@
 
 import pytest
 
-from workers.alarms import Alarms
+from workers.agent.alarms import Alarms
 
 
 class Clock:

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from workers.block_manager import (
+from workers.sim.block_manager import (
     AllBlocksCleared,
     BlockManager,
     BlockRemoved,

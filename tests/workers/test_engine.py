@@ -2,7 +2,7 @@
 
 import pytest
 
-from workers.engine import (
+from workers.engines.engine import (
     EngineClient,
     Gauges,
     _Publisher,
@@ -11,7 +11,7 @@ from workers.engine import (
     reachable_endpoint,
 )
 from workers.errors import EngineProtocolError, EngineUnavailableError
-from workers.kv_events import EventSource
+from workers.events.kv_events import EventSource
 
 VLLM_METRICS = """\
 # TYPE vllm:num_requests_running gauge

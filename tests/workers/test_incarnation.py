@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 
-from cluster.tokenizer import tokenizer_fingerprint
-from workers.engine import EngineClient
+from cluster.prompts.tokenizer import tokenizer_fingerprint
+from workers.agent.incarnation import Incarnation
+from workers.engines.engine import EngineClient
 from workers.errors import IncarnationOverError
-from workers.incarnation import Incarnation
 
 TOKENS = list(range(12))
 

@@ -11,8 +11,8 @@ import pytest
 
 from tests.workers.fake_engine import FakePublisher
 from workers.errors import EventFormatError
-from workers.kv_events import AllBlocksCleared, BlockRemoved, BlockStored, EventSource, decode_batch
-from workers.kv_stream import (
+from workers.events.kv_events import AllBlocksCleared, BlockRemoved, BlockStored, EventSource, decode_batch
+from workers.events.kv_stream import (
     CaughtUp,
     EngineRestarted,
     EventsLost,

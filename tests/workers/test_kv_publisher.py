@@ -8,8 +8,8 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from workers import block_manager
-from workers.kv_publisher import KVPublisher, PublisherConfig
+from workers.sim import block_manager
+from workers.sim.kv_publisher import KVPublisher, PublisherConfig
 
 
 class KVCacheEvent(msgspec.Struct, omit_defaults=True, gc=False, tag=True):

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from cluster.block_keys import Namespace, block_keys
+from cluster.protocol.block_keys import Namespace, block_keys
+from workers.agent.mirror import Change, Mirror
 from workers.errors import MirrorOverflowError
-from workers.kv_events import AllBlocksCleared, BlockRemoved, BlockStored
-from workers.mirror import Change, Mirror
+from workers.events.kv_events import AllBlocksCleared, BlockRemoved, BlockStored
 
 SIZE = 4
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.block_keys import pack_keys
-from cluster.tasks import cancel_and_wait
-from cluster.wire import Lease, Load, ReplicaState
-from workers.mirror import Change
-from workers.publication import Pending, Publication
+from cluster.process.tasks import cancel_and_wait
+from cluster.protocol.block_keys import pack_keys
+from cluster.protocol.wire import Lease, Load, ReplicaState
+from workers.agent.mirror import Change
+from workers.agent.publication import Pending, Publication
 
 LEASE = Lease(replica="r", url="http://r", state=ReplicaState.READY, model="m", block_size=16)
 

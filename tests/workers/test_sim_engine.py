@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import StartUpError
-from cluster.tokenizer import PromptTokenizer
-from workers.sim_answers import AnswerBook
-from workers.sim_engine import serve_engines
-from workers.sim_requests import ApiError, parse_chat, parse_completion
-from workers.sim_settings import SimSettings, read_settings
+from cluster.prompts.tokenizer import PromptTokenizer
+from workers.sim.answers import AnswerBook
+from workers.sim.engine import serve_engines
+from workers.sim.requests import ApiError, parse_chat, parse_completion
+from workers.sim.settings import SimSettings, read_settings
 
 LONG_TEXT = "the people look for water and find it over there " * 20
 REPOSITORY = Path(__file__).parents[2]
@@ -347,7 +347,7 @@ async def test_occupied_port_is_a_start_up_error(client, tiny_model):
 @pytest.mark.integration
 def test_command_line_serves_and_exits(tiny_model):
     """The process prints one line per engine when ready, and ends on SIGTERM within two seconds."""
-    command = [sys.executable, "-m", "workers.sim_engine", "--model", str(tiny_model), "--engines", "2"]
+    command = [sys.executable, "-m", "workers.sim.engine", "--model", str(tiny_model), "--engines", "2"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=REPOSITORY, env=dict(os.environ)) as process:
         lines = [json.loads(process.stdout.readline()) for _ in range(2)]
         process.send_signal(signal.SIGTERM)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.block_manager import BlockManager, TokenChain
-from workers.sim_scheduler import RequestTooLargeError, Scheduler, SimRequest, StepLoop, StepTimes
+from workers.sim.block_manager import BlockManager, TokenChain
+from workers.sim.scheduler import RequestTooLargeError, Scheduler, SimRequest, StepLoop, StepTimes
 
 BLOCK = 4
 

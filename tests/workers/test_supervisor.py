@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from workers.engines.sim_command import sim_command
+from workers.engines.supervisor import EngineCommand, EngineProcess, EngineState, _BoundedFile
+from workers.engines.vllm_engine import EngineOptions, vllm_command
 from workers.errors import EngineStartError
 from workers.replica import ReplicaOptions, free_port
 from workers.settings import WorkerSettings
-from workers.sim_command import sim_command
-from workers.sim_settings import read_settings
-from workers.supervisor import EngineCommand, EngineProcess, EngineState, _BoundedFile
-from workers.vllm_engine import EngineOptions, vllm_command
+from workers.sim.settings import read_settings
 
 pytestmark = pytest.mark.integration
 
@@ -47,7 +47,7 @@ PARENT = """
 import asyncio, sys
 from pathlib import Path
 from workers.settings import WorkerSettings
-from workers.supervisor import EngineCommand, EngineProcess
+from workers.engines.supervisor import EngineCommand, EngineProcess
 async def main():
     command = EngineCommand([sys.executable, *sys.argv[2:]], {}, sys.argv[1])
     engine = EngineProcess(command, WorkerSettings(stop_seconds=1), Path(sys.argv[4], "log"))
@@ -244,7 +244,7 @@ def test_the_command_line_of_the_simulated_engine(tmp_path):
     command = sim_command(options, "127.0.0.1", 8100, Path("/tmp/s"), "secret")
     _, module, name, *arguments = command.arguments
     read = read_settings(arguments)
-    assert (module, name) == ("-m", "workers.sim_engine")
+    assert (module, name) == ("-m", "workers.sim.engine")
     assert (read.port, read.engines, read.block_size, read.num_blocks, read.max_model_len) == (
         8100,
         1,

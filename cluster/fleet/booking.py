@@ -1,0 +1,137 @@
+"""One request's load on one replica, from the decision until its stream has ended."""
+
+from typing import TYPE_CHECKING
+
+from cluster.fleet.replicas import Replica
+from cluster.index.block_table import BlockKeys
+
+if TYPE_CHECKING:
+    from cluster.fleet.fleet import Fleet
+
+EXPECTATION_GRACE_SECONDS = 1.0
+"""How long a finished request's blocks stay expected while the engine's events are on their way."""
+
+
+class Booking:
+    """Counts on its replica until it is released. `Fleet.book` makes it."""
+
+    def __init__(
+        self,
+        fleet: "Fleet",
+        replica: Replica,
+        keys: BlockKeys,
+        prompt_tokens: int,
+        cached_tokens: int,
+        streamed: bool,
+    ) -> None:
+        lease, block_size = replica.lease, replica.lease.block_size or 1
+        self.replica = replica
+        self.held = False
+        """Whether the request waits in the router."""
+        covered = 0 < len(keys) == prompt_tokens // block_size
+        self.watched = covered and lease.publishes_events and not fleet.index.full
+        """Whether the engine's events show how far the prompt has been computed."""
+        self._fleet = fleet
+        self._keys = keys
+        self._prompt_tokens = prompt_tokens
+        self._num_computed = min(cached_tokens // block_size, len(keys))
+        self.queued_tokens = prompt_tokens - cached_tokens
+        """Of the prompt, what the engine has not computed yet."""
+        if self.watched and not streamed:  # events show full blocks only
+            self.queued_tokens = (len(keys) - self._num_computed) * block_size
+        self._end_is_seen = streamed or self.watched
+        self._number = fleet.num_bookings
+        self._expectation = fleet.index.expect(replica.slot, keys)
+        self._computed = self._released = False
+        self._work, self._sent_at = 0, 0.0
+        replica.running += 1
+        replica.queued_tokens += self.queued_tokens
+        replica.active_tokens += prompt_tokens
+        self._enter_engine()
+        fleet.outbox.expected(self._number, lease.replica, keys[self._num_computed :])
+        fleet.load_changed(replica)
+
+    def hold(self) -> None:
+        """The request waits in the router until `let_go`."""
+        self.held = True
+        self.replica.held += 1
+        self._leave_engine()
+        self._fleet.load_changed(self.replica)
+
+    def let_go(self) -> None:
+        """The request does not wait any longer; only the first call counts."""
+        if self.held:
+            self.held = False
+            self.replica.held -= 1
+            self._enter_engine()
+            self._fleet.load_changed(self.replica)
+
+    def admit(self) -> None:
+        """The engine has room for a request that waits: what it has computed for others meanwhile counts."""
+        self.let_go()
+        if self.progress():
+            self._fleet.load_changed(self.replica)
+
+    def measure_from(self, now: float) -> None:
+        """The request is being sent, at a monotonic time in seconds: measure how soon a token comes."""
+        self._sent_at, self._work = now, self._fleet.engine_queue(self.replica)
+
+    def progress(self) -> bool:
+        """Look how far the engine has computed the prompt by now; whether that is further than before."""
+        num_computed = self._fleet.index.num_confirmed(self.replica.slot, self._keys, self._num_computed)
+        num_new = num_computed - self._num_computed
+        if not num_new:
+            return False
+        self._num_computed = num_computed
+        if num_computed == len(self._keys):
+            del self.replica.prefilling[self]
+        self._dequeue(min(num_new * self.replica.lease.block_size, self.queued_tokens))
+        return True
+
+    def prefill_done(self, now: float, first_token: bool = True) -> None:
+        """The prompt no longer queues, at a monotonic time in seconds: its ``first_token`` has just been
+        seen, or the request has come to an end.
+        """
+        if self._computed:
+            return
+        self._computed = True
+        self.let_go()
+        if self._work and first_token:
+            self.replica.pace.observe(self._work, self.replica.running, now - self._sent_at, now)
+        self._dequeue(self.queued_tokens)
+        self._leave_engine()
+        self._fleet.outbox.computed(self._number)
+        self._fleet.load_changed(self.replica)
+
+    def release(self, now: float, succeeded: bool) -> None:
+        """Give the load back; only the first call counts. ``now`` is a monotonic time in seconds."""
+        if self._released:
+            return
+        self._released = True
+        self.prefill_done(now, first_token=False)
+        self.replica.running -= 1
+        self.replica.active_tokens -= self._prompt_tokens
+        self._fleet.load_changed(self.replica)
+        if succeeded:
+            self._fleet.forget_later(self._expectation, now + EXPECTATION_GRACE_SECONDS)
+        else:
+            self._fleet.index.forget(self._expectation)
+        self._fleet.open_bookings -= 1
+
+    def _enter_engine(self) -> None:
+        if self._end_is_seen:
+            self.replica.engine_tokens += self.queued_tokens
+        if self.watched and self._num_computed < len(self._keys):
+            self.replica.prefilling[self] = None
+
+    def _leave_engine(self) -> None:
+        if self._end_is_seen:
+            self.replica.engine_tokens -= self.queued_tokens
+        self.replica.prefilling.pop(self, None)
+
+    def _dequeue(self, num_tokens: int) -> None:
+        """So much less queues, of a request that is at the engine."""
+        self.queued_tokens -= num_tokens
+        self.replica.queued_tokens -= num_tokens
+        if self._end_is_seen:
+            self.replica.engine_tokens -= num_tokens

@@ -1,0 +1,168 @@
+"""Replicas as one router sees them, and the models they serve."""
+
+import math
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.fleet.pace import Pace
+from cluster.protocol.block_keys import Namespace
+from cluster.protocol.wire import Lease, Load, ReplicaState
+
+if TYPE_CHECKING:
+    from cluster.fleet.booking import Booking
+
+GONE_SECONDS = 600.0
+"""How long a model that nobody serves any more counts as one that will come back."""
+MAX_GONE = 1_024
+"""Names of such models; those that went first are forgotten."""
+
+
+@dataclass(slots=True, eq=False)
+class Replica:
+    """One replica as this router sees it."""
+
+    lease: Lease
+    epoch: int
+    slot: int
+    """Its number in the index and in the fleet's table, as long as it belongs to the fleet."""
+    load: Load = field(default_factory=Load)
+    running: int = 0
+    """Requests this router has booked here that have not ended."""
+    queued_tokens: int = 0
+    """Their uncached prompt tokens whose prefill has not finished."""
+    active_tokens: int = 0
+    """All their prompt tokens."""
+    engine_tokens: int = 0
+    """Of the queued tokens, those that its engine has been sent and that are seen to be computed: by events,
+    or by a first token."""
+    held: int = 0
+    """Requests that wait in this router."""
+    prefilling: "dict[Booking, None]" = field(default_factory=dict)
+    """Requests at the engine of whose prompts events have not shown every block."""
+    pace: Pace = field(default_factory=Pace)
+    failed_until: float = 0.0
+    """Monotonic time in seconds before which this replica is left alone after a failed attempt."""
+    lease_missing_since: float | None = None
+    """Monotonic time in seconds since which Redis has had no lease of it, though nobody said good-bye: its
+    agent is dead, or cannot write. What is known of its blocks is as old."""
+    drained: bool = False
+    """Whether an operator has taken it out of service, for all routers."""
+
+    @property
+    def takes_requests(self) -> bool:
+        """Whether new requests may go here, unless one has just failed."""
+        return self.lease.state is ReplicaState.READY and not self.drained
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """A model that clients can name, and the replicas that serve it, ordered by id."""
+
+    name: str
+    lora: str
+    """Name of the adapter, "" for the base model."""
+    replicas: tuple[Replica, ...]
+    ids: tuple[str, ...]
+    slots: NDArray[np.intp]
+    """Of `replicas`."""
+    rows: dict[str, int]
+    """Where each id stands in `replicas`."""
+    namespace: Namespace | None
+    """That of most replicas; None when no replica's cache can be seen."""
+    max_model_len: int
+    """Tokens; the smallest of its replicas that say so, 0 when none does."""
+
+    def row_of(self, replica: Replica | None) -> int:
+        """Where a replica stands in `replicas`; -1 when it does not."""
+        row = -1 if replica is None else self.rows.get(replica.lease.replica, -1)
+        return row if row >= 0 and self.replicas[row] is replica else -1
+
+    @property
+    def num_ready(self) -> int:
+        """Replicas that take requests."""
+        return sum(replica.takes_requests for replica in self.replicas)
+
+    @property
+    def ready(self) -> bool:
+        """Whether at least one replica takes requests."""
+        return self.num_ready > 0
+
+
+class ServedNames:
+    """Names of models that were served lately and are not any more. Times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._served: Collection[str] = ()
+        self._gone: OrderedDict[str, float] = OrderedDict()
+
+    def note(self, served: Collection[str], now: float) -> None:
+        """These are served now."""
+        for name in self._served:
+            if name not in served:
+                self._gone[name] = now
+        for name in served:
+            self._gone.pop(name, None)
+        while len(self._gone) > MAX_GONE:
+            self._gone.popitem(last=False)
+        self._served = served
+
+    def has(self, name: str, now: float) -> bool:
+        """Whether a model of this name has gone within the last `GONE_SECONDS`."""
+        return self._gone.get(name, -math.inf) + GONE_SECONDS > now
+
+
+def models_of(replicas: Iterable[Replica]) -> dict[str, Model]:
+    """The models of these replicas, by every name a client may use."""
+    names: dict[tuple[str, str], list[Replica]] = {}
+    for replica in sorted(replicas, key=lambda replica: replica.lease.replica):
+        lease = replica.lease
+        for name in {lease.model, *lease.aliases} - {""}:  # no name yet: its engine has not answered
+            names.setdefault((name, ""), []).append(replica)
+        for adapter in set(lease.adapters):
+            names.setdefault((adapter, adapter), []).append(replica)
+    return {name: _model(name, lora, replicas) for (name, lora), replicas in names.items()}
+
+
+def odd_replicas(models: Iterable[Model]) -> list[tuple[str, str]]:
+    """Replicas whose blocks cannot be told from a prompt of their model, and why: their caches count as
+    unknown.
+    """
+    odd = []
+    for model in models:
+        usual = model.namespace
+        if usual is None or model.lora:
+            continue
+        for lease in (replica.lease for replica in model.replicas):
+            if lease.model != model.name or not lease.publishes_events or lease.namespace() == usual:
+                continue
+            reason = (
+                f"blocks of {lease.block_size} tokens, where most replicas have {usual.block_size}"
+                if lease.block_size != usual.block_size
+                else "another tokenizer than most replicas of its model"
+            )
+            odd.append((lease.replica, f"{reason}: its cache is not used"))
+    return odd
+
+
+def _model(name: str, lora: str, replicas: list[Replica]) -> Model:
+    namespaces = Counter(
+        replica.lease.namespace(lora)
+        for replica in replicas
+        if replica.lease.publishes_events and replica.lease.block_size
+    )
+    ids = tuple(replica.lease.replica for replica in replicas)
+    return Model(
+        name=name,
+        lora=lora,
+        replicas=tuple(replicas),
+        ids=ids,
+        slots=np.array([replica.slot for replica in replicas], dtype=np.intp),
+        rows={replica_id: row for row, replica_id in enumerate(ids)},
+        namespace=namespaces.most_common(1)[0][0] if namespaces else None,
+        max_model_len=min((r.lease.max_model_len for r in replicas if r.lease.max_model_len), default=0),
+    )

@@ -1,0 +1,75 @@
+"""Run a command that cannot outlive the process that started it, not even after ``kill -9``.
+
+    python -m cluster.process.bound_child [--signal NAME] [--parent PID] -- COMMAND [ARGUMENT …]
+
+Asks the kernel to signal this process when its parent dies (Linux ``PR_SET_PDEATHSIG``), makes sure the
+parent has not died meanwhile, and becomes the command: same process id, same files, same environment.
+Where the kernel has no such call the command simply runs.
+
+The kernel means the **thread** that started the child: start it from one that lives as long as the child
+should. Only the command itself is signalled; what it starts in turn is its own business.
+
+Standard library only, and quick to start: it stands in front of every child.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+PR_SET_PDEATHSIG = 1
+NOT_STARTED = 127
+USAGE = 2
+
+
+def bound_command(command: Sequence[str], death_signal: signal.Signals = signal.SIGTERM) -> list[str]:
+    """The command line that runs ``command`` as a child of this process, bound to its life.
+
+    Names this file by its path, so it works in any working directory and with any interpreter path.
+    """
+    return [
+        *(sys.executable, "-I", "-S", os.path.abspath(__file__)),
+        *("--signal", death_signal.name, "--parent", str(os.getpid()), "--", *command),
+    ]
+
+
+def bind_to_parent(death_signal: signal.Signals, parent: int) -> bool:
+    """Have this process signalled when its parent ends. False when ``parent`` is no longer its parent."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
+    return os.getppid() == parent
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Bind, then become the command. Returns only when that is impossible."""
+    death_signal, parent, rest = signal.SIGTERM, os.getppid(), list(arguments)
+    try:
+        while rest and rest[0] != "--":
+            option, value, *rest = rest
+            if option == "--signal":
+                death_signal = signal.Signals[value]
+            elif option == "--parent":
+                parent = int(value)
+            else:
+                raise ValueError(option)
+    except (KeyError, ValueError) as error:
+        return _fail(USAGE, f"bad option: {error}\n\n{__doc__}")
+    command = rest[1:]
+    if not command:
+        return _fail(USAGE, f"no command\n\n{__doc__}")
+    if not bind_to_parent(death_signal, parent):
+        return _fail(NOT_STARTED, f"process {parent}, which wanted {command[0]}, is gone")
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        return _fail(NOT_STARTED, f"cannot run {command[0]}: {error.strerror}")
+
+
+def _fail(code: int, message: str) -> int:
+    sys.stderr.write(f"bound_child: {message}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,285 @@
+"""``warmroute serve``: Redis, Ray, engines and a router with one command, and all of them gone at its end.
+
+Part of the composition root: it imports `router` and `workers` where it needs them.
+"""
+
+import asyncio
+import logging
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from cluster.errors import StartUpError
+from cluster.operate.status import fetch_missing, fetch_replicas, replica_table
+from cluster.process.addresses import is_loopback
+from cluster.process.progress import Step, step
+from cluster.serve.model_files import ensure_demo_model
+from cluster.serve.redis_server import RedisChoice, masked, redis_for
+from cluster.serve.serve_settings import ServeSettings
+
+POLL_SECONDS = 0.5
+OBJECT_STORE_BYTES = 128 * 1024 * 1024
+"""Nothing of ours goes through Ray's object store."""
+
+
+def serve(settings: ServeSettings, console: Console) -> None:
+    """Start everything, say where it is, and wait for Ctrl-C. Raises `StartUpError` when it cannot start."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        with ExitStack() as stack:
+            _start(settings, console, stack)
+            signal.signal(signal.SIGINT, lambda *_: stop.set())
+            signal.signal(signal.SIGTERM, lambda *_: stop.set())
+            stop.wait()
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            console.print("\nStopping: open streams finish, then engines, Ray and Redis end.")
+    except KeyboardInterrupt:
+        console.print("\nStopped before everything was up.")
+        raise SystemExit(130) from None
+    console.print("Everything that was started here has ended.")
+
+
+def _start(settings: ServeSettings, console: Console, stack: ExitStack) -> None:
+    if settings.ray_address and not settings.redis_url:
+        raise StartUpError(
+            "on a Ray cluster every node must reach Redis: name one with REDIS_URL or --redis-url"
+        )
+    _check_router_settings()
+    _require_free_port(settings)
+    made_token = "" if settings.admin_token or is_loopback(settings.host) else secrets.token_urlsafe(24)
+    if made_token:
+        settings = settings.model_copy(update={"admin_token": made_token})
+    model = _find_model(settings, console)
+    with step(console, "Redis") as current:
+        redis = stack.enter_context(redis_for(settings.redis_url or None, settings.cache_directory))
+        current.done(f"{redis.origin}, {masked(redis.url)}")
+    secret = settings.engine_api_key or secrets.token_urlsafe(24)
+    num_gpus = 1.0 if settings.engine == "vllm" and has_gpu() else 0.0
+    with step(console, "Ray") as current:
+        stack.callback(_stop_ray)
+        _start_ray(settings)
+        current.done("connected" if settings.ray_address else "started on this machine")
+    with step(console, "Router") as current:
+        _deploy_router(settings, redis, secret)
+        current.done(f"listens on {_router_url(settings)}")
+    with step(console, f"{settings.replicas} {settings.engine} replicas of {model.name}") as current:
+        _deploy_replicas(settings, redis, secret, model, num_gpus)
+        _wait_until_ready(settings, current)
+    _welcome(settings, redis, settings.model_name or model.name, console)
+    if made_token:
+        console.print(f"WARMROUTE_ADMIN_TOKEN={made_token} opens the admin API.", highlight=False)
+
+
+def _check_router_settings() -> None:
+    """Before anything has been started. Raises `StartUpError` for what the router would not take."""
+    from cluster.settings import load_settings
+    from router.settings import RouterSettings
+
+    workers = load_settings(RouterSettings, host="127.0.0.1").workers
+    if workers > 1:
+        raise StartUpError(
+            f"WARMROUTE_WORKERS={workers}: `warmroute serve` runs one router process. Unset it; "
+            f"`warmroute router --workers {workers}` beside it runs more."
+        )
+
+
+def has_gpu() -> bool:
+    """Whether this machine has an NVIDIA GPU that answers."""
+    forced = os.environ.get("WARMROUTE_ACCELERATOR")
+    if forced:
+        return forced == "gpu"
+    command = shutil.which("nvidia-smi")
+    return (
+        command is not None
+        and subprocess.run([command, "-L"], capture_output=True, check=False).returncode == 0
+    )
+
+
+def _find_model(settings: ServeSettings, console: Console) -> Path:
+    if settings.model:
+        directory = Path(settings.model).expanduser().absolute()
+        if not (directory / "config.json").is_file():
+            raise StartUpError(
+                f"{directory} holds no model: there is no config.json (WARMROUTE_MODEL, --model)"
+            )
+        return directory
+    with step(console, "Model") as current:
+        directory = ensure_demo_model(settings.cache_directory, current.update)
+        current.done(str(directory))
+    return directory
+
+
+def _start_ray(settings: ServeSettings) -> None:
+    import ray
+    from ray import serve
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # its progress would run into ours
+    if settings.ray_address:
+        try:
+            ray.init(address=settings.ray_address, log_to_driver=False, logging_level="error")
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise StartUpError(
+                f"no Ray cluster at {settings.ray_address} (--ray-address): {error}"
+            ) from error
+    else:
+        # Ray runs its workers, and so router and engines, at niceness 15: they are the service here.
+        os.environ.setdefault("RAY_worker_niceness", "0")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(
+            address="local",
+            # One logical CPU per actor; engines use as many threads as they are told, whatever Ray counts.
+            num_cpus=settings.replicas + 1,
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="error",
+        )
+    serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})
+
+
+def _stop_ray() -> None:
+    import ray
+    from ray import serve
+
+    from cluster.serve.serve_app import REPLICAS_APP, ROUTER_APP
+
+    if ray.is_initialized():
+        for app in (ROUTER_APP, REPLICAS_APP):
+            serve.delete(app)
+        ray.shutdown()
+
+
+def _deploy_router(settings: ServeSettings, redis: RedisChoice, secret: str) -> None:
+    from ray import serve
+
+    from cluster.serve.serve_app import ROUTER_APP, router_app
+    from cluster.settings import load_settings
+    from router.settings import RouterSettings
+
+    router_settings = load_settings(
+        RouterSettings,
+        redis_url=redis.url,
+        host=settings.host,
+        port=settings.port,
+        policy=settings.policy or None,
+        engine_api_key=secret,
+        admin_token=settings.admin_token,
+        deployment=settings.deployment,
+        log_level=settings.log_level,
+    )
+    serve.run(router_app(router_settings), name=ROUTER_APP, route_prefix=None)
+
+
+def _deploy_replicas(
+    settings: ServeSettings, redis: RedisChoice, secret: str, model: Path, num_gpus: float
+) -> None:
+    from ray import serve
+
+    from cluster.serve.serve_app import REPLICAS_APP, replicas_app
+    from cluster.settings import load_settings
+    from workers.replica import ReplicaOptions
+    from workers.settings import WorkerSettings
+
+    worker_settings = load_settings(
+        WorkerSettings,
+        redis_url=redis.url,
+        engine_api_key=secret,
+        deployment=settings.deployment,
+        log_level=settings.log_level,
+    )
+    options = ReplicaOptions(
+        engine=settings.engine,
+        model=model,
+        model_name=settings.model_name or model.name,
+        blocks=settings.blocks,
+        max_model_len=settings.max_model_len,
+        settings=worker_settings,
+    )
+    target = serve.RunTarget(
+        replicas_app(options, settings.replicas, num_gpus), name=REPLICAS_APP, route_prefix=None
+    )
+    serve.run_many([target], wait_for_applications_running=False)
+
+
+def _wait_until_ready(settings: ServeSettings, current: Step) -> None:
+    from ray import serve
+
+    from cluster.serve.serve_app import REPLICAS_APP
+
+    deadline = time.monotonic() + settings.start_seconds
+    url = _router_url(settings)
+    while time.monotonic() < deadline:
+        answer = asyncio.run(fetch_replicas(url, settings.admin_headers))
+        missing = asyncio.run(fetch_missing(url))
+        if answer["ready"] >= settings.replicas and not missing:
+            current.done(f"{answer['ready']} ready")
+            return
+        application = serve.status().applications.get(REPLICAS_APP)
+        if application is not None and application.status == "DEPLOY_FAILED":
+            raise StartUpError(f"the replicas cannot be started: {application.message}")
+        current.update(f"{answer['ready']} ready, {len(answer['replicas']) - answer['ready']} starting")
+        time.sleep(POLL_SECONDS)
+    raise StartUpError(
+        f"not ready after {settings.start_seconds:.0f} s: {_failures(serve.status())}. "
+        "WARMROUTE_START_SECONDS sets the limit."
+    )
+
+
+def _failures(status: Any) -> str:
+    return "; ".join(
+        f"{name}: {deployment.message or deployment.status}"
+        for application in status.applications.values()
+        for name, deployment in application.deployments.items()
+    )
+
+
+def _welcome(settings: ServeSettings, redis: RedisChoice, model: str, console: Console) -> None:
+    url = _router_url(settings)
+    console.print()
+    console.print(replica_table(asyncio.run(fetch_replicas(url, settings.admin_headers))))
+    console.print(
+        f"\nAPI        {url}/v1\n"
+        f"Dashboard  {url}/admin   (or: warmroute status --router-url {url})\n"
+        f"Metrics    {url}/metrics\n"
+        f"Redis      {masked(redis.url)}   "
+        f"(or: warmroute check --redis-url {_typed_url(redis.url)} --router-url {url})\n\n"
+        "Try it:\n\n"
+        f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '"
+        f'{{"model": "{model}", "max_tokens": 60, '
+        '"messages": [{"role": "user", "content": "What is a KV cache?"}]}\'\n\n'
+        "Ctrl-C stops everything.",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _typed_url(redis_url: str) -> str:
+    """A Redis as it can be named in a command that is printed: one with a password by the environment."""
+    return redis_url if masked(redis_url) == redis_url else '"$REDIS_URL"'
+
+
+def _router_url(settings: ServeSettings) -> str:
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "") else settings.host
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+
+
+def _require_free_port(settings: ServeSettings) -> None:
+    from router.server import bind
+
+    bind(settings.host, settings.port).close()
+
+
+def _interrupt(number: int, _frame: object) -> None:
+    raise KeyboardInterrupt(signal.Signals(number).name)

@@ -1,0 +1,34 @@
+"""Settings of ``warmroute serve``, read from flags and environment (prefix ``WARMROUTE_``)."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AliasChoices, Field
+
+from cluster.serve.model_files import default_cache_directory
+from cluster.settings import ClusterSettings
+
+
+class ServeSettings(ClusterSettings):
+    """What to serve, with how many replicas, where."""
+
+    redis_url: str = Field("", validation_alias=AliasChoices("redis_url", "REDIS_URL", "WARMROUTE_REDIS_URL"))
+    """Empty starts a Redis that ends with this process."""
+    model: str = ""
+    """Directory of a Hugging Face model; empty takes the small model that comes with the CPU installation."""
+    model_name: str = ""
+    """The name clients use; by default the last part of the model's directory."""
+    engine: Literal["vllm", "sim"] = "vllm"
+    replicas: int = Field(2, ge=1, le=1024)
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=1, le=65535)
+    blocks: int = Field(0, ge=0)
+    """KV blocks per replica; 0 lets the engine choose (1 GiB without a GPU)."""
+    max_model_len: int = Field(0, ge=0)
+    """Tokens of prompt and answer; 0 takes the model's own limit."""
+    policy: str = ""
+    ray_address: str = ""
+    """A running Ray cluster to use; empty starts one that ends with this process."""
+    start_seconds: float = Field(900.0, gt=0)
+    """How long all of it may take to become ready."""
+    cache_directory: Path = Field(default_factory=default_cache_directory)

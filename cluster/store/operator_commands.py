@@ -1,0 +1,137 @@
+"""What operators want done with single replicas and blocks, for all routers of a deployment.
+
+One hash in Redis holds a field for each wish. One that is taken back is switched off and kept for a day: so a
+field that is missing was lost by Redis, and the first router that remembers it writes it again.
+"""
+
+import asyncio
+import time
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+import msgspec
+
+from cluster.errors import StoreRefusesError
+from cluster.protocol.wire import Keys
+from cluster.store.commands import Commands
+from cluster.store.store import RedisClient, translated_errors
+
+KEPT_SECONDS = 24 * 3600.0
+"""How long a drain waits for a replica that is gone, and how long all else is remembered."""
+SEEN_SECONDS = 3600.0
+"""How often it is noted that a drained replica is still there."""
+MAX_PREFIXES = 100
+"""Resets of single blocks; the oldest are dropped."""
+
+
+class Kind(StrEnum):
+    """What a field says of its target."""
+
+    DRAIN = "drain"
+    """A replica gets no new requests."""
+    SEEN = "seen"
+    """A drained replica was there."""
+    RESET_REPLICA = "reset"
+    """Routers forget what a replica holds, and read it again."""
+    RESET_PREFIX = "prefix"
+    """Routers forget who holds a block."""
+
+
+class Wish(msgspec.Struct, frozen=True, array_like=True):
+    """One wish, or one that was taken back."""
+
+    on: bool
+    at: float
+    """Seconds since 1970, which also tells one reset from the next."""
+
+
+Name: TypeAlias = tuple[Kind, str]
+"""Kind and target: a replica's id, or a block's key as 16 hexadecimal digits."""
+Wishes: TypeAlias = Mapping[Name, Wish]
+
+
+class WishStore:
+    """The wishes in Redis. Every method raises `StoreUnavailableError` when Redis does not answer."""
+
+    def __init__(self, redis: RedisClient, keys: Keys) -> None:
+        self._commands = Commands.of(redis)
+        self._key = f"{keys.prefix}:wishes"
+        self._known: dict[Name, Wish] = {}
+        self._lock = asyncio.Lock()  # a reading that began before a wish must not end after it
+
+    async def read(self, replicas: Collection[str]) -> Wishes:
+        """All wishes; ``replicas`` are those that are there now. What is outdated is dropped."""
+        async with self._lock:
+            found = _decoded(await self._execute("HGETALL", self._key))
+            self._known |= found
+            with suppress(StoreRefusesError):  # what is known holds without it
+                await self._keep(found, replicas)
+            return dict(self._known)
+
+    async def _keep(self, found: dict[Name, Wish], replicas: Collection[str]) -> None:
+        """Drop what is outdated, and write again what Redis has lost."""
+        old = outdated(self._known, time.time())
+        for name in old:
+            del self._known[name]
+        for name in old & found.keys():
+            await self._execute("HDEL", self._key, _field(name))
+        for name in self._known.keys() - found.keys():
+            encoded = msgspec.json.encode(self._known[name])
+            await self._execute("HSETNX", self._key, _field(name), encoded)
+        for target in _unnoticed(self._known, time.time()) & set(replicas):
+            await self._write((Kind.SEEN, target), True)
+
+    async def wish(self, kind: Kind, target: str, on: bool = True) -> float:
+        """Wish something, or take it back. Returns when that was, in seconds since 1970."""
+        async with self._lock:
+            return await self._write((kind, target), on)
+
+    async def _write(self, name: Name, on: bool) -> float:
+        wish = Wish(on, time.time())
+        await self._execute("HSET", self._key, _field(name), msgspec.json.encode(wish))
+        self._known[name] = wish
+        return wish.at
+
+    async def _execute(self, *command: str | bytes | int) -> Any:
+        with translated_errors():
+            return await self._commands.execute(*command)
+
+
+def outdated(wishes: Wishes, now: float) -> set[Name]:
+    """What nobody needs any more, at a time in seconds since 1970."""
+    old = {name for name in wishes if now - _last_seen(name, wishes) > KEPT_SECONDS}
+    resets = sorted((wish.at, name) for name, wish in wishes.items() if name[0] is Kind.RESET_PREFIX)
+    return old | {name for _, name in resets[:-MAX_PREFIXES]}
+
+
+def _unnoticed(wishes: Wishes, now: float) -> set[str]:
+    """Drained replicas of which it was not noted lately that they are there."""
+    return {
+        name[1]
+        for name, wish in wishes.items()
+        if name[0] is Kind.DRAIN and wish.on and now - _last_seen(name, wishes) > SEEN_SECONDS
+    }
+
+
+def _last_seen(name: Name, wishes: Wishes) -> float:
+    kind, target = name
+    seen = wishes.get((Kind.SEEN, target)) if kind is Kind.DRAIN and wishes[name].on else None
+    return max(wishes[name].at, seen.at if seen else 0.0)
+
+
+def _field(name: Name) -> str:
+    return ":".join(name)
+
+
+def _decoded(fields: Mapping[bytes, bytes]) -> dict[Name, Wish]:
+    """Without what a router of another version may have written."""
+    wishes = {}
+    for field, encoded in fields.items():
+        kind, _, target = field.decode(errors="replace").partition(":")
+        with suppress(ValueError, msgspec.DecodeError):
+            if kind == Kind.RESET_PREFIX and int(target, 16) >> 64:
+                continue
+            wishes[Kind(kind), target] = msgspec.json.decode(encoded, type=Wish)
+    return wishes

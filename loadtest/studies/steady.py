@@ -1,0 +1,121 @@
+"""A fixed rate of requests, whether answers come or not (open loop), and what became of each.
+
+python -m loadtest.studies.steady --router http://127.0.0.1:8000 --rate 50 --seconds 60 --prompt-tokens 1500
+"""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import aiohttp
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from loadtest.harness.measure import percentile
+from loadtest.studies.conversations import words
+
+app = typer.Typer(pretty_exceptions_enable=False)
+
+REQUEST_SECONDS = 60.0
+TOKENS_PER_WORD = 1.35
+"""Of the words in `loadtest.studies.conversations`, with SmolLM2's tokenizer."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """Everything that was measured."""
+
+    ttfts: list[float] = field(default_factory=list)
+    errors: Counter[str] = field(default_factory=Counter)
+    replicas: Counter[str] = field(default_factory=Counter)
+    lags: list[float] = field(default_factory=list)
+    """Seconds by which requests were sent later than planned: the generator's own lag."""
+
+
+async def _one(session: aiohttp.ClientSession, url: str, body: dict[str, object], outcome: Outcome) -> None:
+    started = time.perf_counter()
+    try:
+        async with session.post(url, json=body) as response:
+            first = await response.content.readany()
+            ttft = time.perf_counter() - started
+            rest = first + await response.content.read()
+            if response.status != 200 or b"data: [DONE]" not in rest or b'"error"' in rest:
+                outcome.errors[f"{response.status} {rest[-200:].decode(errors='replace')}"] += 1
+                return
+            outcome.ttfts.append(ttft)
+            outcome.replicas[response.headers.get("x-warmroute-replica", "")] += 1
+    except (aiohttp.ClientError, TimeoutError) as error:
+        outcome.errors[type(error).__name__] += 1
+
+
+async def run(
+    router: str,
+    model: str,
+    rate: float,
+    seconds: float,
+    prompt_tokens: int,
+    conversations: int,
+    max_tokens: int,
+    seed: int = 1,
+) -> Outcome:
+    """Send ``rate`` requests a second, each continuing one of the conversations' prompts."""
+    source = random.Random(seed)
+    count = round(prompt_tokens / TOKENS_PER_WORD)
+    prompts = [words(count, source) for _ in range(conversations)]
+    outcome = Outcome()
+    url = f"{router.rstrip('/')}/v1/chat/completions"
+    timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
+    total = round(rate * seconds)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("requests", total=total)
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session,
+            asyncio.TaskGroup() as tasks,
+        ):
+            begin = time.perf_counter()
+            for number in range(total):
+                planned = begin + number / rate
+                await asyncio.sleep(max(0.0, planned - time.perf_counter()))
+                outcome.lags.append(time.perf_counter() - planned)
+                text = f"{source.choice(prompts)} {number}"
+                body = {
+                    "model": model,
+                    "messages": [{"role": "user", "content": text}],
+                    "max_tokens": max_tokens,
+                    "stream": True,
+                }
+                tasks.create_task(_one(session, url, body, outcome))
+                progress.advance(task)
+    return outcome
+
+
+@app.command()
+def main(
+    router: str = "http://127.0.0.1:8000",
+    model: str = "SmolLM2-135M-Instruct",
+    rate: Annotated[float, typer.Option(help="Requests per second.")] = 50.0,
+    seconds: float = 60.0,
+    prompt_tokens: int = 1500,
+    conversations: Annotated[int, typer.Option(help="Distinct prompts that requests repeat.")] = 64,
+    max_tokens: int = 16,
+) -> None:
+    """Print errors, TTFT, and the generator's own lag; exit with 1 when a request failed."""
+    outcome = asyncio.run(run(router, model, rate, seconds, prompt_tokens, conversations, max_tokens))
+    console = Console()
+    if outcome.ttfts:
+        console.print(
+            f"{len(outcome.ttfts)} answered; TTFT p50 {percentile(outcome.ttfts, 50) * 1000:.0f} ms, "
+            f"p99 {percentile(outcome.ttfts, 99) * 1000:.0f} ms; "
+            f"generator's lag p99 {percentile(outcome.lags, 99) * 1000:.1f} ms"
+        )
+    console.print(f"requests per replica: {dict(sorted(outcome.replicas.items()))}")
+    console.print(f"errors: {dict(outcome.errors) or 'none'}")
+    raise SystemExit(1 if outcome.errors else 0)
+
+
+if __name__ == "__main__":
+    app()

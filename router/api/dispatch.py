@@ -1,0 +1,250 @@
+"""From a prepared prompt to the first bytes of an answer: decide, book, send, and try elsewhere on
+failure."""
+
+import asyncio
+import math
+import time
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+
+from cluster.fleet.booking import Booking
+from cluster.fleet.fleet import Fleet
+from cluster.fleet.replicas import Model
+from cluster.protocol.wire import ReplicaState
+from policies.types import Decision, NoReplicaError, Policy, Request, Snapshot
+from router.errors import (
+    AttemptFailedError,
+    NoReplicaReadyError,
+    Repeat,
+    UpstreamError,
+)
+from router.explain.explainer import Explainer
+from router.explain.misses import Considered
+from router.health.probes import Probes
+from router.health.readiness import without_replicas
+from router.observe.accounting import RequestRecord
+from router.requests.prompts import PreparedPrompt
+from router.requests.schema import Call
+from router.settings import RouterSettings
+from router.steer.steering import Steering
+from router.upstream.client import Upstream, UpstreamReply
+
+MAX_HELD_SECONDS = 60.0
+"""Longest wait in the router; then a request joins its engine's queue whatever that is believed to be."""
+LOOK_SECONDS = 1.0
+"""How often a request that waits makes sure that what it waits for can still come."""
+MAX_HARMFUL_ATTEMPTS = 2
+"""Attempts of one request after which an engine was dead or reported an error: it may be the cause."""
+
+
+@dataclass(slots=True)
+class Exchange:
+    """An answer under way and the load booked for it. `close` it, however it ends."""
+
+    reply: UpstreamReply
+    booking: Booking
+
+    def close(self, succeeded: bool) -> None:
+        """Give back the booking and the connection; only the first call counts."""
+        self.booking.release(time.monotonic(), succeeded)
+        self.reply.close()
+
+
+class Dispatcher:
+    """Sends requests to replicas."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        upstream: Upstream,
+        probes: Probes,
+        steering: Steering,
+        explainer: Explainer,
+        settings: RouterSettings,
+    ) -> None:
+        self._fleet = fleet
+        self._explainer = explainer
+        self._upstream = upstream
+        self._probes = probes
+        self._steering = steering
+        self._settings = settings
+
+    async def start(
+        self, call: Call, prompt: PreparedPrompt, record: RequestRecord, headers: Mapping[str, str]
+    ) -> Exchange:
+        """Send a request to the best replica, and to the next best while no byte of an answer has come and
+        the failure is not the request's own.
+
+        Raises `NoReplicaReadyError`, `UnknownModelError` or `UpstreamError`.
+        """
+        body = call.upstream_body()
+        record.assignment = assignment = self._steering.policy_for(prompt.conversation_key)
+        failures: dict[str, AttemptFailedError] = {}
+        harmful = 0
+        while True:
+            booking, room_tokens = self._decide(call, prompt, assignment.policy, record, failures)
+            replica = booking.replica
+            try:
+                if not await self._turn(booking, room_tokens, record):
+                    booking.release(time.monotonic(), succeeded=False)
+                    continue
+                record.attempts += 1
+                record.sent = time.monotonic()
+                booking.measure_from(record.sent)
+                with self._probes.watched(replica):
+                    reply = await self._upstream.send(
+                        replica.lease.url, call.path, body, headers, streamed=call.stream
+                    )
+            except AttemptFailedError as failure:
+                booking.release(time.monotonic(), succeeded=False)
+                if failure.replica_down:
+                    replica.failed_until = time.monotonic() + self._settings.failed_replica_seconds
+                    self._probes.suspect(replica)
+                failures[replica.lease.replica] = failure
+                harmful += failure.repeat is Repeat.ONCE
+                if (
+                    failure.repeat is Repeat.NEVER
+                    or harmful >= MAX_HARMFUL_ATTEMPTS
+                    or record.attempts >= self._settings.max_attempts
+                ):
+                    raise _failed(record, failure) from failure
+            except BaseException:
+                booking.release(time.monotonic(), succeeded=False)
+                raise
+            else:
+                booking.prefill_done(time.monotonic(), reply.has_token)
+                return Exchange(reply, booking)
+
+    async def _turn(self, booking: Booking, room_tokens: float, record: RequestRecord) -> bool:
+        """Wait in the router until the engine has room. False when the replica takes no requests any more."""
+        fleet = self._fleet
+        if fleet.has_room(booking, room_tokens):
+            return True
+        turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        began = time.monotonic()
+        limit = began + MAX_HELD_SECONDS - record.held_seconds
+        if began >= limit or not fleet.hold(booking, room_tokens, record.started, turn.set_result):
+            return True
+        fleet.waiting_requests += 1
+        try:
+            while not turn.done() and fleet.sees_progress(booking) and time.monotonic() < limit:
+                await asyncio.wait([turn], timeout=min(LOOK_SECONDS, limit - time.monotonic()))
+                fleet.forget_until(time.monotonic())
+        finally:
+            fleet.waiting_requests -= 1
+            record.held_seconds += time.monotonic() - began
+        booking.let_go()
+        return fleet.takes_requests(booking.replica, time.monotonic())
+
+    def _decide(
+        self,
+        call: Call,
+        prompt: PreparedPrompt,
+        policy: Policy,
+        record: RequestRecord,
+        failures: Mapping[str, AttemptFailedError],
+    ) -> tuple[Booking, float]:
+        """Choose a replica and book it, without giving control to anybody in between.
+
+        The number says how many tokens its engine may still have to compute when the request is sent.
+        """
+        started = time.perf_counter()
+        model = self._fleet.models.get(call.model)
+        if model is None:
+            raise without_replicas(self._fleet, call.model)
+        snapshot, decision = self._choose(model, prompt, policy, record, failures)
+        replica = model.replicas[decision.row]
+        expected = int(snapshot.cached_tokens[decision.row])
+        booking = self._fleet.book(
+            replica,
+            prompt.keys,
+            prompt.prompt_tokens,
+            expected,
+            prompt.conversation_key,
+            streamed=call.stream,
+        )
+        record.replica = replica.lease.replica
+        record.reason = "retry" if failures else decision.reason
+        record.expected_cached_tokens = expected
+        record.seconds_per_token = replica.pace.seconds_per_token
+        record.considered = _considered(snapshot, decision)
+        record.decided = time.monotonic()
+        record.decision_seconds = time.perf_counter() - started
+        cached = snapshot.cached_tokens
+        record.available_cached_tokens = available = cached.item(cached.argmax())  # sooner than cached.max()
+        record.prospect = self._explainer.look(call, prompt, model, decision.row, expected, available)
+        return booking, decision.room_tokens
+
+    def _choose(
+        self,
+        model: Model,
+        prompt: PreparedPrompt,
+        policy: Policy,
+        record: RequestRecord,
+        failures: Mapping[str, AttemptFailedError],
+    ) -> tuple[Snapshot, Decision]:
+        """The policy's choice among sound replicas; else among those that failed others, those that only
+        seem to be out of reach, or, at last, those that failed us.
+        """
+        request = Request(prompt.prompt_tokens, prompt.opening_tokens, prompt.conversation_key)
+        useless = [name for name, failure in failures.items() if failure.timed_out or failure.answered]
+        for excluded, heed_failures, reachable in (
+            (failures, True, True),
+            (failures, False, True),
+            (failures, False, False),
+            (useless, False, True),
+        ):
+            snapshot = self._fleet.snapshot(
+                model,
+                prompt.keys,
+                prompt.prompt_tokens,
+                time.monotonic(),
+                excluded,
+                prompt.conversation_key,
+                heed_failures,
+            )
+            with suppress(NoReplicaError):
+                if reachable:
+                    return snapshot, policy(request, snapshot)
+                snapshot = _out_of_reach(snapshot, model, excluded)
+                return snapshot, policy(request, snapshot)._replace(room_tokens=math.inf)
+        if failures and model.ready:
+            raise _failed(record, list(failures.values())[-1])
+        if any(replica.drained for replica in model.replicas):
+            raise NoReplicaReadyError(f"No replica of {model.name!r} takes requests: some are drained.")
+        raise NoReplicaReadyError(f"No replica of {model.name!r} is ready; try again shortly.")
+
+
+def _out_of_reach(snapshot: Snapshot, model: Model, excluded: Collection[str]) -> Snapshot:
+    """The same, but only replicas are eligible that agents cannot reach. A busy engine may look like that."""
+    eligible = [
+        replica.lease.state is ReplicaState.UNREACHABLE and not replica.drained and name not in excluded
+        for name, replica in zip(model.ids, model.replicas, strict=True)
+    ]
+    return snapshot._replace(eligible=np.array(eligible, dtype=np.bool_))
+
+
+def _considered(snapshot: Snapshot, decision: Decision) -> Considered:
+    return Considered(
+        snapshot.replicas,
+        decision.row,
+        snapshot.eligible,
+        snapshot.cached_tokens,
+        snapshot.queued_tokens,
+        snapshot.running,
+        decision.costs,
+        snapshot.home,
+        snapshot.caches_seen,
+    )
+
+
+def _failed(record: RequestRecord, last: AttemptFailedError) -> UpstreamError:
+    several = f"All {record.attempts} attempts failed; the last one" if record.attempts > 1 else ""
+    return UpstreamError(
+        f"{several or 'The request failed'}: {last}",
+        status=504 if last.timed_out else 502,
+        retry_after=None if last.repeat is Repeat.NEVER else 1,
+    )

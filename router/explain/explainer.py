@@ -1,0 +1,137 @@
+"""Explains misses: says before a request is sent why each of its tokens would have to be computed, and
+afterwards why those were that the engine did not find in its cache.
+"""
+
+import msgspec
+
+from cluster.fleet.fleet import Fleet
+from cluster.fleet.replicas import Model
+from cluster.index.block_table import BlockKeys
+from cluster.index.evicted_blocks import Fate
+from router.explain.conversations import (
+    MAX_REQUEST_BYTES,
+    Conversations,
+    Messages,
+    Turn,
+    marks_of,
+    opening_mark,
+)
+from router.explain.divergence import first_change
+from router.explain.misses import Divergence, Misses, Reason, Spans, attribute
+from router.http.sse import Usage
+from router.requests.bodies import INLINE_SECONDS, parse_seconds
+from router.requests.prompts import PreparedPrompt
+from router.requests.schema import Call
+
+FATES = {Fate.EVICTED: Reason.EVICTED, Fate.LOST: Reason.REPLICA_LOST}
+
+
+class Prospect(msgspec.Struct, gc=False):
+    """What a decision knew of one prompt."""
+
+    spans: Spans
+    keys: BlockKeys
+    block_size: int
+    prompt_tokens: int
+    divergence: Divergence | None
+    raw: bytes
+    """The body, where it is worth remembering."""
+    namespace: int
+    marks: list[int]
+    """Of the conversation; none when it cannot be told from others."""
+
+
+class Explainer:
+    """Knows what was sent before and what became of it."""
+
+    def __init__(self, fleet: Fleet, conversations: Conversations) -> None:
+        self._fleet = fleet
+        self._conversations = conversations
+
+    def look(
+        self, call: Call, prompt: PreparedPrompt, model: Model, row: int, expected: int, available: int
+    ) -> Prospect | None:
+        """Why tokens of this prompt would be computed at a replica, before its blocks are. That is believed
+        to hold ``expected`` tokens, and the best one ``available``. None when nothing is known of its blocks,
+        and for a body that is nested almost as deeply as can be parsed.
+        """
+        try:
+            return self._look(call, prompt, model, row, expected, available)
+        except RecursionError:  # of encoding or comparing messages
+            return None
+
+    def _look(
+        self, call: Call, prompt: PreparedPrompt, model: Model, row: int, expected: int, available: int
+    ) -> Prospect | None:
+        if model.namespace is None or not prompt.exact or not model.replicas[row].lease.publishes_events:
+            return None
+        block_size, keys = model.namespace.block_size, prompt.keys
+        reusable = (prompt.prompt_tokens - 1) // block_size
+        full = min(reusable, len(keys))
+        spans = [(expected, Reason.UNKNOWN), (available, Reason.DIVERTED)]
+        known = available // block_size
+        messages = call.messages
+        marks = marks_of(messages)
+        namespace = hash((model.namespace, call.cache_salt))
+        divergence = None
+        if known < full:
+            for fate, count in self._fleet.index.fates(keys[known:full]):
+                known += count
+                spans.append((known * block_size, FATES[fate]))
+        if known < full and marks:
+            turn = self._conversations.last_turn(marks, namespace)
+            if turn is None:
+                tokens = self._tokens_elsewhere(messages, marks, namespace, prompt, known * block_size)
+                spans.append((min(tokens // block_size, full) * block_size, Reason.OTHER_NAMESPACE))
+            elif known < turn.prompt_tokens // block_size and _answered_before(messages):
+                divergence = _divergence(turn, call, known * block_size)
+                reason = Reason.UNKNOWN if divergence is None else Reason.DIVERGED
+                spans.append((min(turn.tokens // block_size, full) * block_size, reason))
+        spans.append((full * block_size, Reason.COLD))
+        if full < reusable:  # of several prompts in one request only the first has keys
+            spans.append((reusable * block_size, Reason.UNKNOWN))
+        spans.append((prompt.prompt_tokens, Reason.TAIL))
+        raw = call.raw if len(call.raw) <= MAX_REQUEST_BYTES else b""
+        return Prospect(spans, keys, block_size, prompt.prompt_tokens, divergence, raw, namespace, marks)
+
+    def settle(self, prospect: Prospect | None, usage: Usage, answered: bool) -> Misses | None:
+        """Why tokens were computed; None when the engine does not say what it had cached. The conversation of
+        a request that was ``answered`` is remembered.
+        """
+        cached = usage.cached_tokens
+        if prospect is not None and answered and prospect.marks:
+            tokens = usage.prompt_tokens + (usage.completion_tokens or 0)
+            turn = Turn(prospect.raw, usage.prompt_tokens, tokens)
+            self._conversations.keep(prospect.marks[0], prospect.namespace, turn)
+        if cached is None:
+            return None
+        if prospect is None or prospect.prompt_tokens != usage.prompt_tokens:
+            return attribute((), cached, usage.prompt_tokens)
+        spans = prospect.spans
+        believed, _ = spans[0]
+        if cached < believed:
+            first = int(prospect.keys[cached // prospect.block_size])
+            if self._fleet.index.ghosts.fate(first) is Fate.EVICTED:  # between the decision and the engine
+                spans = [(believed, Reason.EVICTED), *spans[1:]]
+        return attribute(spans, cached, usage.prompt_tokens)
+
+    def _tokens_elsewhere(
+        self, messages: Messages, marks: list[int], namespace: int, prompt: PreparedPrompt, known_tokens: int
+    ) -> int:
+        tokens = self._conversations.tokens_elsewhere(marks, namespace)
+        if known_tokens < prompt.opening_tokens and (mark := opening_mark(messages)) is not None:
+            tokens = max(tokens, self._conversations.tokens_elsewhere([mark], namespace))
+            self._conversations.note(mark, namespace, prompt.opening_tokens)
+        return tokens
+
+
+def _answered_before(messages: Messages) -> bool:
+    """Whether this is a later turn: first turns can be alike in many conversations."""
+    return any(message["role"] == "assistant" for message in messages)
+
+
+def _divergence(turn: Turn, call: Call, token: int) -> Divergence | None:
+    if parse_seconds(turn.raw) > INLINE_SECONDS:
+        return None
+    change = first_change(msgspec.json.decode(turn.raw), call.fields)
+    return None if change is None else Divergence(token, change.message, change.role, change.kind)

@@ -1,0 +1,53 @@
+"""Whether a router can serve requests well yet."""
+
+import asyncio
+
+from cluster.fleet.fleet import Fleet
+from cluster.sync.follower import Follower
+from router.errors import ApiError, NoReplicaReadyError, UnknownModelError, quoted
+from router.requests.tokenizers import Tokenizers
+from router.steer.steering import Steering
+
+POLL_SECONDS = 0.05
+
+
+def without_replicas(fleet: Fleet, name: str) -> ApiError:
+    """What a client hears who names a model that no replica serves. One that was served a while ago, and any
+    while this router knows of no replica at all because of Redis, may be there again in a moment.
+    """
+    blind = not fleet.replicas and not (fleet.store_reachable and not fleet.store.refusal)
+    if blind or fleet.served_lately(name):
+        return NoReplicaReadyError(f"No replica serves {quoted(name)} at the moment; try again shortly.")
+    return UnknownModelError(name)
+
+
+class Readiness:
+    """What a router still lacks."""
+
+    def __init__(self, fleet: Fleet, follower: Follower, steering: Steering, tokenizers: Tokenizers) -> None:
+        self._fleet = fleet
+        self._follower = follower
+        self._steering = steering
+        self._tokenizers = tokenizers
+
+    def missing(self) -> list[str]:
+        """All that is missing, in words; empty when requests can be served well."""
+        ready = any(model.ready for model in self._fleet.models.values())
+        return [*self._unknown(), *([] if ready else ["no replica is ready"])]
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until this router knows what the fleet is now, if only that it is empty; at most so long."""
+        for _ in range(round(seconds / POLL_SECONDS)):
+            if not self._unknown():
+                return
+            await asyncio.sleep(POLL_SECONDS)
+
+    def _unknown(self) -> list[str]:
+        synchronised = self._follower.synchronised.is_set() and self._steering.synchronised.is_set()
+        unknown = [] if synchronised else ["the state in Redis has not been read yet"]
+        unknown += [
+            f"the tokenizer of {model.name} has not been checked yet"
+            for model in self._fleet.models.values()
+            if model.ready and not self._tokenizers.settled(model.name)
+        ]
+        return unknown

@@ -1,0 +1,168 @@
+"""What caches have saved, by hour, replica and model.
+
+Every router adds what it has counted to sums of the deployment, one hash per hour in Redis. What could not be
+added is added later, and nothing twice: additions are numbered, and Redis keeps the number of each router's
+last one beside the sums. So one whose outcome is unknown is sent again, and does nothing where it arrived.
+Where Redis has lost the hour, the next addition is all that this router has counted in it; what a failover
+loses of the last ones stays lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import TypeAlias
+
+import msgspec
+
+from cluster.errors import StoreUnavailableError
+from router.history.history_store import HOUR_SECONDS, MAX_ADDED, Counts, HistoryStore, HourSums, Pair
+from router.history.tally import Tally
+
+HELD_HOURS = 24
+"""Of this router's own numbers, for as long as Redis is away."""
+MAX_PAIRS = 4096
+"""Of replica and model in one hour: 2 MB. What further ones do counts for none of them by name."""
+REST: Pair = ("", "")
+
+NOTHING = HourSums({}, 0)
+
+Sums: TypeAlias = dict[Pair, Counts]
+
+
+class SavedHour(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the report."""
+
+    hour: float
+    """When it began, seconds since 1970."""
+    replica: str
+    model: str
+    requests: int
+    prompt_tokens: int
+    saved_tokens: int
+    saved_seconds: float
+
+
+class _Hour:
+    """What this router has counted in one hour, and how much of it Redis has."""
+
+    def __init__(self) -> None:
+        self.counted: Sums = {}
+        self._told: Sums = {}
+        self._sequence = 0
+        """Number of the last addition that was answered."""
+        self._expected = 0
+        """Number that Redis should have as that of the last one."""
+        self._sending: Sums | None = None
+        """The addition whose answer has not come: it is sent again as it is."""
+
+    def count(self, pair: Pair, counts: Counts) -> None:
+        if pair not in self.counted and len(self.counted) >= MAX_PAIRS:
+            pair = REST
+        self.counted[pair] = _plus(self.counted.get(pair), counts)
+
+    async def tell(self, hour: int, store: HistoryStore) -> None:
+        """Add what Redis does not have. Raises `StoreUnavailableError`: then the same is sent again."""
+        while sending := self._next():
+            sequence = self._sequence + 1
+            last = await store.add_savings(hour, sequence, self._expected, sending)
+            self._sending = None
+            if last in (self._expected, sequence):
+                for pair, counts in sending.items():
+                    self._told[pair] = _plus(self._told.get(pair), counts)
+                self._expected = sequence
+            else:  # Redis has lost some
+                self._expected = last
+                if not last:
+                    self._told = {}
+            self._sequence = sequence
+
+    def not_in(self, sums: HourSums) -> Sums:
+        """What this router has counted and the sums in Redis do not hold."""
+        if not sums.sequence:
+            return self.counted
+        missing = self._missing()
+        if self._sending and sums.sequence > self._sequence:  # it arrived, and nobody has said so yet
+            missing = _minus(missing, self._sending)
+        return missing
+
+    def _next(self) -> Sums | None:
+        if self._sending is None:
+            self._sending = dict(islice(self._missing().items(), MAX_ADDED)) or None
+        return self._sending
+
+    def _missing(self) -> Sums:
+        return _minus(self.counted, self._told)
+
+
+class Savings:
+    """This router's sums, and those of all."""
+
+    def __init__(self, store: HistoryStore) -> None:
+        self._store = store
+        self._hours: dict[int, _Hour] = {}
+
+    def add(self, at: float, replica: str, model: str, tally: Tally) -> None:
+        """Count what a replica did for a model in the bucket that began then (seconds since 1970)."""
+        hour = int(at // HOUR_SECONDS)
+        if hour not in self._hours:
+            self._hours[hour] = _Hour()
+            for old in sorted(self._hours)[:-HELD_HOURS]:
+                del self._hours[old]
+        counts = (tally.requests, tally.prompt, tally.delivered, tally.saved)
+        self._hours[hour].count((replica, model), counts)
+
+    async def tell(self) -> None:
+        """Add to Redis what it does not have. Raises `StoreUnavailableError`; the rest follows next time."""
+        for number, hour in list(self._hours.items()):
+            await hour.tell(number, self._store)
+
+    async def report(self, hours: int, now: float) -> list[list[SavedHour]]:
+        """The sums of all routers in each of the last hours, oldest first; without Redis of this one."""
+        current = int(now // HOUR_SECONDS)
+        reachable = True
+        report = []
+        for number in range(current - hours + 1, current + 1):
+            sums = NOTHING
+            if reachable:
+                try:
+                    sums = await self._store.savings(number)
+                except StoreUnavailableError:  # the follower says so
+                    reachable = False
+            own = self._hours[number].not_in(sums) if number in self._hours else {}
+            report.append(list(_rows(number, {**sums.pairs, **_sum(own, sums.pairs)})))
+        return report
+
+
+def _rows(number: int, total: Sums) -> Iterator[SavedHour]:
+    for (replica, model), (requests, prompt, delivered, saved) in sorted(total.items()):
+        yield SavedHour(
+            hour=float(number * HOUR_SECONDS),
+            replica=replica,
+            model=model,
+            requests=requests,
+            prompt_tokens=prompt,
+            saved_tokens=delivered,
+            saved_seconds=saved / 1e6,
+        )
+
+
+def _plus(one: Counts | None, other: Counts) -> Counts:
+    if one is None:
+        return other
+    return (one[0] + other[0], one[1] + other[1], one[2] + other[2], one[3] + other[3])
+
+
+def _sum(sums: Sums, others: Sums) -> Sums:
+    return {pair: _plus(others.get(pair), counts) for pair, counts in sums.items()}
+
+
+def _minus(sums: Sums, less: Sums) -> Sums:
+    """Pairs where something is left."""
+    rest = {}
+    for pair, counts in sums.items():
+        off = less.get(pair, (0, 0, 0, 0))
+        left = (counts[0] - off[0], counts[1] - off[1], counts[2] - off[2], counts[3] - off[3])
+        if any(left):
+            rest[pair] = left
+    return rest

@@ -1,0 +1,198 @@
+"""Turns what a client sends into requests: uvicorn's way, bounded in bytes, in number and in work at a time.
+
+Offers to change the protocol are ignored. What cannot be taken for exactly one request is refused.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from router.errors import ApiError, InvalidRequestError
+from router.http.arrival import Arrival
+
+MAX_HEAD_BYTES = 64 * 1024
+"""How much may come without becoming part of a body: headers, chunk extensions, trailers."""
+MAX_HEADERS = 1024
+MAX_PIPELINED = 16
+"""Requests that are read ahead on one connection. Until then it is read on, so that its end is seen."""
+SLICE_BYTES = 1024
+"""Parsed at a time, which may be 40 requests; but the rest of a body of known length at once."""
+MAX_SLICES = 32
+"""Parsed before other connections have their turn: 32 KiB of one-byte chunks take 7 ms."""
+
+NO_HTTP = "Invalid HTTP request received."
+
+
+class _RefusedError(Exception):
+    """Ends the parser: the head of a request is not acceptable."""
+
+
+class RequestReader(HttpToolsProtocol, ABC):
+    """The reading half of a client's connection. The application gets each request from uvicorn."""
+
+    def __init__(self, body_seconds: float, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._arrival = Arrival(self, self.loop, body_seconds)
+        self._unread: bytes | memoryview = b""
+        self._declared = 0
+        """Length of the body that arrives, by its header; 0 where that does not say."""
+        self._outside_body_bytes = 0
+        self._refused = False
+
+    @abstractmethod
+    def request_is_late(self) -> None:
+        """What has begun to arrive has taken too long."""
+
+    @abstractmethod
+    def _refuse(self, error: ApiError) -> None:
+        """End the connection for what has come. Whole requests before it are still answered."""
+
+    @abstractmethod
+    def _request_began(self) -> None:
+        """The application has been given the request `cycle`, or will be."""
+
+    @abstractmethod
+    def _wants_part(self, body: bytes) -> bool:
+        """Whether a part of the body of `cycle` is to be kept."""
+
+    @abstractmethod
+    def _after_parsing(self) -> None:
+        """Something was parsed."""
+
+    @property
+    def bytes_ahead(self) -> int:
+        """How much is held that belongs to no request yet."""
+        return len(self._unread) + (self._outside_body_bytes if self._arrival.in_head else 0)
+
+    @property
+    def reading_is_paused(self) -> bool:
+        """Whether nothing is read, so that a client cannot be late."""
+        return self.flow.read_paused
+
+    def read_on(self) -> None:
+        """Undo what long bodies and pipelined requests pause, else nobody would see the client leave."""
+        if len(self.pipeline) < MAX_PIPELINED and not self._unread:
+            self.flow.resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what has come."""
+        if self._refused:
+            return
+        if self._unread:  # it will be parsed, see `_parse`
+            self._unread = b"".join((self._unread, data))
+            self.flow.pause_reading()
+        else:
+            self._unread = data
+            self._parse()
+
+    def _parse(self) -> None:
+        """Parse what has been read, as far as it may be for now."""
+        for _ in range(MAX_SLICES):
+            if len(self.pipeline) >= MAX_PIPELINED:
+                self.flow.pause_reading()  # goes on with the next answer
+                break
+            self._parse_slice(self._next_slice())
+            if self._refused or self.transport.is_closing():
+                self._unread = b""
+                return
+            if not self._unread:
+                break
+        else:
+            self.flow.pause_reading()
+            self.loop.call_soon(self._parse_on)
+        self._after_parsing()
+
+    def _next_slice(self) -> bytes | memoryview:
+        data = self._unread
+        if len(data) <= SLICE_BYTES:
+            self._unread = b""
+            return data
+        arrival, view = self._arrival, memoryview(data)
+        rest_of_body = self._declared - arrival.received if arrival.in_body else 0
+        size = max(SLICE_BYTES, rest_of_body)
+        self._unread = view[size:]
+        return view[:size]
+
+    def _parse_on(self) -> None:
+        if self._unread and not self.transport.is_closing():
+            self._parse()
+            self.read_on()
+
+    def _parse_slice(self, data: bytes | memoryview) -> None:
+        self._outside_body_bytes += len(data)
+        try:
+            while True:
+                try:
+                    self.parser.feed_data(data)
+                    break
+                except httptools.HttpParserUpgrade as upgrade:
+                    data = memoryview(data)[upgrade.args[0] :]
+                    self._read_without_upgrade()
+        except httptools.HttpParserError as error:
+            reason = error.__context__
+            self._refuse(InvalidRequestError(str(reason) if isinstance(reason, _RefusedError) else NO_HTTP))
+            return
+        if self._outside_body_bytes > MAX_HEAD_BYTES or len(self.headers or ()) > MAX_HEADERS:
+            self._refuse(
+                InvalidRequestError(f"More than {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} lines of headers.")
+            )
+
+    def _read_without_upgrade(self) -> None:
+        """Read the last head again without its offer to change the protocol.
+
+        The parser takes what follows an offer for the other protocol. We accept none, so it is the body.
+        """
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        lines = [b"%b %b HTTP/%b\r\n" % (method, self.url, version.encode())]
+        lines += [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self.parser.feed_data(b"".join(lines) + b"\r\n")
+
+    # ---- called by the parser ----
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._arrival.head_begins()
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header; trailers are dropped, they could pretend to be one."""
+        if self._arrival.in_head:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The request is given to the application."""
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise _RefusedError("This is no proxy.")
+            return  # read again, see `_read_without_upgrade`
+        hosts = self._declared = 0
+        for name, value in self.headers:
+            if name == b"host":
+                hosts += 1
+            elif name == b"content-length":
+                self._declared = int(value)
+        if hosts != 1 and (hosts or self.parser.get_http_version() != "1.0"):
+            raise _RefusedError("A request needs one Host header.")
+        self._arrival.body_begins()
+        self._outside_body_bytes = 0
+        super().on_headers_complete()
+        self._request_began()
+
+    def on_body(self, body: bytes) -> None:
+        """Some bytes of a body."""
+        self._outside_body_bytes = 0
+        self._arrival.received += len(body)
+        if not self.cycle.response_complete and self._wants_part(body):
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is complete."""
+        if self.parser.should_upgrade():
+            return
+        self._outside_body_bytes = 0
+        self._arrival.ends()
+        super().on_message_complete()

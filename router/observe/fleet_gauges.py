@@ -1,0 +1,87 @@
+"""What Prometheus' gauges show of a router: its fleet, its index, its Redis, its log."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+from cluster.fleet.fleet import Fleet
+from cluster.log import num_lines_dropped
+from cluster.protocol.wire import ReplicaState
+
+AmongWorkers = Literal["livesum", "livemax"]
+"""What a gauge shows for several processes: their sum, or, of what all of them see, the largest."""
+
+
+class FleetGauge(NamedTuple):
+    """One gauge, and where its value is read."""
+
+    name: str
+    documentation: str
+    read: Callable[[], float]
+    among: AmongWorkers = "livemax"
+
+
+def fleet_gauges(fleet: Fleet) -> Sequence[FleetGauge]:
+    """All gauges without labels."""
+    replicas, index, store = fleet.replicas, fleet.index, fleet.store
+    return (
+        FleetGauge(
+            "warmroute_open_bookings",
+            "Requests booked on replicas",
+            lambda: fleet.open_bookings,
+            "livesum",
+        ),
+        FleetGauge(
+            "warmroute_waiting_requests",
+            "Booked requests that wait in the router for room at an engine",
+            lambda: fleet.waiting_requests,
+            "livesum",
+        ),
+        FleetGauge("warmroute_index_blocks", "Distinct blocks in the prefix index", lambda: len(index)),
+        FleetGauge(
+            "warmroute_index_refused_blocks",
+            "Blocks not taken in because the index was full",
+            lambda: index.refused_blocks,
+        ),
+        FleetGauge(
+            "warmroute_index_ghosts",
+            "Blocks remembered that nobody holds any more",
+            lambda: len(index.ghosts),
+        ),
+        FleetGauge(
+            "warmroute_index_repairs",
+            "Replicas read anew because the index differed from Redis",
+            lambda: fleet.num_repairs,
+            "livesum",
+        ),
+        FleetGauge("warmroute_redis_reachable", "1 while Redis answers", lambda: fleet.store_reachable),
+        FleetGauge(
+            "warmroute_redis_refuses_writes", "1 while Redis refuses writes", lambda: bool(store.refusal)
+        ),
+        FleetGauge(
+            "warmroute_redis_round_trip_seconds",
+            "How long Redis took for this router's last write",
+            lambda: store.seconds(time.monotonic()),
+        ),
+        FleetGauge(
+            "warmroute_other_routers",
+            "Other routers whose bookings are known",
+            lambda: len(fleet.peers.by_router()),
+        ),
+        FleetGauge(
+            "warmroute_ready_replicas",
+            "Replicas that take requests",
+            lambda: sum(replica.lease.state is ReplicaState.READY for replica in replicas.values()),
+        ),
+        FleetGauge(
+            "warmroute_missing_leases",
+            "Replicas that serve on though Redis has no lease of them",
+            lambda: sum(replica.lease_missing_since is not None for replica in replicas.values()),
+        ),
+        FleetGauge(
+            "warmroute_log_lines_dropped",
+            "Log lines that could not be written",
+            num_lines_dropped,
+            "livesum",
+        ),
+    )

@@ -1,0 +1,176 @@
+"""Parses request bodies without holding up the event loop.
+
+What is long is parsed in a thread. But a JSON parser holds the interpreter's lock from the first byte to the
+last, and a body of millions of small values takes it seconds. Such a body goes to a process of its own, which
+ends with its client, and which says only what routing cannot do without: its prompt gets no keys.
+
+    python -m router.requests.bodies PATH BYTES SCOPE < BODY
+"""
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Hashable, Mapping
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from router.errors import ApiError, InvalidRequestError, OverloadedError
+from router.requests.prompt_threads import Pause, PromptBusyError, PromptThreads
+from router.requests.schema import CHAT_PATH, COMPLETION_PATH, Call, parse_chat, parse_completion
+
+PARSERS: Mapping[str, Callable[[bytes], Call]] = {
+    CHAT_PATH: parse_chat,
+    COMPLETION_PATH: parse_completion,
+}
+
+UNMEASURED_BYTES = 32 * 1024
+"""Up to this size the worst body is parsed in 4 ms."""
+INLINE_BYTES = 1024 * 1024
+INLINE_SECONDS = 0.008
+"""Parsed on the event loop up to this size and estimate; else in a thread."""
+THREAD_SECONDS = 0.02
+"""Parsed in a thread up to this estimate, in which nobody else runs; else in a process."""
+
+SECONDS_PER_CHARACTER = {"{": 270e-9, "[": 55e-9, ",": 55e-9, "\\": 10e-9}
+"""How long the parser takes for a value or an escape, as measured by ``python -m
+loadtest.studies.tokenising``.
+"""
+SECONDS_PER_BYTE = 0.8e-9
+COUNTED_BYTES = 1024 * 1024
+"""Looked at in one go."""
+
+CHILD_SECONDS = 20
+"""CPU time that a process may take."""
+CHILD_BYTES_PER_BYTE, CHILD_BYTES = 128, 512 * 1024 * 1024
+"""Memory that it may take: for each byte of the body, and besides."""
+POLL_SECONDS = 0.05
+"""How often it is seen whether anybody still waits for a process."""
+
+
+class Outline(msgspec.Struct, frozen=True, tag=True):
+    """What routing cannot do without, of a request that is not parsed in this process."""
+
+    model: str
+    stream: bool
+    wants_usage: bool
+    cache_salt: str
+    conversation: bytes
+    upstream: bytes
+    """What to send to the engine; empty for the client's own bytes."""
+
+    def call(self, path: str, raw: bytes) -> Call:
+        """The request, without its fields."""
+        return Call(
+            path=path,
+            model=self.model,
+            stream=self.stream,
+            wants_usage=self.wants_usage,
+            cache_salt=self.cache_salt,
+            conversation=self.conversation,
+            fields={},
+            tokenisable=False,
+            raw=raw,
+            upstream=self.upstream or raw,
+        )
+
+
+class Refusal(msgspec.Struct, frozen=True, tag=True):
+    """Why the body is no request."""
+
+    message: str
+    param: str | None
+
+
+async def parse_body(path: str, raw: bytes, scope: str, threads: PromptThreads, client: Hashable) -> Call:
+    """Parse the body of a request to this path, isolated for a scope.
+
+    Raises `InvalidRequestError` for a body that is none, and `OverloadedError` when its client has too many
+    long ones waiting.
+    """
+    if len(raw) <= UNMEASURED_BYTES or (len(raw) <= INLINE_BYTES and parse_seconds(raw) <= INLINE_SECONDS):
+        return PARSERS[path](raw).isolated(scope)
+    try:
+        return await threads.run(client, len(raw), lambda pause: _parse_in_thread(path, raw, scope, pause))
+    except PromptBusyError as error:
+        raise OverloadedError(f"The request body has not been read: {error}.") from error
+
+
+def parse_seconds(raw: bytes) -> float:
+    """How long it takes to parse JSON, at least; nothing is looked at beyond `THREAD_SECONDS`."""
+    seconds = len(raw) * SECONDS_PER_BYTE
+    data = np.frombuffer(raw, dtype=np.uint8)
+    for start in range(0, len(data), COUNTED_BYTES):
+        part = data[start : start + COUNTED_BYTES]
+        seconds += sum(_count(part, character) * each for character, each in SECONDS_PER_CHARACTER.items())
+        if seconds > THREAD_SECONDS:
+            break
+    return seconds
+
+
+def _count(data: NDArray[np.uint8], character: str) -> int:
+    return int(np.count_nonzero(data == ord(character)))
+
+
+def _parse_in_thread(path: str, raw: bytes, scope: str, pause: Pause) -> Call:
+    if parse_seconds(raw) <= THREAD_SECONDS:
+        return PARSERS[path](raw).isolated(scope)
+    with open(os.memfd_create("body"), "w+b") as body:
+        body.write(raw)
+        body.seek(0)
+        child = subprocess.Popen(
+            [sys.executable, "-m", "router.requests.bodies", path, str(len(raw)), scope],
+            stdin=body,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"},
+        )
+    try:
+        answer = _answer_of(child, pause)
+    finally:
+        child.kill()
+        child.communicate()  # also closes its pipe
+    if child.returncode:
+        raise InvalidRequestError("The request body holds too many values.")
+    outline = msgspec.msgpack.decode(answer, type=Outline | Refusal)
+    if isinstance(outline, Refusal):
+        raise InvalidRequestError(outline.message, outline.param)
+    return outline.call(path, raw)
+
+
+def _answer_of(child: "subprocess.Popen[bytes]", pause: Pause) -> bytes:
+    while True:
+        try:
+            return child.communicate(timeout=POLL_SECONDS)[0]
+        except subprocess.TimeoutExpired:
+            pause()
+
+
+def main(path: str, num_bytes: int, scope: str) -> int:
+    """Parse the body on standard input, and write its outline to standard output."""
+    resource.setrlimit(resource.RLIMIT_CPU, (CHILD_SECONDS, CHILD_SECONDS))
+    memory = CHILD_BYTES + CHILD_BYTES_PER_BYTE * num_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    raw = sys.stdin.buffer.read()
+    answer: Outline | Refusal
+    try:
+        call = PARSERS[path](raw).isolated(scope)
+        upstream = call.upstream_body()
+        answer = Outline(
+            model=call.model,
+            stream=call.stream,
+            wants_usage=call.wants_usage,
+            cache_salt=call.cache_salt,
+            conversation=call.conversation,
+            upstream=b"" if upstream is raw else upstream,
+        )
+    except ApiError as error:
+        answer = Refusal(error.message, error.param)
+    sys.stdout.buffer.write(msgspec.msgpack.encode(answer))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), sys.argv[3]))

@@ -1,0 +1,199 @@
+"""From a request body to what a decision needs: token counts, block keys, and a conversation key."""
+
+from collections.abc import Hashable, Iterable
+from dataclasses import replace
+from functools import lru_cache
+from typing import NamedTuple
+
+import msgspec
+
+from cluster.errors import PromptError
+from cluster.fleet.replicas import Model
+from cluster.index.block_table import NO_KEYS, BlockKeys
+from cluster.prompts.prompt_keys import KeyedPrompt, PendingPrompt
+from cluster.prompts.tokenizer import PromptTokenizer
+from cluster.protocol.block_keys import Namespace
+from router.errors import ContextTooLongError
+from router.requests.prompt_threads import Pause, PromptBusyError, PromptThreads
+from router.requests.schema import Call
+
+INLINE_BYTES = 1024 * 1024
+INLINE_PIECES = 512
+INLINE_SHAPING_BYTES = 32 * 1024
+"""Up to this size, so many messages, parts or prompts, and so much JSON besides texts, requests are rendered
+and looked up on the event loop: at most 5 ms."""
+INLINE_NEW_BYTES = 8 * 1024
+"""Up to this size new text is tokenised on the event loop: at most 7 ms. More goes to a thread."""
+MAX_PIECES = 32 * 1024
+MAX_SHAPING_BYTES = 1024 * 1024
+"""Requests with more are not rendered here: it would take seconds."""
+MAX_PART_BYTES = 512 * 1024
+"""Texts without a place to be cut at for so long are not tokenised here: that could not be abandoned."""
+SHAPING_FIELDS = ("tools", "documents", "chat_template_kwargs")
+
+NO_NAMESPACE = Namespace(model="", tokenizer_fingerprint="", block_size=0)
+"""Of a model whose blocks cannot be seen: nothing gets keys."""
+
+MAX_ROOTS = 1024
+"""Tenants' namespaces whose roots are remembered: 2 us each."""
+
+CHARACTERS_PER_TOKEN = 4
+"""Guess for prompts that cannot be tokenised here; only their load is estimated with it."""
+
+
+class PreparedPrompt(msgspec.Struct, frozen=True):
+    """A prompt as routing sees it."""
+
+    keys: BlockKeys
+    """Block keys; none when the prompt could not be tokenised here."""
+    prompt_tokens: int
+    """Exact when ``exact``, otherwise guessed from the size of the body."""
+    opening_tokens: int
+    conversation_key: int
+    exact: bool
+
+
+async def prepare(
+    call: Call, model: Model, tokenizer: PromptTokenizer | None, threads: PromptThreads, client: Hashable
+) -> PreparedPrompt:
+    """Tokenise a request's prompt and compute its block keys, as far as the last turn has not done so.
+
+    Without a tokenizer, or for a prompt that only the engine can render or that takes too long here, the
+    result has no keys, and the ring places the conversation. Long prompts are worked on in ``threads``, where
+    clients take turns. Raises `ContextTooLongError` when the prompt cannot fit into the model's context.
+    """
+    conversation_key = call.conversation_key(call.cache_salt.encode())
+    prompts = (
+        await _keyed(call, model, tokenizer, threads, client) if tokenizer and call.tokenisable else None
+    )
+    if prompts is None:
+        return PreparedPrompt(
+            keys=NO_KEYS,
+            prompt_tokens=max(1, len(call.raw) // CHARACTERS_PER_TOKEN),
+            opening_tokens=0,
+            conversation_key=conversation_key,
+            exact=False,
+        )
+    for prompt in prompts:
+        _require_fit(call, model, prompt.num_tokens)
+    return PreparedPrompt(
+        keys=prompts[0].keys,
+        prompt_tokens=sum(prompt.num_tokens for prompt in prompts),
+        opening_tokens=prompts[0].opening_tokens,
+        conversation_key=conversation_key,
+        exact=True,
+    )
+
+
+async def _keyed(
+    call: Call, model: Model, tokenizer: PromptTokenizer, threads: PromptThreads, client: Hashable
+) -> list[KeyedPrompt] | None:
+    """All prompts of the request (a text completion may hold several); None when they cannot be computed."""
+    try:
+        size = Size.of(call)
+        if size.is_excessive:
+            return None
+        if not size.is_small:
+            return await threads.run(
+                client,
+                len(call.raw),
+                lambda pause: _finish(_look_up(call, model, tokenizer, pause), pause),
+            )
+        pending = _look_up(call, model, tokenizer)
+        new_bytes = sum(prompt.new_bytes for prompt in pending)
+        if new_bytes > INLINE_NEW_BYTES:
+            return await threads.run(client, new_bytes, lambda pause: _finish(pending, pause))
+        return _finish(pending)
+    except (PromptError, PromptBusyError):
+        # What the template refuses, the engine refuses too, and says why better than we could. Prompts with
+        # images are rendered by the engine alone.
+        return None
+
+
+class Size(NamedTuple):
+    """How much work it is to render a request, and to look up what is known of it."""
+
+    num_bytes: int
+    pieces: int
+    """Messages and their parts, or prompts."""
+    shaping_bytes: int
+    """JSON that templates write out or read, besides the texts of messages."""
+
+    @classmethod
+    def of(cls, call: Call) -> "Size":
+        """That of a request. It is not measured further where the bytes are few."""
+        num_bytes = len(call.raw)
+        if num_bytes <= INLINE_SHAPING_BYTES:
+            return cls(num_bytes, 0, 0)
+        messages = call.messages
+        if not messages:
+            prompt = call.fields["prompt"]
+            several = isinstance(prompt, list) and not isinstance(prompt[0], int)
+            return cls(num_bytes, len(prompt) if several else 1, 0)
+        shaping = [call.fields[name] for name in SHAPING_FIELDS if name in call.fields]
+        pieces = len(messages)
+        for message in messages[:MAX_PIECES]:
+            if isinstance(content := message.get("content"), list):
+                pieces += len(content)
+            if "tool_calls" in message:
+                shaping.append(message["tool_calls"])
+        return cls(num_bytes, pieces, len(msgspec.json.encode(shaping)) if shaping else 0)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the event loop can do it."""
+        return (
+            self.num_bytes <= INLINE_BYTES
+            and self.pieces <= INLINE_PIECES
+            and self.shaping_bytes <= INLINE_SHAPING_BYTES
+        )
+
+    @property
+    def is_excessive(self) -> bool:
+        """Whether not even a thread should do it."""
+        return self.pieces > MAX_PIECES or self.shaping_bytes > MAX_SHAPING_BYTES
+
+
+def _look_up(
+    call: Call, model: Model, tokenizer: PromptTokenizer, pause: Pause = lambda: None
+) -> list[PendingPrompt]:
+    """The request's prompts, and how much of them is known. Only the first one gets keys."""
+    fields, namespace = call.fields, model.namespace or NO_NAMESPACE
+    root = _root(namespace, call.cache_salt)
+    if call.messages:
+        pending = [tokenizer.keyed_chat(fields, root, namespace.block_size)]
+    else:
+        prompt = fields["prompt"]
+        several = isinstance(prompt, list) and not isinstance(prompt[0], int)
+        special = fields.get("add_special_tokens")
+        pending = []
+        for number, one in enumerate(prompt if several else [prompt]):
+            block_size = 0 if number else namespace.block_size
+            pending.append(
+                tokenizer.keyed_completion(one, root, block_size, add_special_tokens=special is not False)
+            )
+            pause()
+    for each in pending:
+        _require_fit(call, model, each.least_tokens, "at least ")
+        if each.longest_new_part > MAX_PART_BYTES:
+            raise PromptError("the text has no place to be cut at")
+    return pending
+
+
+def _require_fit(call: Call, model: Model, num_tokens: int, at_least: str = "") -> None:
+    if model.max_model_len and num_tokens >= model.max_model_len:
+        raise ContextTooLongError(
+            f"This model's maximum context length is {model.max_model_len} tokens. "
+            f"However, your prompt has {at_least}{num_tokens} tokens: no room for an answer.",
+            param="messages" if call.messages else "prompt",
+        )
+
+
+@lru_cache(MAX_ROOTS)
+def _root(namespace: Namespace, cache_salt: str) -> bytes:
+    """Of one tenant's namespace."""
+    return replace(namespace, cache_salt=cache_salt).root()
+
+
+def _finish(pending: Iterable[PendingPrompt], pause: Pause | None = None) -> list[KeyedPrompt]:
+    return [prompt.finish(pause) for prompt in pending]

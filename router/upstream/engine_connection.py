@@ -1,0 +1,255 @@
+"""One connection to an engine: HTTP/1.1 on httptools, without a task or a timer per request."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+import httptools
+
+from router.http.time_limits import NEVER
+
+MAX_HEAD_BYTES = 64 * 1024
+"""How much may come without becoming part of a body: headers, interim answers, chunk extensions, trailers."""
+
+
+class Receiver(Protocol):
+    """Takes one answer. After `finished`, `failed` or `overdue` nothing more comes."""
+
+    def began(self, status: int, content_type: str) -> None:
+        """The headers are complete."""
+
+    def received(self, data: bytes) -> None:
+        """Some bytes of the body."""
+
+    def finished(self) -> None:
+        """The body was complete."""
+
+    def failed(self, reason: str, *, unanswered: bool) -> None:
+        """The answer broke off. ``unanswered``: a connection used before, and not one byte came."""
+
+    def overdue(self) -> None:
+        """The deadline has passed; the connection is cut."""
+
+
+class ChunkReceiver(Protocol):
+    """Takes chunks of an answer in the frames of their transfer encoding, as they are."""
+
+    def took_chunk(self, data: bytes) -> bool:
+        """Take what has been read between two chunks, if it is exactly one. False: it comes again, parsed."""
+
+
+class EngineConnection(asyncio.Protocol):
+    """Carries one request at a time.
+
+    ``on_free`` is called when it can carry another one, ``on_lost`` when it has ended.
+    """
+
+    __slots__ = (  # every object that a chunk touches is a miss of the processor's cache
+        "_answered",
+        "_between_chunks",
+        "_body",
+        "_chunk_complete",
+        "_chunks_to",
+        "_complete",
+        "_content_type",
+        "_has_length",
+        "_head_complete",
+        "_idle_seconds",
+        "_keep_alive",
+        "_loop",
+        "_on_free",
+        "_on_lost",
+        "_outside_body_bytes",
+        "_parser",
+        "_paused",
+        "_receiver",
+        "_surplus",
+        "_transport",
+        "_used_before",
+        "deadline",
+        "heard_at",
+    )
+
+    def __init__(
+        self,
+        on_free: Callable[["EngineConnection"], None],
+        on_lost: Callable[["EngineConnection"], None],
+    ) -> None:
+        self.deadline = NEVER
+        """See `router.http.time_limits.Watched`. Ends the wait of the receiver, or the connection's idling.
+        """
+        self.heard_at = float("-inf")
+        """When the engine sent its last bytes, in the event loop's time in seconds."""
+        self._on_free = on_free
+        self._on_lost = on_lost
+        self._parser = httptools.HttpResponseParser(self)
+        self._transport: asyncio.Transport
+        self._receiver: Receiver | None = None
+        self._loop = asyncio.get_running_loop()
+        self._used_before = False
+        self._paused = False
+        self._begin()
+
+    def _begin(self) -> None:
+        self._answered = self._head_complete = self._complete = self._keep_alive = False
+        self._has_length = self._surplus = self._chunk_complete = self._between_chunks = False
+        self._chunks_to: ChunkReceiver | None = None
+        self._idle_seconds = 0.0
+        self._content_type = "application/json"
+        self._outside_body_bytes = 0
+        self._body: list[bytes] = []
+
+    def send(self, request: bytes, receiver: Receiver) -> None:
+        """Send a request; the receiver gets the answer."""
+        self._begin()
+        self._receiver = receiver
+        self._transport.write(request)
+
+    def offer_chunks(self, receiver: ChunkReceiver, idle_seconds: float) -> None:
+        """From now on let this receiver see what is read between two chunks before the parser does.
+
+        Each read moves the deadline.
+        """
+        self._chunks_to, self._idle_seconds = receiver, idle_seconds
+
+    def pause(self) -> None:
+        """Take nothing more from the engine for now."""
+        if not self._paused and not self._transport.is_closing():
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        if self._paused:
+            self._paused = False
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """Cut the connection at once; the receiver hears nothing more."""
+        self._receiver = None
+        self._transport.abort()
+
+    def overdue(self) -> None:
+        """Called by the watchdog: give up an answer that does not come, or a connection idle for too long."""
+        receiver = self._receiver
+        self.abort()
+        if receiver is not None:
+            receiver.overdue()
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether it can no longer be used."""
+        return self._transport.is_closing()
+
+    # ---- called by the transport ----
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Ready for a request."""
+        self._transport = transport  # type: ignore[assignment]  # uvloop's is no subclass of asyncio's
+
+    def data_received(self, data: bytes) -> None:
+        """Hand on what the bytes contain of the body, in one piece."""
+        self.heard_at = now = self._loop.time()
+        if self._between_chunks and self._chunks_to is not None:
+            self.deadline = now + self._idle_seconds
+            if self._chunks_to.took_chunk(data):
+                return
+        receiver = self._receiver
+        if receiver is None:  # bytes that nobody asked for must not become the next request's answer
+            self._transport.abort()
+            return
+        self._answered = True
+        self._outside_body_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._fail(f"malformed answer: {error}")
+            return
+        # Only the next chunk's size can follow a chunk, and `on_chunk_header` would have told its end.
+        self._between_chunks = self._chunk_complete and data.endswith(b"\r\n")
+        if self._outside_body_bytes > MAX_HEAD_BYTES:
+            self._fail(f"more than {MAX_HEAD_BYTES} bytes of headers")
+            return
+        if body := self._body:
+            whole = body[0] if len(body) == 1 else b"".join(body)
+            body.clear()
+            receiver.received(whole)
+        if self._complete and self._receiver is receiver:
+            self._finish(receiver)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The end of the body, where nothing else marks it; else a failure."""
+        if (receiver := self._receiver) is not None:
+            if exc is None and self._head_complete and not self._has_length:
+                self._receiver = None
+                receiver.finished()
+            else:
+                self._fail(str(exc or "") or "the engine closed the connection")
+        self._on_lost(self)
+
+    def _finish(self, receiver: Receiver) -> None:
+        self._receiver = None
+        self._used_before = True
+        self.resume()
+        # An engine that answered before it had read the request may still be reading it.
+        in_step = self._keep_alive and not self._surplus and not self._transport.get_write_buffer_size()
+        if in_step and not self._transport.is_closing():
+            self._on_free(self)
+        else:
+            self._transport.abort()
+        receiver.finished()
+
+    def _fail(self, reason: str) -> None:
+        receiver = self._receiver
+        self.abort()
+        if receiver is not None:
+            receiver.failed(reason, unanswered=self._used_before and not self._answered)
+
+    # ---- called by the parser ----
+
+    def on_message_begin(self) -> None:
+        """The first byte of an answer, or of one too many."""
+        self._surplus = self._complete
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Remember what matters."""
+        if self._head_complete:
+            return  # a trailer
+        name = name.lower()
+        if name == b"content-type":
+            self._content_type = value.decode("latin-1")
+        elif name == b"content-length" or (
+            name == b"transfer-encoding" and value.lower().endswith(b"chunked")
+        ):
+            self._has_length = True
+
+    def on_headers_complete(self) -> None:
+        """Begin the answer, unless it is an interim one."""
+        status = self._parser.get_status_code()
+        if status < 200 or self._surplus or self._receiver is None:
+            return
+        self._head_complete = True
+        self._keep_alive = self._parser.should_keep_alive()
+        self._outside_body_bytes = 0
+        self._receiver.began(status, self._content_type)
+
+    def on_body(self, data: bytes) -> None:
+        """Collect what one read contains."""
+        self._outside_body_bytes = 0
+        if not self._surplus:
+            self._body.append(data)
+
+    def on_chunk_header(self) -> None:
+        """The size of a chunk has come."""
+        self._chunk_complete = False
+
+    def on_chunk_complete(self) -> None:
+        """A whole chunk has come."""
+        self._chunk_complete = True
+
+    def on_message_complete(self) -> None:
+        """The end of an answer, or of an interim one."""
+        if self._head_complete:
+            self._complete = True
+            self._outside_body_bytes = 0

@@ -1,0 +1,268 @@
+"""vLLM's HTTP surface (0.32) in front of one simulated engine.
+
+A reply owns its job: however the reply ends (all tokens sent, client gone, engine stopped), it releases it.
+"""
+
+import asyncio
+import dataclasses
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cluster.prompts.tokenizer import PromptTokenizer
+from workers.sim import metrics as sim_metrics
+from workers.sim.core import EngineCore, Job, Output
+from workers.sim.replies import ReplyShapes
+from workers.sim.requests import (
+    ApiError,
+    Generation,
+    Json,
+    chat_tokens,
+    parse_chat,
+    parse_completion,
+    text_tokens,
+)
+
+VLLM_VERSION = "0.32.0"
+MAX_BODY_BYTES = 64 * 2**20
+GUARDED_PREFIX = "/v1"
+JSON_TYPE = (b"content-type", b"application/json")
+SSE_TYPE = (b"content-type", b"text/event-stream; charset=utf-8")
+
+Parser = Callable[[Json, PromptTokenizer, str, int], Generation]
+
+
+def build_app(core: EngineCore) -> ASGIApp:
+    """The ASGI application of one engine."""
+    api = SimApi(core)
+    routes = [
+        Route("/v1/chat/completions", api.chat, methods=["POST"]),
+        Route("/v1/completions", api.completion, methods=["POST"]),
+        Route("/v1/models", api.models),
+        Route("/tokenize", api.tokenize, methods=["POST"]),
+        Route("/reset_prefix_cache", api.reset_prefix_cache, methods=["POST"]),
+        Route("/kv_event_sources", api.kv_event_sources),
+        Route("/metrics", api.metrics),
+        Route("/version", api.version),
+        Route("/health", api.health),
+    ]
+    api_key = core.settings.api_key
+    return Starlette(
+        routes=routes,
+        middleware=[Middleware(ApiKeyMiddleware, api_key=api_key)] if api_key else [],
+        exception_handlers={ApiError: _api_error, HTTPException: _http_error},
+    )
+
+
+class SimApi:
+    """The routes of one engine."""
+
+    def __init__(self, core: EngineCore) -> None:
+        self._core = core
+
+    async def chat(self, request: Request) -> ASGIApp:
+        """Chat completion."""
+        return await self._generate(request, parse_chat)
+
+    async def completion(self, request: Request) -> ASGIApp:
+        """Text completion."""
+        return await self._generate(request, parse_completion)
+
+    async def models(self, request: Request) -> Response:
+        """The model and its adapters."""
+        settings, created = self._core.settings, int(self._core.started_at)
+        base: Json = {"id": settings.model_name, "root": str(settings.model), "parent": None}
+        adapters: list[Json] = [
+            {"id": name, "root": name, "parent": settings.model_name} for name in self._core.loras
+        ]
+        cards = [
+            {
+                **card,
+                "object": "model",
+                "created": created,
+                "owned_by": "vllm",
+                "max_model_len": None if card["parent"] else settings.context_limit,
+                "permission": [],
+            }
+            for card in (base, *adapters)
+        ]
+        return JSONResponse({"object": "list", "data": cards})
+
+    async def tokenize(self, request: Request) -> Response:
+        """The token ids of messages or of a prompt."""
+        body = await _json_body(request)
+        self._model(body)
+        tokens = (chat_tokens if "messages" in body else text_tokens)(body, self._core.tokenizer)
+        limit = self._core.settings.context_limit
+        return JSONResponse(
+            {"count": len(tokens), "max_model_len": limit, "tokens": tokens, "token_strs": None}
+        )
+
+    async def reset_prefix_cache(self, request: Request) -> Response:
+        """Forget the cache; refused while requests hold blocks. Its event goes out with the next step."""
+        return JSONResponse({"success": self._core.blocks.clear()})
+
+    async def kv_event_sources(self, request: Request) -> Response:
+        """Where this engine's cache events can be had, per data-parallel rank."""
+        publisher = self._core.publisher
+        return JSONResponse({"0": dataclasses.asdict(publisher.config)} if publisher else {})
+
+    async def metrics(self, request: Request) -> Response:
+        """Prometheus metrics."""
+        return PlainTextResponse(sim_metrics.render(self._core))
+
+    async def version(self, request: Request) -> Response:
+        """The version of vLLM whose behaviour is repeated here."""
+        return JSONResponse({"version": VLLM_VERSION})
+
+    async def health(self, request: Request) -> Response:
+        """Alive."""
+        return Response()
+
+    async def _generate(self, request: Request, parse: Parser) -> ASGIApp:
+        body = await _json_body(request)
+        model = self._model(body)
+        generation = parse(body, self._core.tokenizer, model, self._core.settings.context_limit)
+        return Reply(self._core, generation)
+
+    def _model(self, body: Json) -> str:
+        name = body.get("model") or self._core.settings.model_name
+        if name != self._core.settings.model_name and name not in self._core.loras:
+            message = f"The model `{name}` does not exist. Valid aliases: {self._core.settings.model_name}."
+            raise ApiError(message, "model", 404, "NotFoundError")
+        return str(name)
+
+
+class Reply:
+    """The ASGI response to one completion request."""
+
+    def __init__(self, core: EngineCore, generation: Generation) -> None:
+        self._core = core
+        self._generation = generation
+        self._shapes = ReplyShapes(generation)
+        self._encoder = msgspec.json.Encoder()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Generate and send, or stop as soon as the client is gone."""
+        job = self._core.submit(self._generation)
+        watcher = asyncio.create_task(_cancel_when_gone(job, receive))
+        try:
+            await (self._send_stream(job, send) if self._generation.stream else self._send_whole(job, send))
+        finally:
+            watcher.cancel()
+            self._core.release(job)
+
+    async def _send_stream(self, job: Job, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [SSE_TYPE]})
+        opening = self._opening(len(job.requests))
+        while not job.finished:
+            outputs = await job.outputs()
+            if not outputs:
+                return  # without the final chunk: the client sees a broken stream, as when an engine dies
+            await send(_body(opening + b"".join(map(self._text_event, outputs)), more=True))
+            opening = b""
+        await send(_body(self._closing(job), more=False))
+
+    async def _send_whole(self, job: Job, send: Send) -> None:
+        texts = [""] * len(job.requests)
+        while not job.finished:
+            outputs = await job.outputs()
+            if not outputs:
+                return
+            for output in outputs:
+                texts[output.index] += output.text
+        reply = self._shapes.whole(texts, job.usage(self._generation.num_choices))
+        await send({"type": "http.response.start", "status": 200, "headers": [JSON_TYPE]})
+        await send(_body(self._encoder.encode(reply), more=False))
+
+    def _opening(self, num_choices: int) -> bytes:
+        if not self._generation.is_chat:
+            return b""
+        return b"".join(self._event(self._shapes.role_chunk(index)) for index in range(num_choices))
+
+    def _text_event(self, output: Output) -> bytes:
+        return self._event(self._shapes.text_chunk(output.index, output.text, output.is_last))
+
+    def _closing(self, job: Job) -> bytes:
+        if not self._generation.include_usage:
+            return b"data: [DONE]\n\n"
+        usage = self._shapes.usage_chunk(job.usage(self._generation.num_choices))
+        return self._event(usage) + b"data: [DONE]\n\n"
+
+    def _event(self, chunk: Json) -> bytes:
+        return b"data: %b\n\n" % self._encoder.encode(chunk)
+
+
+class ApiKeyMiddleware:
+    """Refuses requests under ``/v1`` that lack the bearer token."""
+
+    def __init__(self, app: ASGIApp, api_key: str) -> None:
+        self._app = app
+        self._expected = f"Bearer {api_key}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer 401."""
+        guarded = scope["type"] == "http" and scope["path"].startswith(GUARDED_PREFIX)
+        if guarded and scope["method"] != "OPTIONS" and not self._is_authorised(scope):
+            await JSONResponse({"error": "Unauthorized"}, 401)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _is_authorised(self, scope: Scope) -> bool:
+        header: bytes = dict(scope["headers"]).get(b"authorization", b"")
+        scheme, _, token = header.partition(b" ")
+        return secrets.compare_digest(scheme.capitalize() + b" " + token, self._expected)
+
+
+async def _cancel_when_gone(job: Job, receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    job.cancel()
+
+
+async def _json_body(request: Request) -> Json:
+    if request.headers.get("content-type", "").lower().partition(";")[0].strip() != "application/json":
+        message = "Unsupported Media Type: Only 'application/json' is allowed"
+        raise ApiError(message, kind="Bad Request")
+    try:
+        body = msgspec.json.decode(await _bounded_body(request))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ApiError(f"JSON decode error: {error}", kind="Bad Request") from error
+    except RecursionError as error:
+        raise ApiError("the body is nested too deeply", kind="Bad Request") from error
+    if not isinstance(body, dict):
+        raise ApiError("the body must be a JSON object", kind="Bad Request")
+    return body
+
+
+async def _bounded_body(request: Request) -> bytes:
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > MAX_BODY_BYTES:
+            raise ApiError(
+                f"the body exceeds {MAX_BODY_BYTES} bytes", status=413, kind="Request Entity Too Large"
+            )
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _body(data: bytes, more: bool) -> Message:
+    return {"type": "http.response.body", "body": data, "more_body": more}
+
+
+async def _api_error(request: Request, error: Any) -> Response:
+    return JSONResponse(error.body, error.status)
+
+
+async def _http_error(request: Request, error: Any) -> Response:
+    return JSONResponse({"detail": error.detail}, error.status_code)

@@ -1,0 +1,188 @@
+"""What a simulated engine accepts: bodies of vLLM's HTTP API (0.32), checked field by field and tokenised.
+
+Fields that a simulation cannot act on (sampling parameters, log probabilities, response formats) are ignored.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.errors import PromptError
+from cluster.prompts.tokenizer import PromptTokenizer
+
+DEFAULT_MAX_TOKENS = 16
+MAX_CHOICES = 128
+MAX_TOKEN_ID = 2**31 - 1
+
+Json = dict[str, Any]
+
+
+class ApiError(Exception):
+    """A request that is answered with vLLM's error format."""
+
+    def __init__(
+        self, message: str, param: str | None = None, status: int = 400, kind: str = "BadRequestError"
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body: Json = {"error": {"message": message, "type": kind, "param": param, "code": status}}
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A checked completion request, chat or text."""
+
+    is_chat: bool
+    model: str
+    prompts: Sequence[list[int]]
+    num_choices: int
+    max_tokens: int
+    stream: bool
+    include_usage: bool
+    cache_salt: str | None
+
+
+def parse_chat(body: Json, tokenizer: PromptTokenizer, model: str, max_model_len: int) -> Generation:
+    """Check and tokenise a chat completion request. Raises `ApiError`."""
+    prompt = _forwarded_tokens(body) or chat_tokens(body, tokenizer)
+    limit = "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
+    return _generation(body, True, model, [prompt], limit, max_model_len)
+
+
+def parse_completion(body: Json, tokenizer: PromptTokenizer, model: str, max_model_len: int) -> Generation:
+    """Check and tokenise a text completion request. Raises `ApiError`."""
+    special = _typed(body, "add_special_tokens", bool, True)
+    prompts = [_prompt_tokens(tokenizer, prompt, special) for prompt in _prompt_list(body.get("prompt"))]
+    return _generation(body, False, model, prompts, "max_tokens", max_model_len)
+
+
+def chat_tokens(body: Json, tokenizer: PromptTokenizer) -> list[int]:
+    """Render and tokenise ``messages``. Raises `ApiError`."""
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise ApiError("messages must be a non-empty list", "messages")
+    for message in messages:
+        _check_message(message)
+    _check_objects(body, "tools")
+    for name in ("chat_template_kwargs", "kv_transfer_params"):
+        _typed(body, name, dict, None)
+    try:
+        return list(tokenizer.chat(body).token_ids)
+    except PromptError as error:
+        raise ApiError(str(error), "messages") from error
+
+
+def text_tokens(body: Json, tokenizer: PromptTokenizer) -> list[int]:
+    """Tokenise the text ``prompt`` of a ``/tokenize`` request. Raises `ApiError`."""
+    prompt = body.get("prompt")
+    if not isinstance(prompt, str):
+        raise ApiError("either messages or a prompt string is needed", "prompt")
+    return _prompt_tokens(tokenizer, prompt, _typed(body, "add_special_tokens", bool, True))
+
+
+def _generation(
+    body: Json, is_chat: bool, model: str, prompts: list[list[int]], limit: str, max_model_len: int
+) -> Generation:
+    stream = bool(_typed(body, "stream", bool, False))
+    options = _typed(body, "stream_options", dict, None)
+    if options is not None and not stream:
+        raise ApiError("Stream options can only be defined when `stream=True`.", "stream_options")
+    salt = _typed(body, "cache_salt", str, None)
+    if salt == "":
+        raise ApiError("Parameter 'cache_salt' must be a non-empty string if provided.", "cache_salt")
+    num_choices = _integer(body, "n", 1, MAX_CHOICES)
+    if num_choices * len(prompts) > MAX_CHOICES:
+        raise ApiError(f"at most {MAX_CHOICES} answers per request", "n")
+    return Generation(
+        is_chat=is_chat,
+        model=model,
+        prompts=prompts,
+        num_choices=num_choices,
+        max_tokens=_token_limit(body, limit, max(map(len, prompts)), max_model_len),
+        stream=stream,
+        include_usage=bool(options and options.get("include_usage")),
+        cache_salt=salt,
+    )
+
+
+def _token_limit(body: Json, name: str, num_prompt_tokens: int, max_model_len: int) -> int:
+    wanted = _integer(body, name, DEFAULT_MAX_TOKENS, None)
+    if wanted > max_model_len:
+        raise ApiError(f"{name}={wanted} cannot be greater than max_model_len={max_model_len}.", name)
+    if num_prompt_tokens >= max_model_len:
+        raise ApiError(
+            f"This model's maximum context length is {max_model_len} tokens. However, your prompt contains "
+            f"{num_prompt_tokens} input tokens, which leaves no room for output tokens. "
+            "Please reduce the length of the input prompt.",
+            "input_tokens",
+        )
+    return min(wanted, max_model_len - num_prompt_tokens)
+
+
+def _check_message(message: Any) -> None:
+    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+        raise ApiError("each message must be an object with a role", "messages")
+    content = message.get("content")
+    if content is not None and not isinstance(content, str | list):
+        raise ApiError("content must be a string or a list of parts", "messages")
+    _check_objects(message, "tool_calls")
+    for call in message.get("tool_calls") or ():
+        _typed(call, "function", dict, None)
+
+
+def _check_objects(owner: Json, name: str) -> None:
+    for item in _typed(owner, name, list, None) or ():
+        if not isinstance(item, dict) or not isinstance(item.get("function", {}), dict | None):
+            raise ApiError(f"{name} must be a list of objects", name)
+
+
+def _forwarded_tokens(body: Json) -> list[int] | None:
+    """Token ids that a router sent along, so that the engine need not tokenise again."""
+    forwarded = (_typed(body, "kv_transfer_params", dict, None) or {}).get("prompt_token_ids")
+    return _checked_ids(forwarded) if forwarded else None
+
+
+def _prompt_list(prompt: Any) -> list[Any]:
+    """A text prompt, a list of token ids, or a list of several of either."""
+    if isinstance(prompt, str) or (isinstance(prompt, list) and prompt and isinstance(prompt[0], int)):
+        return [prompt]
+    if isinstance(prompt, list) and 0 < len(prompt) <= MAX_CHOICES:
+        return prompt
+    raise ApiError("prompt must be a string, a list of token ids, or a list of these", "prompt")
+
+
+def _prompt_tokens(tokenizer: PromptTokenizer, prompt: Any, special: Any) -> list[int]:
+    tokens = (
+        tokenizer.completion(prompt, special).token_ids if isinstance(prompt, str) else _checked_ids(prompt)
+    )
+    if not tokens:
+        raise ApiError("The decoder prompt cannot be empty", "prompt")
+    return list(tokens)
+
+
+def _checked_ids(tokens: Any) -> list[int]:
+    if not isinstance(tokens, list) or not all(
+        type(token) is int and 0 <= token <= MAX_TOKEN_ID for token in tokens
+    ):
+        raise ApiError("token ids must be a list of non-negative integers", "prompt")
+    return tokens
+
+
+def _integer(body: Json, name: str, default: int, most: int | None) -> int:
+    value = body.get(name)
+    if value is None:
+        return default
+    if type(value) is not int or value < 1 or (most is not None and value > most):
+        raise ApiError(
+            f"{name} must be an integer of at least 1" + (f" and at most {most}" if most else ""), name
+        )
+    return value
+
+
+def _typed(body: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:
+    value = body.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, kind):
+        raise ApiError(f"{name} must be of type {kind.__name__}", name)
+    return value
