@@ -3,7 +3,9 @@
 import ast
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,28 @@ COMPOSITION_ROOT = {
 """May import `router`, `workers` and `loadtest`, but only inside functions: each may be installed without the
 others."""
 
+ROOMS = [
+    "policies",
+    "cluster.errors", "cluster.process", "cluster.protocol", "cluster.settings",
+    "cluster.log_sink", "cluster.log",
+    "cluster.store", "cluster.index", "cluster.prompts", "cluster.fleet", "cluster.sync", "cluster.operate",
+    "workers.errors", "workers.settings", "workers.concurrency",
+    "workers.events", "workers.engines", "workers.agent", "workers.replica", "workers.sim",
+    "router.errors", "router.auth", "router.settings",
+    "router.http", "router.upstream", "router.requests", "router.explain", "router.answers", "router.steer",
+    "router.history", "router.health", "router.observe", "router.api", "router.admin",
+    "router.app", "router.server", "router.deployment", "router.processes",
+    "cluster.serve",
+    "loadtest.simulator", "loadtest.workloads", "loadtest.scenarios", "loadtest.harness", "loadtest.replay",
+    "loadtest.doctor", "loadtest.users", "loadtest.locustfile", "loadtest.trial", "loadtest.bench",
+    "loadtest.studies", "loadtest.cli",
+    "cluster.cli",
+]  # fmt: skip
+"""Subpackages, and modules that stand alone. Imports go upwards in this list, or stay in the room."""
+MAX_FILES = 8
+"""Directly in a package."""
+MAX_FILES_IN_ROOM = 12
+SMALL = ("cluster", "router", "workers")
 MAX_LINES = 330
 MAX_BYTES = 1_000_000
 """Larger files are data."""
@@ -101,7 +125,66 @@ def test_packages_import_only_what_they_may(path):
             continue
         assert name_of(path) in COMPOSITION_ROOT, f"{name_of(path)} imports {imported}"
         assert imported in ("router", "workers", "loadtest")
-        assert in_function, f"{name_of(path)} imports {imported} outside a function"
+        assert in_function or imported == "loadtest", f"{name_of(path)} imports {imported} outside a function"
+
+
+def module_of(path: Path) -> str:
+    """The dotted name under which a file is imported."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room_of(module: str) -> str:
+    """The entry of `ROOMS` that a module belongs to."""
+    package, *rest = module.split(".")
+    return package if package in ROOMS else ".".join([package, *rest[:1]])
+
+
+def modules_imported(path: Path, known: frozenset[str]) -> set[str]:
+    """Our modules that a file imports anywhere, also inside functions and for type checking."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found & known
+
+
+def import_graph() -> dict[str, set[str]]:
+    """What each of our modules imports; packages that hold nothing are left out."""
+    paths = {module_of(path): path for path in MODULES if path.stat().st_size}
+    known = frozenset(paths)
+    return {module: modules_imported(path, known) - {module} for module, path in paths.items()}
+
+
+def test_imports_follow_the_order_of_rooms():
+    """A room uses those before it, never those after it, not even inside functions or for type checking."""
+    places = {room: place for place, room in enumerate(ROOMS)}
+    wrong = [
+        f"{module} imports {imported}"
+        for module, imports in import_graph().items()
+        for imported in imports
+        if places[room_of(imported)] > places[room_of(module)]
+    ]
+    assert not wrong
+
+
+def test_no_modules_import_each_other():
+    """There is an order in which every module comes after all that it imports."""
+    TopologicalSorter(import_graph()).prepare()
+
+
+def test_rooms_are_small():
+    """A folder can be taken in at a glance."""
+    files = [path.relative_to(ROOT) for path in MODULES if path.stat().st_size]
+    sizes = Counter(path.parent.parts for path in files if path.parts[0] in SMALL)
+    crowded = {
+        "/".join(folder): size
+        for folder, size in sizes.items()
+        if size > (MAX_FILES if len(folder) == 1 else MAX_FILES_IN_ROOM)
+    }
+    assert not crowded
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "policies").rglob("*.py")), ids=name_of)

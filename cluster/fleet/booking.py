@@ -1,15 +1,33 @@
 """One request's load on one replica, from the decision until its stream has ended."""
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from cluster.fleet.peers import Outbox
 from cluster.fleet.replicas import Replica
 from cluster.index.block_table import BlockKeys
-
-if TYPE_CHECKING:
-    from cluster.fleet.fleet import Fleet
+from cluster.index.prefix_index import Expectation, PrefixIndex
 
 EXPECTATION_GRACE_SECONDS = 1.0
 """How long a finished request's blocks stay expected while the engine's events are on their way."""
+
+
+class Books(Protocol):
+    """What a booking needs of the fleet that it belongs to."""
+
+    index: PrefixIndex
+    outbox: Outbox
+    num_bookings: int
+    """Bookings made so far."""
+    open_bookings: int
+
+    def engine_queue(self, replica: Replica) -> int:
+        """Tokens that all routers have sent to a replica's engine, and that it has not computed."""
+
+    def load_changed(self, replica: Replica) -> None:
+        """The numbers of a replica have changed."""
+
+    def forget_later(self, expectation: Expectation, deadline: float) -> None:
+        """Blocks stay expected until a monotonic time in seconds."""
 
 
 class Booking:
@@ -17,7 +35,7 @@ class Booking:
 
     def __init__(
         self,
-        fleet: "Fleet",
+        fleet: Books,
         replica: Replica,
         keys: BlockKeys,
         prompt_tokens: int,

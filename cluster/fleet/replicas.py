@@ -4,7 +4,7 @@ import math
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +13,17 @@ from cluster.fleet.pace import Pace
 from cluster.protocol.block_keys import Namespace
 from cluster.protocol.wire import Lease, Load, ReplicaState
 
-if TYPE_CHECKING:
-    from cluster.fleet.booking import Booking
-
 GONE_SECONDS = 600.0
 """How long a model that nobody serves any more counts as one that will come back."""
 MAX_GONE = 1_024
 """Names of such models; those that went first are forgotten."""
+
+
+class Prefill(Protocol):
+    """A request whose prompt an engine computes."""
+
+    def progress(self) -> bool:
+        """Look how far the engine has computed the prompt by now; whether that is further than before."""
 
 
 @dataclass(slots=True, eq=False)
@@ -42,7 +46,7 @@ class Replica:
     or by a first token."""
     held: int = 0
     """Requests that wait in this router."""
-    prefilling: "dict[Booking, None]" = field(default_factory=dict)
+    prefilling: dict[Prefill, None] = field(default_factory=dict)
     """Requests at the engine of whose prompts events have not shown every block."""
     pace: Pace = field(default_factory=Pace)
     failed_until: float = 0.0

@@ -25,7 +25,7 @@ from router.explain.explainer import Explainer
 from router.explain.misses import Considered
 from router.health.probes import Probes
 from router.health.readiness import without_replicas
-from router.observe.accounting import RequestRecord
+from router.history.record import RequestRecord
 from router.requests.prompts import PreparedPrompt
 from router.requests.schema import Call
 from router.settings import RouterSettings

@@ -16,10 +16,11 @@ from router.auth import Authenticator
 from router.errors import ApiError, ClientStalledError, UpstreamError
 from router.explain.conversations import MAX_REQUEST_BYTES
 from router.health.readiness import without_replicas
+from router.history.record import RequestRecord
 from router.http.admission import Admission, Claim
 from router.http.direct_reply import direct_reply
 from router.http.sse import DONE, EventFilter, usage_of_reply
-from router.observe.accounting import Accounts, RequestRecord
+from router.observe.accounting import Accounts
 from router.requests.bodies import parse_body
 from router.requests.prompt_threads import PromptThreads
 from router.requests.prompts import prepare

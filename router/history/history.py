@@ -11,18 +11,16 @@ import operator
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import Annotated, TypeAlias
 
 import msgspec
 import numpy as np
 
 from router.history.buckets import HOUR_BUCKETS, STEP_SECONDS, Buckets
 from router.history.latencies import ALL_MODELS, NUM_COUNTS, Latency, LatencyWindow, latencies_of, place_of
+from router.history.record import RequestRecord
 from router.history.savings import Savings
 from router.history.tally import NUM_COLUMNS, REASON_NAMES, Column, Rates, Tally
-
-if TYPE_CHECKING:
-    from router.observe.accounting import RequestRecord
 
 SHOWN = (
     Column.REQUESTS,

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from router.explain.misses import Reason
-
-if TYPE_CHECKING:
-    from router.observe.accounting import RequestRecord
+from router.history.record import RequestRecord
 
 FAILED = ("failed", "broken")
 """Outcomes that are the fault of the replica, or of the way to it."""

@@ -3,21 +3,30 @@
 Under another ASGI server there is none, and both go the ordinary way.
 """
 
+from asyncio import Transport
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import msgspec
 from starlette.types import Scope
 from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from router.errors import ApiError, BodyTooLargeError, OverloadedError
 from router.http.admission import Claim
 
-if TYPE_CHECKING:
-    from router.http.client_connection import ClientConnection
-
 EXTENSION = "warmroute.direct"
+
+
+class Connection(Protocol):
+    """What a request needs of the connection that it came by."""
+
+    transport: Transport
+    flow: FlowControl
+
+    def read_on(self) -> None:
+        """Read what the client has sent meanwhile."""
 
 
 def raw_answer(error: ApiError, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -51,7 +60,7 @@ class DirectReply:
     )
 
     def __init__(
-        self, connection: "ClientConnection", cycle: RequestResponseCycle, claim: Claim, declared: int
+        self, connection: Connection, cycle: RequestResponseCycle, claim: Claim, declared: int
     ) -> None:
         self._connection = connection
         self._cycle = cycle

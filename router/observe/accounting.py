@@ -2,84 +2,19 @@
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import structlog
 
-from router.explain.explainer import Explainer, Prospect
-from router.explain.misses import Considered, Divergence, Misses
+from router.explain.explainer import Explainer
 from router.history.history import History
-from router.http.sse import Usage
+from router.history.record import RequestRecord
 from router.observe.explanations import Explanations
 from router.observe.metrics import Metrics
 from router.steer.arm_totals import Column
-from router.steer.experiment import Assignment
-
-if TYPE_CHECKING:
-    from router.observe.tracing import Trace
 
 log = structlog.get_logger()
-
-
-class RequestRecord(msgspec.Struct, gc=False):  # nothing in it refers to it
-    """Everything needed to explain one request, and no text of it. Times are monotonic seconds."""
-
-    request_id: str
-    path: str
-    started: float = msgspec.field(default_factory=time.monotonic)
-    trace: "Trace | None" = None
-    """Where traces are sent."""
-    tenant: str = ""
-    scope: str = ""
-    """Of `router.auth.Tenant`: with whom its tenant shares caches."""
-    sees_caches: bool = True
-    """Whether its answer carries headers about caches."""
-    model: str = ""
-    stream: bool = False
-    prompt_tokens: int = 0
-    exact: bool = False
-    """Whether `prompt_tokens` was counted and not guessed."""
-    assignment: Assignment | None = None
-    """By which policy it was decided; None when it never came to a decision."""
-    replica: str = ""
-    reason: str = ""
-    expected_cached_tokens: int = 0
-    decision_seconds: float = 0.0
-    held_seconds: float = 0.0
-    """How long it waited in the router for room at an engine."""
-    attempts: int = 0
-    first_byte: float | None = None
-    usage: Usage | None = None
-    status: int = 0
-    outcome: str = ""
-    """ok, refused, failed, broken (after the first byte), or cancelled (the client left)."""
-    error: str = ""
-    prepare_seconds: float = 0.0
-    """Rendering, tokenising and block keys."""
-    decided: float | None = None
-    sent: float | None = None
-    """When the last attempt went to its engine."""
-    prospect: Prospect | None = None
-    """Until the request has ended: why tokens would be computed."""
-    available_cached_tokens: int = 0
-    """Of the prompt, the most that any replica of the model was believed to hold."""
-    misses: Misses | None = None
-    """Why tokens were computed again; None where the engine did not say what it had cached."""
-    divergence: Divergence | None = None
-    considered: Considered | None = None
-    seconds_per_token: float = 0.0
-    """The pace at which the replica computes prompts, as measured; 0 where it was not yet."""
-
-    @property
-    def policy(self) -> str:
-        """Name of the policy that decided, or ""."""
-        return self.assignment.policy_name if self.assignment else ""
-
-    @property
-    def arm(self) -> str:
-        """``default``, ``control``, or "" when it never came to a decision."""
-        return self.assignment.arm if self.assignment else ""
 
 
 class Accounts:

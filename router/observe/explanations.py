@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from heapq import nlargest
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -21,10 +21,8 @@ from cluster.store.commands import Commands
 from cluster.store.store import RedisClient, translated_errors
 from router.answers.general import RequestExplanation, RequestSummary
 from router.explain.misses import Reason
+from router.history.record import RequestRecord
 from router.observe.request_summary import explain, summarise
-
-if TYPE_CHECKING:
-    from router.observe.accounting import RequestRecord
 
 MAX_RECORDS = 1_000
 MAX_BYTES = 32 * 1024 * 1024
@@ -44,7 +42,7 @@ UNEXPECTED = (Reason.DIVERGED, Reason.EVICTED, Reason.REPLICA_LOST, Reason.DIVER
 class Finished(NamedTuple):
     """A request that has ended. Monotonic seconds."""
 
-    record: "RequestRecord"
+    record: RequestRecord
     ttft: float | None
     ended: float
 
@@ -62,7 +60,7 @@ class Explanations:
         """How many there have ever been."""
         self._num_looked_at = 0
 
-    def add(self, record: "RequestRecord", ttft: float | None, ended: float) -> None:
+    def add(self, record: RequestRecord, ttft: float | None, ended: float) -> None:
         """Remember a finished request; ``ended`` is a monotonic time in seconds."""
         finished = self._finished
         finished.append(Finished(record, ttft, ended))
@@ -154,7 +152,7 @@ def _weight(finished: Finished) -> tuple[int, int]:
     return int(record.divergence is not None), unexpected
 
 
-def _size(record: "RequestRecord") -> int:
+def _size(record: RequestRecord) -> int:
     return RECORD_BYTES + (ROW_BYTES * len(record.considered.replicas) if record.considered else 0)
 
 

@@ -13,20 +13,18 @@ import threading
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from cluster.fleet.fleet import Fleet
 from router.health.health import KINDS, Health
+from router.history.record import RequestRecord
 from router.history.tally import REASON_NAMES, Tally
 from router.observe.fleet_gauges import fleet_gauges
 from router.observe.replica_totals import ReplicaTotals, replica_totals
 from router.observe.request_counts import DECISION_BUCKETS, LATENCY_BUCKETS, Durations, RequestCounts
-
-if TYPE_CHECKING:
-    from router.observe.accounting import RequestRecord
 
 ARM_LABELS = ("policy", "arm")
 """By which policy a request was decided, and whether as a control in an experiment; empty without a

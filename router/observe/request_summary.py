@@ -1,22 +1,17 @@
 """What the admin API shows of one finished request."""
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from router.answers.general import CandidateAnswer, RequestExplanation, RequestSummary
 from router.explain.misses import Considered, Misses, Reason
-
-if TYPE_CHECKING:
-    from router.observe.accounting import RequestRecord
+from router.history.record import RequestRecord
 
 MAX_CANDIDATES = 16
 
 
-def summarise(
-    record: "RequestRecord", ttft: float | None, ended: float, wall_offset: float
-) -> RequestSummary:
+def summarise(record: RequestRecord, ttft: float | None, ended: float, wall_offset: float) -> RequestSummary:
     """One line of a list. ``ended`` is in monotonic seconds; with ``wall_offset`` they are since 1970."""
     usage = record.usage
     return {
@@ -48,7 +43,7 @@ def summarise(
 
 
 def explain(
-    record: "RequestRecord", ttft: float | None, ended: float, wall_offset: float, router: str
+    record: RequestRecord, ttft: float | None, ended: float, wall_offset: float, router: str
 ) -> RequestExplanation:
     """A request with its decision; ``router`` is the id of the one that took it."""
     misses, divergence, considered = record.misses, record.divergence, record.considered

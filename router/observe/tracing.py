@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import structlog
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -24,10 +23,8 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from router.history.record import RequestRecord
 from router.requests.trace_headers import trace_headers
-
-if TYPE_CHECKING:
-    from router.observe.accounting import RequestRecord
 
 QUEUED_SPANS = 8192
 """That wait to be sent; beyond it the oldest are dropped."""

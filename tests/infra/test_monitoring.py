@@ -15,8 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from cluster.fleet.fleet import Fleet
 from router.explain.misses import Reason
 from router.health.health import KINDS
+from router.history.record import RequestRecord
 from router.http.sse import PromptTokensDetails, Usage
-from router.observe.accounting import RequestRecord
 from router.observe.metrics import Metrics
 from workers.sim.metrics import render
 

@@ -21,9 +21,9 @@ from router.app import create_app
 from router.explain.misses import Reason
 from router.history.history import History
 from router.history.history_store import HistoryStore
+from router.history.record import RequestRecord
 from router.history.savings import Savings
 from router.http.sse import PromptTokensDetails, Usage
-from router.observe.accounting import RequestRecord
 from router.observe.explanations import Explanations
 from router.server import bind, server_config
 from router.settings import RouterSettings

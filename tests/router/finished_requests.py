@@ -1,8 +1,8 @@
 """Records of finished requests, and clocks that tests set."""
 
 from router.explain.misses import Reason
+from router.history.record import RequestRecord
 from router.http.sse import PromptTokensDetails, Usage
-from router.observe.accounting import RequestRecord
 
 NOON = 1_700_006_400.0
 """A full hour, seconds since 1970."""

@@ -11,9 +11,10 @@ from router.explain.conversations import Conversations
 from router.explain.explainer import Explainer
 from router.history.history import History
 from router.history.history_store import HistoryStore
+from router.history.record import RequestRecord
 from router.history.savings import Savings
 from router.http.sse import PromptTokensDetails, Usage
-from router.observe.accounting import Accounts, RequestRecord
+from router.observe.accounting import Accounts
 from router.observe.explanations import Explanations
 from router.observe.metrics import Metrics
 from router.steer.arm_totals import ArmTotals, Column

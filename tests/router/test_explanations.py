@@ -11,9 +11,9 @@ from pydantic import TypeAdapter
 from cluster.protocol.wire import Keys
 from router.answers.general import RequestExplanation, RequestSummary
 from router.explain.misses import Considered, Divergence, Reason
+from router.history.record import RequestRecord
 from router.http.sse import PromptTokensDetails, Usage
 from router.observe import explanations as module
-from router.observe.accounting import RequestRecord
 from router.observe.explanations import MAX_BYTES, MAX_RECORDS, Explanations
 
 

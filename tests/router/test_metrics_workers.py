@@ -10,8 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cluster.fleet.fleet import Fleet
 from cluster.process.tasks import cancel_and_wait
+from router.history.record import RequestRecord
 from router.http.sse import PromptTokensDetails, Usage
-from router.observe.accounting import RequestRecord
 from router.observe.metrics import FILES, Metrics, share_with_other_processes
 from router.observe.replica_totals import ReplicaTotals
 from tests.waiting import eventually

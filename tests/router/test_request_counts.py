@@ -7,8 +7,8 @@ from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from cluster.fleet.fleet import Fleet
+from router.history.record import RequestRecord
 from router.http.sse import PromptTokensDetails, Usage
-from router.observe.accounting import RequestRecord
 from router.observe.metrics import Metrics
 from router.observe.request_counts import DECISION_BUCKETS, LATENCY_BUCKETS
 

@@ -14,9 +14,9 @@ from structlog.testing import capture_logs
 from cluster.errors import StartUpError
 from cluster.settings import load_settings
 from router.explain.misses import Reason
+from router.history.record import RequestRecord
 from router.http.sse import PromptTokensDetails, Usage
 from router.observe import tracing as tracing_module
-from router.observe.accounting import RequestRecord
 from router.observe.tracing import Tracing, send_to_collector
 from router.settings import RouterSettings
 from tests.router.collector import running_collector
