@@ -20,18 +20,28 @@ async def bodies(
     settle: float = SECONDS_TO_SETTLE,
     slack: float = 1.0,
 ) -> Table:
-    """Send each of them, and watch what an ordinary user sees."""
+    """Send each of them twice, and watch what an ordinary user sees.
+
+    The first time fills the router's caches, which have bounds; what a second time leaves is a leak.
+    """
     title = f"bodies: {len(names)} kinds from {min(sizes) // 1024} to {max(sizes) // 1024} KiB"
     table = Table(title, slack)
     async with hostile_system(engines=idle_engine) as hostile:
-        await send_all(table, hostile, names, sizes, settle)
+        for time_of_sending in ("first", "second"):
+            await send_all(table, hostile, names, sizes, settle, time_of_sending)
     return table
 
 
 async def send_all(
-    table: Table, hostile: Hostile, names: Collection[str], sizes: Collection[int], settle: float
+    table: Table,
+    hostile: Hostile,
+    names: Collection[str],
+    sizes: Collection[int],
+    settle: float,
+    time_of_sending: str,
 ) -> None:
     """Each kind in each size, and a pause."""
+    table.note(f"the {time_of_sending} time:")
     gaps: list[tuple[float, str]] = []
     base, redis, log = hostile.router_mib, hostile.redis_mib, hostile.log_mib
     peak, statuses, slowest, failed, chats = base, {}, (0.0, ""), 0, 0.0
@@ -63,7 +73,11 @@ async def send_all(
     )
     table.row("server errors", sum(count for status, count in statuses.items() if status >= 500), 0)
     table.row("router's memory, peak", peak - base, 300, "MiB more")
-    table.row(f"router's memory, {settle:g} s later", (hostile.router_mib / base - 1) * 100, 10, "% more")
+    more = hostile.router_mib - base
+    if time_of_sending == "first":
+        table.note(f"router's memory, {settle:g} s later, with caches filled: {more:.0f} MiB more")
+    else:
+        table.row(f"router's memory, {settle:g} s later", more / base * 100, 10, "% more")
     table.row("Redis' memory", hostile.redis_mib - redis, 10, "MiB more")
     table.row("router's log", hostile.log_mib - log, 5, "MiB more")
 
