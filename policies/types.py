@@ -40,7 +40,7 @@ class Snapshot(NamedTuple):
     """Time that the replica needs for a token over what others need; 1 where no difference is known."""
     number: int
     """How many decisions for this model came before this one: what a rotating policy uses for a counter."""
-    home: int = -1
+    last_replica: int = -1
     """Row of the replica that served this conversation's last turn; -1 when it is unknown or gone."""
     caches_seen: bool = True
     """Whether it is known what replicas hold of this prompt; otherwise `cached_tokens` are 0."""

@@ -19,7 +19,7 @@ from policies.types import Costs, Counts, Decision, Mask, Request, Snapshot
 
 STICKINESS = 8.0
 """Price of a lost token that nobody else has in common."""
-HOT_SHARE = 0.25
+POPULAR_SHARE = 0.25
 """What prompts have in common is hot when so large a part of a replica's fair share of them goes on there."""
 ROOM_TOKENS = 6144.0
 """More than so many tokens an engine does not need to have at hand: three of vLLM's steps. Beyond it requests
@@ -50,10 +50,14 @@ def warm(request: Request, snapshot: Snapshot) -> Decision:
         costs,
         load,
     )
-    home = snapshot.home
-    stays = home >= 0 and snapshot.eligible.item(home) and snapshot.cached_tokens.item(home) == most
-    if stays and load.item(home) <= least_load + STAY_TOKENS:
-        return Decision(home, "warm" if most else "home", costs, ROOM_TOKENS)
+    last_replica = snapshot.last_replica
+    stays = (
+        last_replica >= 0
+        and snapshot.eligible.item(last_replica)
+        and snapshot.cached_tokens.item(last_replica) == most
+    )
+    if stays and load.item(last_replica) <= least_load + STAY_TOKENS:
+        return Decision(last_replica, "warm" if most else "last replica", costs, ROOM_TOKENS)
     row = first_on_ring(snapshot.replicas, request.conversation_key, costs <= least + TIE_TOKENS)
     reason = "cold" if not most else "warm" if snapshot.cached_tokens.item(row) == most else "diverted"
     return Decision(row, reason, costs, ROOM_TOKENS)
@@ -100,5 +104,5 @@ def _price(part: float) -> float:
     """Of a lost token, beyond computing it: from `STICKINESS` down to -1 for what everybody uses. ``part`` is
     the share of what the prompts have in common, relative to a replica's fair share.
     """
-    heat = part / HOT_SHARE
-    return STICKINESS * (1 - heat) if heat < 1 else 1 / heat - 1
+    popularity = part / POPULAR_SHARE
+    return STICKINESS * (1 - popularity) if popularity < 1 else 1 / popularity - 1

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cluster.fleet.fleet import Fleet
 from cluster.process.tasks import Kept, cancel_and_wait
-from cluster.store.operator_commands import WishStore
+from cluster.store.operator_commands import CommandStore
 from cluster.store.steering import SteeringStore
 from cluster.store.store import connect
 from cluster.sync.follower import Follower
@@ -63,7 +63,7 @@ from router.upstream.client import Upstream
 
 if TYPE_CHECKING:
     from router.observe.tracing import Tracing
-from router.steer.operator_commands import WishKeeper
+from router.steer.operator_commands import CommandFollower
 
 
 class RouterApplication(FastAPI):
@@ -101,11 +101,18 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         gossip = Gossip(redis, settings.keys, fleet, router_id)
         probes = Probes(fleet, upstream)
         tokenizers = Tokenizers(fleet, upstream, settings.tokenizers)
-        wishes = WishKeeper(WishStore(redis, settings.keys), fleet, follower)
+        commands = CommandFollower(CommandStore(redis, settings.keys), fleet, follower)
         index_watchdog = IndexWatchdog(
-            redis, settings.keys, fleet, follower, following.restart, lambda: len(wishes.reset_prefixes)
+            redis,
+            settings.keys,
+            fleet,
+            follower,
+            following.restart,
+            lambda: len(commands.reset_prefixes),
         )
-        steering = Steering(SteeringStore(redis, settings.keys), POLICIES, settings.policy, router_id, wishes)
+        steering = Steering(
+            SteeringStore(redis, settings.keys), POLICIES, settings.policy, router_id, commands
+        )
         health = Health(fleet, tokenizers, probes, steering)
         metrics = Metrics(fleet)
         metrics.watch(health)
@@ -139,7 +146,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         app.include_router(
             admin_routes(router_id, fleet, follower, steering, tokenizers, health, upstream, metrics)
         )
-        app.include_router(block_routes(fleet, follower, wishes))
+        app.include_router(block_routes(fleet, follower, commands))
         audit = AuditLog(redis, settings.keys, router_id)
         overview = Overview(router_id, fleet, steering, health, probes, history)
         stream = Stream(overview, explanations, audit, history)
@@ -148,7 +155,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         app.include_router(request_routes(explanations))
         app.include_router(prefix_routes(fleet))
         app.include_router(history_routes(history, savings), **DOCUMENTED)
-        app.include_router(action_routes(fleet, wishes, audit))
+        app.include_router(action_routes(fleet, commands, audit))
         app.include_router(page_routes())
         app.state.overview, app.state.stream = overview, stream
         app.state.fleet = fleet

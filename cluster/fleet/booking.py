@@ -70,13 +70,13 @@ class Booking:
         fleet.load_changed(replica)
 
     def hold(self) -> None:
-        """The request waits in the router until `let_go`."""
+        """The request waits in the router until `resume`."""
         self.held = True
         self.replica.held += 1
         self._leave_engine()
         self._fleet.load_changed(self.replica)
 
-    def let_go(self) -> None:
+    def resume(self) -> None:
         """The request does not wait any longer; only the first call counts."""
         if self.held:
             self.held = False
@@ -86,7 +86,7 @@ class Booking:
 
     def admit(self) -> None:
         """The engine has room for a request that waits: what it has computed for others meanwhile counts."""
-        self.let_go()
+        self.resume()
         if self.progress():
             self._fleet.load_changed(self.replica)
 
@@ -113,7 +113,7 @@ class Booking:
         if self._computed:
             return
         self._computed = True
-        self.let_go()
+        self.resume()
         if self._work and first_token:
             self.replica.pace.observe(self._work, self.replica.running, now - self._sent_at, now)
         self._dequeue(self.queued_tokens)

@@ -22,7 +22,7 @@ MAX_BRANCHES = 100_000
 """Blocks that are remembered: those after which prompts have gone on last."""
 
 
-MET_LATELY = 5_000
+NUM_RECENT = 5_000
 """Blocks among which the hottest are looked for: what was not met for longer has cooled down."""
 
 
@@ -71,7 +71,7 @@ class Branches:
 
     def hottest(self, limit: int) -> list[Branch]:
         """The blocks after which most prompts part ways, of those met lately."""
-        lately = islice(reversed(self._counts), MET_LATELY)
+        lately = islice(reversed(self._counts), NUM_RECENT)
         hottest = nlargest(limit, ((self._prompts(key), key) for key in lately))
         return [Branch(key, self._counts[key].tokens, prompts, self.share(key)) for prompts, key in hottest]
 

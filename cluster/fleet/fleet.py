@@ -28,7 +28,7 @@ from policies.types import Costs, Counts, Snapshot
 NOTHING_MATCHED: Counts = np.empty(0, dtype=np.int64)
 PACE_SECONDS = 0.25
 """How long measured paces are used before they are compared anew."""
-MAX_HOMES = 100_000
+MAX_CONVERSATIONS = 100_000
 """Conversations whose last replica is remembered; those not continued for longest are forgotten."""
 
 
@@ -56,7 +56,7 @@ class Fleet:
         """Open bookings whose requests have not been sent, since they wait in the router."""
         self.decisions: Counter[str] = Counter()
         """How many requests have been booked for each base model."""
-        self._homes: OrderedDict[int, Replica] = OrderedDict()
+        self._last_replicas: OrderedDict[int, Replica] = OrderedDict()
         self._leaving: deque[tuple[float, Expectation]] = deque()
         self._waiting = WaitingRoom()
         self.branches: defaultdict[str, Branches] = defaultdict(Branches)
@@ -176,7 +176,7 @@ class Fleet:
             running=running,
             active_tokens=active,
             pace=self._relative_paces(model, now),
-            home=model.row_of(self._homes.get(conversation_key)),
+            last_replica=model.row_of(self._last_replicas.get(conversation_key)),
             caches_seen=caches_seen,
             share=self.branches[base_model].share(int(keys[longest - 1])) if longest else 0.0,
             number=self.decisions[base_model],
@@ -191,17 +191,17 @@ class Fleet:
         conversation_key: int = 0,
         streamed: bool = True,
     ) -> Booking:
-        """Book a request's load on the chosen replica, which becomes its conversation's home.
+        """Book a request's load on the chosen replica, which becomes its conversation's last replica.
 
         Of the prompt, the replica is believed to hold the first ``cached_tokens`` already. A
         ``conversation_key`` of 0 stands for an unknown conversation. Of an answer that is not ``streamed``
         nobody sees the first token.
         """
         if conversation_key:
-            self._homes[conversation_key] = replica
-            self._homes.move_to_end(conversation_key)
-        if len(self._homes) > MAX_HOMES:
-            self._homes.popitem(last=False)
+            self._last_replicas[conversation_key] = replica
+            self._last_replicas.move_to_end(conversation_key)
+        if len(self._last_replicas) > MAX_CONVERSATIONS:
+            self._last_replicas.popitem(last=False)
         self.decisions[replica.lease.model] += 1
         self.open_bookings += 1
         self.num_bookings += 1
@@ -255,12 +255,12 @@ class Fleet:
             return Booked()
         return Booked(replica.running, replica.queued_tokens, replica.active_tokens, replica.engine_tokens)
 
-    def hear(self, bookings: Bookings, now: float) -> None:
+    def receive(self, bookings: Bookings, now: float) -> None:
         """Take in what another router has booked, at a monotonic time in seconds."""
-        self._tabulate(*self.peers.hear(bookings, now))
+        self._tabulate(*self.peers.receive(bookings, now))
         sent_to = {expected.replica for expected in bookings.expected}
         slots = {name: self.replicas[name].slot for name in sent_to & self.replicas.keys()}
-        self._peer_expectations.hear(bookings, slots, now)
+        self._peer_expectations.receive(bookings, slots, now)
 
     def check_integrity(self) -> None:
         """Bookings equal what is booked on replicas, the index equals the union of its replicas, and what

@@ -27,7 +27,7 @@ class PeerExpectations:
         self._open: OrderedDict[tuple[str, int], tuple[float, Expectation]] = OrderedDict()
         self._computed: OrderedDict[tuple[str, int], tuple[float, Expectation]] = OrderedDict()
 
-    def hear(self, bookings: Bookings, slots: Mapping[str, int], now: float) -> None:
+    def receive(self, bookings: Bookings, slots: Mapping[str, int], now: float) -> None:
         """Take in what a router has sent, and what has been computed; ``slots`` are those of replicas."""
         for expected in bookings.expected:
             slot, name = slots.get(expected.replica), (bookings.router, expected.number)

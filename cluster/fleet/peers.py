@@ -76,7 +76,7 @@ class PeerBookings:
         """What each router has booked on each replica, without zeros."""
         return self._routers
 
-    def hear(self, bookings: Bookings, now: float) -> Collection[str]:
+    def receive(self, bookings: Bookings, now: float) -> Collection[str]:
         """Take in what a router says of itself; returns the ids of replicas that it says something new of."""
         known = self._routers.setdefault(bookings.router, {})
         self._heard[bookings.router] = now

@@ -73,5 +73,5 @@ class WaitingRoom:
         """A replica takes no more requests."""
         for waiting in sorted(self._queues.pop(replica, [])):
             if waiting.booking.held:
-                waiting.booking.let_go()
+                waiting.booking.resume()
                 waiting.go(False)

@@ -11,7 +11,7 @@ MAX_BLOCKS = 1 << 22
 """9 bytes each, taken as they are first used."""
 
 
-class Fate(IntEnum):
+class Outcome(IntEnum):
     """What became of a block."""
 
     NEVER_SEEN = 0
@@ -22,7 +22,7 @@ class Fate(IntEnum):
     """Its replica went, or started anew."""
 
 
-class Ghosts:
+class EvictedBlocks:
     """Remembers keys, each at the place that it names itself: a newer one takes the place of an older one."""
 
     def __init__(self, max_blocks: int = MAX_BLOCKS) -> None:
@@ -30,38 +30,38 @@ class Ghosts:
         self.max_blocks = max_blocks
         self._mask = max_blocks - 1
         self._keys: BlockKeys = np.zeros(max_blocks, dtype=np.uint64)
-        self._fates: NDArray[np.uint8] = np.zeros(max_blocks, dtype=np.uint8)
+        self._outcomes: NDArray[np.uint8] = np.zeros(max_blocks, dtype=np.uint8)
 
     def __len__(self) -> int:
         """Blocks remembered. Goes through the whole table: milliseconds."""
-        return int(np.count_nonzero(self._fates))
+        return int(np.count_nonzero(self._outcomes))
 
-    def remember(self, keys: BlockKeys, fate: Fate) -> None:
+    def remember(self, keys: BlockKeys, outcome: Outcome) -> None:
         """A replica no longer holds these blocks. Others may: only ask for blocks that nobody holds."""
         places = keys & self._mask
         self._keys[places] = keys
-        self._fates[places] = fate
+        self._outcomes[places] = outcome
 
-    def fate(self, key: int) -> Fate:
+    def outcome(self, key: int) -> Outcome:
         """What became of one block."""
         place = key & self._mask
-        return Fate(int(self._fates[place])) if int(self._keys[place]) == key else Fate.NEVER_SEEN
+        return Outcome(int(self._outcomes[place])) if int(self._keys[place]) == key else Outcome.NEVER_SEEN
 
-    def leading(self, keys: BlockKeys) -> list[tuple[Fate, int]]:
-        """The fates of the leading blocks that are remembered, each with how many have it in a row."""
-        if not len(keys) or self.fate(int(keys[0])) is Fate.NEVER_SEEN:
+    def leading(self, keys: BlockKeys) -> list[tuple[Outcome, int]]:
+        """The outcomes of the leading blocks that are remembered, each with how many have it in a row."""
+        if not len(keys) or self.outcome(int(keys[0])) is Outcome.NEVER_SEEN:
             return []
         places = keys & self._mask
-        fates = self._fates[places] * (self._keys[places] == keys)
-        known = fates != Fate.NEVER_SEEN
+        outcomes = self._outcomes[places] * (self._keys[places] == keys)
+        known = outcomes != Outcome.NEVER_SEEN
         # Keys are chained: a block in front of a remembered one was there too, and is overwritten here.
         ends = np.flatnonzero(known) + 1
-        runs: list[tuple[Fate, int]] = []
+        runs: list[tuple[Outcome, int]] = []
         start = 0
         for end in ends.tolist():
-            fate, count = Fate(int(fates[end - 1])), end - start
-            if runs and runs[-1][0] is fate:
+            outcome, count = Outcome(int(outcomes[end - 1])), end - start
+            if runs and runs[-1][0] is outcome:
                 count += runs.pop()[1]
-            runs.append((fate, count))
+            runs.append((outcome, count))
             start = end
         return runs

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.index.block_table import BlockKeys, BlockTable, as_keys
-from cluster.index.evicted_blocks import Fate, Ghosts
+from cluster.index.evicted_blocks import EvictedBlocks, Outcome
 from cluster.index.radix_tree import RadixTree
 from policies.types import Counts
 
@@ -45,7 +45,7 @@ class PrefixIndex:
     def __init__(self, max_blocks: int = DEFAULT_MAX_BLOCKS) -> None:
         self._max_blocks = max_blocks
         self._confirmed = BlockTable(max_blocks)
-        self.ghosts = Ghosts()
+        self.evicted = EvictedBlocks()
         self._has_dead = False
         """Whether the table itself may know of blocks that nobody holds any more."""
         self._expected = RadixTree()
@@ -83,28 +83,28 @@ class PrefixIndex:
 
     def remove_replica(self, slot: int) -> None:
         """Forget a replica, what it holds and what was expected of it."""
-        self._clear(slot, Fate.LOST)
+        self._clear(slot, Outcome.LOST)
         for expectation in list(self._expectations[slot]):
             self.forget(expectation)
         del self._expectations[slot]
 
     def clear(self, slot: int) -> None:
         """The replica no longer holds anything that was confirmed."""
-        self._clear(slot, Fate.EVICTED)
+        self._clear(slot, Outcome.EVICTED)
 
-    def fates(self, keys: BlockKeys) -> list[tuple[Fate, int]]:
-        """What became of leading blocks, of which nobody holds the first: fates, and how many have each.
+    def outcomes(self, keys: BlockKeys) -> list[tuple[Outcome, int]]:
+        """What became of leading blocks, of which nobody holds the first: outcomes, and how many have each.
         In a large index what an engine cleared counts as lost, too.
         """
-        runs = self.ghosts.leading(keys)
+        runs = self.evicted.leading(keys)
         known = sum(count for _, count in runs)
         if self._has_dead and known < len(keys) and (dead := self._confirmed.count_dead(keys[known:])):
-            runs.append((Fate.LOST, dead))
+            runs.append((Outcome.LOST, dead))
         return runs
 
-    def _clear(self, slot: int, fate: Fate) -> None:
+    def _clear(self, slot: int, outcome: Outcome) -> None:
         if len(self) <= WALKED_BLOCKS:
-            self.ghosts.remember(self._confirmed.owned(slot), fate)
+            self.evicted.remember(self._confirmed.owned(slot), outcome)
         else:
             self._has_dead = True
         self._confirmed.clear(slot)
@@ -118,7 +118,7 @@ class PrefixIndex:
         blocks = as_keys(keys)
         self._confirmed.remove(slot, blocks)
         if len(blocks):
-            self.ghosts.remember(blocks, Fate.EVICTED)
+            self.evicted.remember(blocks, Outcome.EVICTED)
 
     def num_confirmed(self, slot: int, keys: Sequence[int] | BlockKeys, known: int) -> int:
         """How many leading blocks of a prompt are confirmed for a replica, when ``known`` of them were."""

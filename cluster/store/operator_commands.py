@@ -1,7 +1,7 @@
 """What operators want done with single replicas and blocks, for all routers of a deployment.
 
-One hash in Redis holds a field for each wish. One that is taken back is switched off and kept for a day: so a
-field that is missing was lost by Redis, and the first router that remembers it writes it again.
+One hash in Redis holds a field for each command. One that is taken back is switched off and kept for a day:
+so a field that is missing was lost by Redis, and the first router that remembers it writes it again.
 """
 
 import asyncio
@@ -39,8 +39,8 @@ class Kind(StrEnum):
     """Routers forget who holds a block."""
 
 
-class Wish(msgspec.Struct, frozen=True, array_like=True):
-    """One wish, or one that was taken back."""
+class OperatorCommand(msgspec.Struct, frozen=True, array_like=True):
+    """A command in force, or one that was taken back."""
 
     on: bool
     at: float
@@ -49,20 +49,20 @@ class Wish(msgspec.Struct, frozen=True, array_like=True):
 
 Name: TypeAlias = tuple[Kind, str]
 """Kind and target: a replica's id, or a block's key as 16 hexadecimal digits."""
-Wishes: TypeAlias = Mapping[Name, Wish]
+CommandsByName: TypeAlias = Mapping[Name, OperatorCommand]
 
 
-class WishStore:
-    """The wishes in Redis. Every method raises `StoreUnavailableError` when Redis does not answer."""
+class CommandStore:
+    """The commands in Redis. Every method raises `StoreUnavailableError` when Redis does not answer."""
 
     def __init__(self, redis: RedisClient, keys: Keys) -> None:
         self._commands = Commands.of(redis)
-        self._key = f"{keys.prefix}:wishes"
-        self._known: dict[Name, Wish] = {}
-        self._lock = asyncio.Lock()  # a reading that began before a wish must not end after it
+        self._key = f"{keys.prefix}:operator_commands"
+        self._known: dict[Name, OperatorCommand] = {}
+        self._lock = asyncio.Lock()  # a reading that began before a command must not end after it
 
-    async def read(self, replicas: Collection[str]) -> Wishes:
-        """All wishes; ``replicas`` are those that are there now. What is outdated is dropped."""
+    async def read(self, replicas: Collection[str]) -> CommandsByName:
+        """All commands; ``replicas`` are those that are there now. What is outdated is dropped."""
         async with self._lock:
             found = _decoded(await self._execute("HGETALL", self._key))
             self._known |= found
@@ -70,7 +70,7 @@ class WishStore:
                 await self._keep(found, replicas)
             return dict(self._known)
 
-    async def _keep(self, found: dict[Name, Wish], replicas: Collection[str]) -> None:
+    async def _keep(self, found: dict[Name, OperatorCommand], replicas: Collection[str]) -> None:
         """Drop what is outdated, and write again what Redis has lost."""
         old = outdated(self._known, time.time())
         for name in old:
@@ -83,55 +83,55 @@ class WishStore:
         for target in _unnoticed(self._known, time.time()) & set(replicas):
             await self._write((Kind.SEEN, target), True)
 
-    async def wish(self, kind: Kind, target: str, on: bool = True) -> float:
-        """Wish something, or take it back. Returns when that was, in seconds since 1970."""
+    async def issue(self, kind: Kind, target: str, on: bool = True) -> float:
+        """Issue a command, or take it back. Returns when that was, in seconds since 1970."""
         async with self._lock:
             return await self._write((kind, target), on)
 
     async def _write(self, name: Name, on: bool) -> float:
-        wish = Wish(on, time.time())
-        await self._execute("HSET", self._key, _field(name), msgspec.json.encode(wish))
-        self._known[name] = wish
-        return wish.at
+        command = OperatorCommand(on, time.time())
+        await self._execute("HSET", self._key, _field(name), msgspec.json.encode(command))
+        self._known[name] = command
+        return command.at
 
     async def _execute(self, *command: str | bytes | int) -> Any:
         with translated_errors():
             return await self._commands.execute(*command)
 
 
-def outdated(wishes: Wishes, now: float) -> set[Name]:
+def outdated(issued: CommandsByName, now: float) -> set[Name]:
     """What nobody needs any more, at a time in seconds since 1970."""
-    old = {name for name in wishes if now - _last_seen(name, wishes) > KEPT_SECONDS}
-    resets = sorted((wish.at, name) for name, wish in wishes.items() if name[0] is Kind.RESET_PREFIX)
+    old = {name for name in issued if now - _last_seen(name, issued) > KEPT_SECONDS}
+    resets = sorted((command.at, name) for name, command in issued.items() if name[0] is Kind.RESET_PREFIX)
     return old | {name for _, name in resets[:-MAX_PREFIXES]}
 
 
-def _unnoticed(wishes: Wishes, now: float) -> set[str]:
+def _unnoticed(issued: CommandsByName, now: float) -> set[str]:
     """Drained replicas of which it was not noted lately that they are there."""
     return {
         name[1]
-        for name, wish in wishes.items()
-        if name[0] is Kind.DRAIN and wish.on and now - _last_seen(name, wishes) > SEEN_SECONDS
+        for name, command in issued.items()
+        if name[0] is Kind.DRAIN and command.on and now - _last_seen(name, issued) > SEEN_SECONDS
     }
 
 
-def _last_seen(name: Name, wishes: Wishes) -> float:
+def _last_seen(name: Name, issued: CommandsByName) -> float:
     kind, target = name
-    seen = wishes.get((Kind.SEEN, target)) if kind is Kind.DRAIN and wishes[name].on else None
-    return max(wishes[name].at, seen.at if seen else 0.0)
+    seen = issued.get((Kind.SEEN, target)) if kind is Kind.DRAIN and issued[name].on else None
+    return max(issued[name].at, seen.at if seen else 0.0)
 
 
 def _field(name: Name) -> str:
     return ":".join(name)
 
 
-def _decoded(fields: Mapping[bytes, bytes]) -> dict[Name, Wish]:
+def _decoded(fields: Mapping[bytes, bytes]) -> dict[Name, OperatorCommand]:
     """Without what a router of another version may have written."""
-    wishes = {}
+    issued = {}
     for field, encoded in fields.items():
         kind, _, target = field.decode(errors="replace").partition(":")
         with suppress(ValueError, msgspec.DecodeError):
             if kind == Kind.RESET_PREFIX and int(target, 16) >> 64:
                 continue
-            wishes[Kind(kind), target] = msgspec.json.decode(encoded, type=Wish)
-    return wishes
+            issued[Kind(kind), target] = msgspec.json.decode(encoded, type=OperatorCommand)
+    return issued

@@ -19,7 +19,7 @@ REPUBLISH_CHUNK = 5_000
 """Blocks per batch when a whole mirror is published: one Lua call of 2 to 3 ms."""
 
 FAREWELL_SECONDS = 3600
-"""How long a farewell stays in Redis for routers that did not hear it."""
+"""How long a farewell stays in Redis for routers that did not receive it."""
 
 
 class Position(NamedTuple):

@@ -61,7 +61,7 @@ class SteeringStore:
         encoded = b"" if experiment is None else msgspec.json.encode(experiment)
         await self._execute("HSET", self._key, EXPERIMENT, encoded)
 
-    async def tell_results(self, trial: str, router: str, results: bytes) -> None:
+    async def publish_results(self, trial: str, router: str, results: bytes) -> None:
         """Write what one router has counted in one trial, over what it wrote before."""
         key = self._results(trial)
         await self._execute("HSET", key, router, results)

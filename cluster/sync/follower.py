@@ -160,7 +160,7 @@ class Follower:
 
     async def _handle(self, channel: bytes, data: bytes) -> None:
         if channel == self._bookings_channel:
-            self._hear(data)
+            self._receive(data)
         elif channel == self._memberships_channel:
             membership = msgspec.msgpack.decode(data, type=Membership)
             await self._read_lease(membership.replica, membership.left)
@@ -181,11 +181,11 @@ class Follower:
         if self._router and silence > SILENT_SECONDS and self._rounds_unheard > SILENT_ROUNDS:
             raise StoreUnavailableError("Redis: no messages arrive any more")
 
-    def _hear(self, data: bytes) -> None:
+    def _receive(self, data: bytes) -> None:
         self._last_heard, self._rounds_unheard = time.monotonic(), 0
         bookings = msgspec.msgpack.decode(data, type=Bookings)
         if bookings.router != self._router:
-            self._fleet.hear(bookings, time.monotonic())
+            self._fleet.receive(bookings, time.monotonic())
 
     async def _read_bookings(self) -> None:
         """What the other routers have said last; those that say nothing any more are struck off."""
@@ -200,7 +200,7 @@ class Follower:
                 await self._strike_off(self._redis.srem(self._keys.routers, router))
             else:
                 with suppress(msgspec.DecodeError):  # a router of another version
-                    self._hear(data)
+                    self._receive(data)
 
     async def _known_replicas(self) -> list[str]:
         members: Any = await self._redis.zrange(self._keys.members, 0, -1)
@@ -211,7 +211,7 @@ class Follower:
         for replica_id, (fields, load) in zip(replica_ids, await self._fetch(replica_ids), strict=True):
             if fields[0] is not None:
                 before = self._sequences_read.get(replica_id, (0, 0))
-                replica = self._take_in(replica_id, fields, load)
+                replica = self._apply(replica_id, fields, load)
                 if replica is None:
                     continue
                 now = self._sequences_read[replica_id] = (replica.epoch, int(fields[1]))
@@ -226,7 +226,7 @@ class Follower:
         """Read one lease that has just changed."""
         [(fields, load)] = await self._fetch([replica_id])
         if fields[0] is not None:
-            self._take_in(replica_id, fields, load)
+            self._apply(replica_id, fields, load)
         elif left:
             self._dismiss(replica_id)
 
@@ -271,7 +271,7 @@ class Follower:
         answers: list[Any] = await pipeline.execute()
         return list(zip(answers[::2], answers[1::2], strict=True))
 
-    def _take_in(self, replica_id: str, fields: list[bytes], load: bytes | None) -> Replica | None:
+    def _apply(self, replica_id: str, fields: list[bytes], load: bytes | None) -> Replica | None:
         """Take in one lease; None when it cannot be read."""
         self._missing_since.pop(replica_id, None)
         epoch, _, encoded = fields

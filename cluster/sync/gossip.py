@@ -45,9 +45,9 @@ class Gossip:
             try:
                 await self._wait()
                 if time.monotonic() >= self._next_complete:
-                    await self._tell_all()
+                    await self._publish_all()
                 else:
-                    await self._tell_changes()
+                    await self._publish_changes()
                 await asyncio.sleep(PAUSE_SECONDS)
             except StoreUnavailableError:  # the follower says so
                 await asyncio.sleep(COMPLETE_SECONDS)
@@ -69,12 +69,12 @@ class Gossip:
         except TimeoutError:
             return
 
-    async def _tell_changes(self) -> None:
+    async def _publish_changes(self) -> None:
         replicas, expected, computed = self._fleet.outbox.take()
         totals = {replica_id: self._fleet.booked(replica_id) for replica_id in replicas}
         await self._send(self._publish(Bookings(self._router, totals, expected=expected, computed=computed)))
 
-    async def _tell_all(self) -> None:
+    async def _publish_all(self) -> None:
         self._next_complete = time.monotonic() + COMPLETE_SECONDS
         _, expected, computed = self._fleet.outbox.take()
         totals = {replica_id: self._fleet.booked(replica_id) for replica_id in self._fleet.replicas}

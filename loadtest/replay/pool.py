@@ -32,12 +32,12 @@ class Workers:
         Raises what the work raises, and `ClusterError` when a process was killed.
         """
         if self._pool is None:
-            return [_told(work(*row), done) for row in arguments]
+            return [_published(work(*row), done) for row in arguments]
         try:
             with _interrupts_kept_for_this_process():
                 futures = [self._pool.submit(work, *row) for row in arguments]
             for future in as_completed(futures):
-                _told(future.result(), done)
+                _published(future.result(), done)
             return [future.result() for future in futures]
         except BrokenProcessPool as error:
             raise ClusterError(
@@ -63,7 +63,7 @@ def start_workers(jobs: int) -> Iterator[Workers]:
             raise
 
 
-def _told(result: T, done: Callable[[], object]) -> T:
+def _published(result: T, done: Callable[[], object]) -> T:
     done()
     return result
 

@@ -59,10 +59,10 @@ class SimulatedRouter:
         self._policy = policy
         self._engines = engines
         self._network_seconds = network_seconds
-        self._tell = tell
+        self._publish = tell
         """Takes messages for the other routers; None when there are none."""
         self._telling = False
-        self._next_tell = 0.0
+        self._next_publish = 0.0
 
     def admit(self, name: str, state: ReplicaState = ReplicaState.READY) -> None:
         """A replica's lease says this."""
@@ -80,11 +80,11 @@ class SimulatedRouter:
         """A client's request arrives."""
         self._dispatch(Call(turn, self._clock.now, finish))
 
-    def tell_everything(self) -> None:
+    def publish_everything(self) -> None:
         """Tell the other routers all bookings, as each router does twice a second."""
-        if self._tell is not None:
+        if self._publish is not None:
             booked = {name: self.fleet.booked(name) for name in self.fleet.replicas}
-            self._tell(Bookings(self.name, booked, complete=True))
+            self._publish(Bookings(self.name, booked, complete=True))
 
     def _dispatch(self, call: Call) -> None:
         if not any(engine.fits(call.turn) for engine in self._engines.values()):
@@ -139,19 +139,19 @@ class SimulatedRouter:
         call.booking = self.fleet.book(
             replica, keys, turn.prompt_tokens, call.expected_tokens, turn.conversation_key
         )
-        self._tell_soon()
+        self._publish_soon()
         return call.booking, decision.room_tokens
 
     def _first_token(self, call: Call) -> None:
         assert call.booking is not None
         call.first_token = self._clock.now
         call.booking.prefill_done(self._clock.now)
-        self._tell_soon()
+        self._publish_soon()
 
     def _end(self, call: Call) -> None:
         assert call.booking is not None
         call.booking.release(self._clock.now, succeeded=True)
-        self._tell_soon()
+        self._publish_soon()
         self._finish(call, failed=False)
 
     def _fail(self, call: Call) -> None:
@@ -159,7 +159,7 @@ class SimulatedRouter:
         assert call.booking is not None
         call.booking.release(self._clock.now, succeeded=False)
         call.booking.replica.failed_until = self._clock.now + FAILED_SECONDS
-        self._tell_soon()
+        self._publish_soon()
         call.failures.append(call.replica)
         if call.first_token == NEVER and len(call.failures) < MAX_ATTEMPTS:
             self._dispatch(call)
@@ -191,16 +191,16 @@ class SimulatedRouter:
         """After one way over the network."""
         self._clock.after(self._network_seconds, call, *arguments)
 
-    def _tell_soon(self) -> None:
+    def _publish_soon(self) -> None:
         """Changes at once, but a pause between two messages, as in `cluster.sync.gossip`."""
         if not self._telling:
             self._telling = True
-            self._clock.after(max(0.0, self._next_tell - self._clock.now), self._tell_changes)
+            self._clock.after(max(0.0, self._next_publish - self._clock.now), self._publish_changes)
 
-    def _tell_changes(self) -> None:
+    def _publish_changes(self) -> None:
         self._telling = False
-        self._next_tell = self._clock.now + PAUSE_SECONDS
+        self._next_publish = self._clock.now + PAUSE_SECONDS
         changed, expected, computed = self.fleet.outbox.take()
-        if self._tell is not None:
+        if self._publish is not None:
             booked = {name: self.fleet.booked(name) for name in changed}
-            self._tell(Bookings(self.name, booked, expected=expected, computed=computed))
+            self._publish(Bookings(self.name, booked, expected=expected, computed=computed))

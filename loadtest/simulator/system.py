@@ -69,7 +69,7 @@ class _System:
             first = session.start / load + session.turns[0].think_seconds
             self.clock.after(first, self._play, session, 0)
         if plan.routers > 1:
-            self.clock.after(COMPLETE_SECONDS, self._tell_everything)
+            self.clock.after(COMPLETE_SECONDS, self._publish_everything)
 
     def check_integrity(self) -> None:
         """After the last answer nothing is booked and no block is held. Raises `AssertionError`."""
@@ -129,15 +129,15 @@ class _System:
             router.fleet.dismiss(name)
 
     def _gossip(self, bookings: Bookings) -> None:
-        self.clock.after(self._plan.gossip_lag_seconds, self._hear, bookings)
+        self.clock.after(self._plan.gossip_lag_seconds, self._receive, bookings)
 
-    def _hear(self, bookings: Bookings) -> None:
+    def _receive(self, bookings: Bookings) -> None:
         for router in self._routers:
             if router.name != bookings.router:
-                router.fleet.hear(bookings, self.clock.now)
+                router.fleet.receive(bookings, self.clock.now)
 
-    def _tell_everything(self) -> None:
+    def _publish_everything(self) -> None:
         for router in self._routers:
-            router.tell_everything()
+            router.publish_everything()
         if self._num_open:
-            self.clock.after(COMPLETE_SECONDS, self._tell_everything)
+            self.clock.after(COMPLETE_SECONDS, self._publish_everything)

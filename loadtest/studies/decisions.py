@@ -41,7 +41,7 @@ REPLICA_RATE, ROUTER_RATE = 2.0, 250.0
 """Requests a second: for each replica, and as many as one router serves at most. Time is virtual."""
 PREFILL_SECONDS, OPEN_SECONDS = 0.5, 4.0
 """From a decision until its prompt has been computed, and until its request ends."""
-HEAR_SECONDS = 0.5
+RECEIVE_SECONDS = 0.5
 """Between two messages of the other router."""
 WARM_UP_SECONDS = 6.0
 """Not timed: until as many requests are open, and as many end, as later on."""
@@ -127,7 +127,7 @@ class Workload:
     def wait(self) -> None:
         """Until the next request comes. The other router says what it has booked; own messages go out."""
         self.seconds += 1 / min(REPLICA_RATE * len(self.fleet.replicas), ROUTER_RATE)
-        if self.heard + HEAR_SECONDS > self.seconds:
+        if self.heard + RECEIVE_SECONDS > self.seconds:
             return
         self.heard = self.seconds
         booked = {
@@ -135,7 +135,7 @@ class Workload:
             for replica_id in self.fleet.replicas
             if (running := self.source.randrange(4))
         }
-        self.fleet.hear(Bookings("other", booked, complete=True), self.seconds)
+        self.fleet.receive(Bookings("other", booked, complete=True), self.seconds)
         self.fleet.outbox.take()
 
     def join(self, number: int) -> float:

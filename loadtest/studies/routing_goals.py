@@ -65,7 +65,7 @@ NO_PROGRESS: Constants = {"progress": _no_progress}
 ABLATION: Mapping[str, Constants] = {
     "as it is": {},
     "stickiness off": {"STICKINESS": 0.0},
-    "nothing counts as hot": {"HOT_SHARE": NEVER},
+    "nothing counts as hot": {"POPULAR_SHARE": NEVER},
     "nothing is soon hot": {"DOUBT": NEVER},
     "no waiting in the router": {"ROOM_TOKENS": NEVER},
     "no ageing of what waits": {"AGEING_TOKENS": 0.0},
@@ -74,7 +74,7 @@ ABLATION: Mapping[str, Constants] = {
 }
 SWEEP: Mapping[str, Sequence[float]] = {
     "STICKINESS": (1, 2, 4, 6, 8, 12, 16, 32),
-    "HOT_SHARE": (0.125, 0.25, 0.5, 1),
+    "POPULAR_SHARE": (0.125, 0.25, 0.5, 1),
     "RECENT": (16, 32, 64, 128),
     "DOUBT": (0, 1, 2, 3),
     "ROOM_TOKENS": (2048, 4096, 6144, 8192),

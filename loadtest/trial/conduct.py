@@ -117,7 +117,7 @@ class Conductor:
             self._fleet.model,
             traffic,
             draw_tag(self._source),
-            self._tell(shown),
+            self._publish(shown),
         )
         one = await player.play(arm.name, number, self._fleet.watch)
         self._progress.remove_task(shown)
@@ -127,7 +127,7 @@ class Conductor:
             raise TrialError(f"{arm.name} answers nothing: {one.answers[-1].error}")
         return one
 
-    def _tell(self, shown: TaskID) -> Callable[[Answer], None]:
+    def _publish(self, shown: TaskID) -> Callable[[Answer], None]:
         count = failed = 0
 
         def told(answer: Answer) -> None:

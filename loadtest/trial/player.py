@@ -99,7 +99,7 @@ class Player:
         self._model = model
         self._traffic = traffic
         self._tag = tag
-        self._told = told
+        self._published = told
         self._answers: list[Answer] = []
         self._cut_off = 0
         self._started = 0.0
@@ -179,7 +179,7 @@ class Player:
         except RequestFailedError as error:
             answer = Answer(name, turn, sent, math.nan, self._now() - sent, error=str(error))
         self._answers.append(answer)
-        self._told(answer)
+        self._published(answer)
         return text
 
 

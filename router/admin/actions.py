@@ -22,7 +22,7 @@ from router.answers.general import (
     ReplicaResetAnswer,
 )
 from router.errors import NotDecidedError, NotFoundError, quoted
-from router.steer.operator_commands import WishKeeper
+from router.steer.operator_commands import CommandFollower
 
 T = TypeVar("T")
 PrefixKey = Annotated[str, Path(pattern="^[0-9a-fA-F]{16}$", description="16 hexadecimal digits")]
@@ -32,7 +32,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def action_routes(fleet: Fleet, wishes: WishKeeper, audit: AuditLog) -> APIRouter:
+def action_routes(fleet: Fleet, commands: CommandFollower, audit: AuditLog) -> APIRouter:
     """The routes that act, and the audit log."""
     routes = APIRouter(**DOCUMENTED)
 
@@ -49,7 +49,7 @@ def action_routes(fleet: Fleet, wishes: WishKeeper, audit: AuditLog) -> APIRoute
 
     async def set_drained(replica_id: str, drained: bool, request: Request) -> DrainAnswer:
         replica = _known(fleet, replica_id)
-        await decided(wishes.drain(replica_id, drained))
+        await decided(commands.drain(replica_id, drained))
         action = "drain" if drained else "undrain"
         await audit.write(who_asks(request), action, replica_id, f"{replica.running} requests run here")
         return {"replica": replica_id, "drained": drained, "running": replica.running}
@@ -58,7 +58,7 @@ def action_routes(fleet: Fleet, wishes: WishKeeper, audit: AuditLog) -> APIRoute
     async def reset_replica(replica_id: str, request: Request) -> ReplicaResetAnswer:
         """Let all routers forget what a replica holds, and read it again from Redis."""
         _known(fleet, replica_id)
-        at = await decided(wishes.reset_replica(replica_id))
+        at = await decided(commands.reset_replica(replica_id))
         await audit.write(who_asks(request), "reset_replica", replica_id)
         return {"replica": replica_id, "reset": at}
 
@@ -69,7 +69,7 @@ def action_routes(fleet: Fleet, wishes: WishKeeper, audit: AuditLog) -> APIRoute
         number = int(key, 16)
         if not holders_of(fleet, number):
             raise NotFoundError(f"No replica is known to hold the block {quoted(key)}.", "key")
-        at = await decided(wishes.reset_prefix(number))
+        at = await decided(commands.reset_prefix(number))
         await audit.write(who_asks(request), "reset_prefix", f"{number:016x}")
         return {"key": f"{number:016x}", "reset": at}
 

@@ -18,7 +18,7 @@ from router.admin.access import DOCUMENTED
 from router.answers.general import ErrorAnswer
 from router.answers.listings import BlocksAnswer
 from router.errors import BlocksChangeError, NotFoundError, quoted
-from router.steer.operator_commands import WishKeeper
+from router.steer.operator_commands import CommandFollower
 
 PART_BLOCKS = 100_000
 """Blocks of the index, whoever holds them, that are looked at in one go: about 3 ms."""
@@ -27,7 +27,7 @@ WRITTEN_BLOCKS = 16_384
 READINGS = 5
 
 
-def block_routes(fleet: Fleet, follower: Follower, wishes: WishKeeper) -> APIRouter:
+def block_routes(fleet: Fleet, follower: Follower, commands: CommandFollower) -> APIRouter:
     """The route that lists them."""
     routes = APIRouter(**DOCUMENTED)
 
@@ -46,7 +46,7 @@ def block_routes(fleet: Fleet, follower: Follower, wishes: WishKeeper) -> APIRou
             keys = await _owned(fleet, replica.slot)
             unchanged = fleet.replicas.get(replica_id) is replica and replica.epoch == epoch
             if unchanged and follower.sequence(replica_id) == sequence:
-                reset = as_keys(wishes.reset_prefixes)
+                reset = as_keys(commands.reset_prefixes)
                 return _Listing(_written(epoch, sequence, await _sorted(keys), await _sorted([reset])))
         raise BlocksChangeError(f"The blocks of {quoted(replica_id)} change faster than they can be read.")
 

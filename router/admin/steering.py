@@ -23,13 +23,13 @@ from router.steer.steering import Steering
 MAX_BODY_BYTES = 64 * 1024
 
 
-class PolicyWish(msgspec.Struct, forbid_unknown_fields=True):
+class PolicyChoice(msgspec.Struct, forbid_unknown_fields=True):
     """The body of a switch."""
 
     policy: str
 
 
-class ExperimentWish(msgspec.Struct, forbid_unknown_fields=True):
+class ExperimentPlan(msgspec.Struct, forbid_unknown_fields=True):
     """The body of an experiment. ``name`` draws the conversations that take part."""
 
     control: str
@@ -47,13 +47,13 @@ def steering_routes(steering: Steering, settings: RouterSettings, audit: AuditLo
         """The policy in force, where it comes from, all that there are, and the experiment."""
         return steering.describe()
 
-    @routes.put("/admin/policy", responses=errors, openapi_extra=_body_of(PolicyWish))
+    @routes.put("/admin/policy", responses=errors, openapi_extra=_body_of(PolicyChoice))
     async def switch_policy(request: Request) -> PolicyAnswer:
         """Switch all routers to another policy."""
-        wish = await wished(request, PolicyWish)
-        _require_known(steering, wish.policy, "policy")
-        await decided(steering.decide_policy(wish.policy))
-        await note(request, "switch_policy", wish.policy)
+        choice = await chosen(request, PolicyChoice)
+        _require_known(steering, choice.policy, "policy")
+        await decided(steering.decide_policy(choice.policy))
+        await note(request, "switch_policy", choice.policy)
         return steering.describe()
 
     @routes.delete("/admin/policy", responses=errors)
@@ -68,17 +68,17 @@ def steering_routes(steering: Steering, settings: RouterSettings, audit: AuditLo
         """What the running experiment shows, over all routers; null when there is none."""
         return {"experiment": await steering.report()}
 
-    @routes.put("/admin/experiment", responses=errors, openapi_extra=_body_of(ExperimentWish))
+    @routes.put("/admin/experiment", responses=errors, openapi_extra=_body_of(ExperimentPlan))
     async def start_experiment(request: Request) -> ExperimentAnswer:
         """Give a share of conversations to a control policy, and count from zero."""
-        wish = await wished(request, ExperimentWish)
-        _require_known(steering, wish.control, "control")
+        choice = await chosen(request, ExperimentPlan)
+        _require_known(steering, choice.control, "control")
         await decided(
             steering.decide_experiment(
-                Experiment(name=wish.name, control=wish.control, share=wish.share, started=time.time())
+                Experiment(name=choice.name, control=choice.control, share=choice.share, started=time.time())
             )
         )
-        await note(request, "start_experiment", wish.name, f"{wish.control} for {wish.share:g}")
+        await note(request, "start_experiment", choice.name, f"{choice.control} for {choice.share:g}")
         return {"experiment": await steering.report()}
 
     @routes.delete("/admin/experiment", responses=errors)
@@ -92,7 +92,7 @@ def steering_routes(steering: Steering, settings: RouterSettings, audit: AuditLo
     async def note(request: Request, action: str, target: str, detail: str = "") -> None:
         await audit.write(who_asks(request), action, target, detail)
 
-    async def wished(request: Request, shape: Any) -> Any:
+    async def chosen(request: Request, shape: Any) -> Any:
         raw = await read_body(request.headers, request.receive, MAX_BODY_BYTES, settings.body_seconds)
         return decode_body(raw or b"", shape)[1]
 

@@ -111,7 +111,7 @@ class CandidateAnswer(TypedDict):
     replica: str
     chosen: bool
     eligible: bool
-    home: bool
+    last_replica: bool
     cached_tokens: int
     queued_tokens: int
     running: int

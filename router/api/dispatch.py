@@ -136,7 +136,7 @@ class Dispatcher:
         finally:
             fleet.waiting_requests -= 1
             record.held_seconds += time.monotonic() - began
-        booking.let_go()
+        booking.resume()
         return fleet.takes_requests(booking.replica, time.monotonic())
 
     def _decide(
@@ -175,7 +175,7 @@ class Dispatcher:
         record.decision_seconds = time.perf_counter() - started
         cached = snapshot.cached_tokens
         record.available_cached_tokens = available = cached.item(cached.argmax())  # sooner than cached.max()
-        record.prospect = self._explainer.look(call, prompt, model, decision.row, expected, available)
+        record.prediction = self._explainer.predict(call, prompt, model, decision.row, expected, available)
         return booking, decision.room_tokens
 
     def _choose(
@@ -236,7 +236,7 @@ def _considered(snapshot: Snapshot, decision: Decision) -> Considered:
         snapshot.queued_tokens,
         snapshot.running,
         decision.costs,
-        snapshot.home,
+        snapshot.last_replica,
         snapshot.caches_seen,
     )
 

@@ -7,7 +7,7 @@ import msgspec
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.replicas import Model
 from cluster.index.block_table import BlockKeys
-from cluster.index.evicted_blocks import Fate
+from cluster.index.evicted_blocks import Outcome
 from router.explain.conversations import (
     MAX_REQUEST_BYTES,
     Conversations,
@@ -23,10 +23,10 @@ from router.requests.bodies import INLINE_SECONDS, parse_seconds
 from router.requests.prompts import PreparedPrompt
 from router.requests.schema import Call
 
-FATES = {Fate.EVICTED: Reason.EVICTED, Fate.LOST: Reason.REPLICA_LOST}
+REASON_OF = {Outcome.EVICTED: Reason.EVICTED, Outcome.LOST: Reason.REPLICA_LOST}
 
 
-class Prospect(msgspec.Struct, gc=False):
+class Prediction(msgspec.Struct, gc=False):
     """What a decision knew of one prompt."""
 
     spans: Spans
@@ -48,9 +48,9 @@ class Explainer:
         self._fleet = fleet
         self._conversations = conversations
 
-    def look(
+    def predict(
         self, call: Call, prompt: PreparedPrompt, model: Model, row: int, expected: int, available: int
-    ) -> Prospect | None:
+    ) -> Prediction | None:
         """Why tokens of this prompt would be computed at a replica, before its blocks are. That is believed
         to hold ``expected`` tokens, and the best one ``available``. None when nothing is known of its blocks,
         and for a body that is nested almost as deeply as can be parsed.
@@ -62,7 +62,7 @@ class Explainer:
 
     def _look(
         self, call: Call, prompt: PreparedPrompt, model: Model, row: int, expected: int, available: int
-    ) -> Prospect | None:
+    ) -> Prediction | None:
         if model.namespace is None or not prompt.exact or not model.replicas[row].lease.publishes_events:
             return None
         block_size, keys = model.namespace.block_size, prompt.keys
@@ -75,9 +75,9 @@ class Explainer:
         namespace = hash((model.namespace, call.cache_salt))
         divergence = None
         if known < full:
-            for fate, count in self._fleet.index.fates(keys[known:full]):
+            for outcome, count in self._fleet.index.outcomes(keys[known:full]):
                 known += count
-                spans.append((known * block_size, FATES[fate]))
+                spans.append((known * block_size, REASON_OF[outcome]))
         if known < full and marks:
             turn = self._conversations.last_turn(marks, namespace)
             if turn is None:
@@ -92,26 +92,28 @@ class Explainer:
             spans.append((reusable * block_size, Reason.UNKNOWN))
         spans.append((prompt.prompt_tokens, Reason.TAIL))
         raw = call.raw if len(call.raw) <= MAX_REQUEST_BYTES else b""
-        return Prospect(spans, keys, block_size, prompt.prompt_tokens, divergence, raw, namespace, marks)
+        return Prediction(spans, keys, block_size, prompt.prompt_tokens, divergence, raw, namespace, marks)
 
-    def settle(self, prospect: Prospect | None, usage: Usage, answered: bool) -> Misses | None:
+    def reconcile(self, prediction: Prediction | None, usage: Usage, answered: bool) -> Misses | None:
         """Why tokens were computed; None when the engine does not say what it had cached. The conversation of
         a request that was ``answered`` is remembered.
         """
         cached = usage.cached_tokens
-        if prospect is not None and answered and prospect.marks:
+        if prediction is not None and answered and prediction.marks:
             tokens = usage.prompt_tokens + (usage.completion_tokens or 0)
-            turn = Turn(prospect.raw, usage.prompt_tokens, tokens)
-            self._conversations.keep(prospect.marks[0], prospect.namespace, turn)
+            turn = Turn(prediction.raw, usage.prompt_tokens, tokens)
+            self._conversations.keep(prediction.marks[0], prediction.namespace, turn)
         if cached is None:
             return None
-        if prospect is None or prospect.prompt_tokens != usage.prompt_tokens:
+        if prediction is None or prediction.prompt_tokens != usage.prompt_tokens:
             return attribute((), cached, usage.prompt_tokens)
-        spans = prospect.spans
+        spans = prediction.spans
         believed, _ = spans[0]
         if cached < believed:
-            first = int(prospect.keys[cached // prospect.block_size])
-            if self._fleet.index.ghosts.fate(first) is Fate.EVICTED:  # between the decision and the engine
+            first = int(prediction.keys[cached // prediction.block_size])
+            if (
+                self._fleet.index.evicted.outcome(first) is Outcome.EVICTED
+            ):  # between the decision and the engine
                 spans = [(believed, Reason.EVICTED), *spans[1:]]
         return attribute(spans, cached, usage.prompt_tokens)
 

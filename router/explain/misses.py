@@ -80,6 +80,6 @@ class Considered(msgspec.Struct, frozen=True, gc=False):
     running: Counts
     costs: Costs
     """Lower is better; infinite for those that could not be chosen."""
-    home: int
+    last_replica: int
     """Row of the replica that served the conversation's last turn; -1 when unknown."""
     caches_seen: bool

@@ -1,7 +1,7 @@
 """The last hour of a deployment: how well caches served, by replica, over all routers.
 
 Requests of this process are counted as they end. Every ten seconds their sums become a finished bucket, which
-`router.history.history_sharing` tells the other routers; theirs come in through `take_in`.
+`router.history.history_sharing` tells the other routers; theirs come in through `merge`.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class History:
         self._own.append((number, total[Column.REQUESTS], total[Column.PROMPT_TOKENS]))
         self._count(bucket)
 
-    def take_in(self, encoded: bytes, newer_than: int) -> int:
+    def merge(self, encoded: bytes, newer_than: int) -> int:
         """Count what another process has told, unless its number says that it is old. Returns the number.
         Raises `ValueError`, and counts nothing, when it was not made as here: by another version."""
         bucket = _bucket_decoder.decode(encoded)

@@ -60,7 +60,7 @@ class HistorySharing:
         """Tell what is finished, and read where it is time. Raises `StoreUnavailableError`."""
         now = self._clock()
         self._history.advance(now)
-        await self._tell()
+        await self._publish()
         somebody_looks = abs(now - self._history.asked_at) < LOOKING_SECONDS
         if somebody_looks or _is_due(self._next_read, now, IDLE_SECONDS):
             await self._read()
@@ -73,10 +73,10 @@ class HistorySharing:
         """Tell everything, the bucket that is not over included. When Redis does not answer it is lost."""
         self._history.finish()
         with suppress(StoreUnavailableError):
-            await self._tell()
+            await self._publish()
             await self._savings.tell()
 
-    async def _tell(self) -> None:
+    async def _publish(self) -> None:
         finished = self._history.finished
         while finished:
             bucket = finished[0]
@@ -90,17 +90,17 @@ class HistorySharing:
             for told in entries:
                 self._last_entry = told.entry_id
                 if told.router != self._router_id:
-                    self._take_in(told)
+                    self._apply(told)
                 await asyncio.sleep(0)  # large ones take a millisecond
             if len(entries) < PAGE:
                 break
         oldest = self._clock() // STEP_SECONDS - HELD_BUCKETS
         self._last_buckets = {name: last for name, last in self._last_buckets.items() if last >= oldest}
 
-    def _take_in(self, told: Told) -> None:
+    def _apply(self, told: Told) -> None:
         last = self._last_buckets.get(told.router, -1)
         with suppress(ValueError):  # written by another version
-            self._last_buckets[told.router] = self._history.take_in(told.bucket, last)
+            self._last_buckets[told.router] = self._history.merge(told.bucket, last)
 
 
 def _is_due(due: float, now: float, period: float) -> bool:

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import msgspec
 
-from router.explain.explainer import Prospect
+from router.explain.explainer import Prediction
 from router.explain.misses import Considered, Divergence, Misses
 from router.http.sse import Usage
 from router.steer.experiment import Assignment
@@ -59,7 +59,7 @@ class RequestRecord(msgspec.Struct, gc=False):  # nothing in it refers to it
     decided: float | None = None
     sent: float | None = None
     """When the last attempt went to its engine."""
-    prospect: Prospect | None = None
+    prediction: Prediction | None = None
     """Until the request has ended: why tokens would be computed."""
     available_cached_tokens: int = 0
     """Of the prompt, the most that any replica of the model was believed to hold."""

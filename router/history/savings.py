@@ -48,7 +48,7 @@ class _Hour:
 
     def __init__(self) -> None:
         self.counted: Sums = {}
-        self._told: Sums = {}
+        self._published: Sums = {}
         self._sequence = 0
         """Number of the last addition that was answered."""
         self._expected = 0
@@ -69,12 +69,12 @@ class _Hour:
             self._sending = None
             if last in (self._expected, sequence):
                 for pair, counts in sending.items():
-                    self._told[pair] = _plus(self._told.get(pair), counts)
+                    self._published[pair] = _plus(self._published.get(pair), counts)
                 self._expected = sequence
             else:  # Redis has lost some
                 self._expected = last
                 if not last:
-                    self._told = {}
+                    self._published = {}
             self._sequence = sequence
 
     def not_in(self, sums: HourSums) -> Sums:
@@ -92,7 +92,7 @@ class _Hour:
         return self._sending
 
     def _missing(self) -> Sums:
-        return _minus(self.counted, self._told)
+        return _minus(self.counted, self._published)
 
 
 class Savings:

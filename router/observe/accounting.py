@@ -12,7 +12,7 @@ from router.history.history import History
 from router.history.record import RequestRecord
 from router.observe.explanations import Explanations
 from router.observe.metrics import Metrics
-from router.steer.arm_totals import Column
+from router.steer.arm_totals import ArmColumn
 
 log = structlog.get_logger()
 
@@ -33,10 +33,10 @@ class Accounts:
         """Add a finished request to sums, metrics and log."""
         ended = time.monotonic()
         ttft = record.first_byte - record.started if record.first_byte is not None else None
-        usage, prospect, record.prospect = record.usage, record.prospect, None
+        usage, prediction, record.prediction = record.usage, record.prediction, None
         if usage is not None:
-            record.misses = self._explainer.settle(prospect, usage, record.outcome == "ok")
-        record.divergence = prospect.divergence if prospect is not None else None
+            record.misses = self._explainer.reconcile(prediction, usage, record.outcome == "ok")
+        record.divergence = prediction.divergence if prediction is not None else None
         _count_for_experiment(record, ttft)
         self._metrics.observe(record, ttft)
         self._explanations.add(record, ttft, ended)
@@ -83,16 +83,16 @@ def _event(record: RequestRecord, ttft: float | None, ended: float) -> dict[str,
 def _count_for_experiment(record: RequestRecord, ttft: float | None) -> None:
     if record.assignment is None or record.assignment.totals is None:
         return
-    values: dict[Column, float] = {
-        Column.REQUESTS: 1,
-        Column.FAILURES: record.outcome in ("failed", "broken"),
-        Column.CANCELLED: record.outcome == "cancelled",
+    values: dict[ArmColumn, float] = {
+        ArmColumn.REQUESTS: 1,
+        ArmColumn.FAILURES: record.outcome in ("failed", "broken"),
+        ArmColumn.CANCELLED: record.outcome == "cancelled",
     }
     if record.usage is not None:
-        values[Column.PROMPT_TOKENS] = record.usage.prompt_tokens
-        values[Column.PREDICTED_CACHED_TOKENS] = record.expected_cached_tokens
-        values[Column.DELIVERED_CACHED_TOKENS] = record.usage.cached_tokens or 0
+        values[ArmColumn.PROMPT_TOKENS] = record.usage.prompt_tokens
+        values[ArmColumn.PREDICTED_CACHED_TOKENS] = record.expected_cached_tokens
+        values[ArmColumn.DELIVERED_CACHED_TOKENS] = record.usage.cached_tokens or 0
     if record.stream and ttft is not None:
-        values[Column.STREAMS] = 1
-        values[Column.TTFT_SECONDS] = ttft
+        values[ArmColumn.STREAMS] = 1
+        values[ArmColumn.TTFT_SECONDS] = ttft
     record.assignment.totals.add(record.assignment.group, values)

@@ -34,7 +34,7 @@ MAX_SHARED = 1_000
 """Entries of all routers in Redis."""
 SHARED_PER_SECOND = 10
 """Of one router."""
-TELL_SECONDS = 0.5
+PUBLISH_SECONDS = 0.5
 UNEXPECTED = (Reason.DIVERGED, Reason.EVICTED, Reason.REPLICA_LOST, Reason.DIVERTED, Reason.UNKNOWN)
 """Reasons of misses that an operator may want to look into."""
 
@@ -72,9 +72,9 @@ class Explanations:
     async def run(self) -> None:
         """Share a sample of what has ended, twice a second, until cancelled."""
         while True:
-            await asyncio.sleep(TELL_SECONDS)
+            await asyncio.sleep(PUBLISH_SECONDS)
             with suppress(StoreUnavailableError):  # the follower says so
-                await self._tell()
+                await self._publish()
 
     def newest(self, limit: int) -> list[RequestSummary]:
         """The last requests of this router, the newest first."""
@@ -115,12 +115,12 @@ class Explanations:
                 return other
         return None
 
-    async def _tell(self) -> None:
+    async def _publish(self) -> None:
         num_new = min(self.num_added - self._num_looked_at, len(self._finished))
         self._num_looked_at = self.num_added
         offset = _wall_offset()
         for finished in sample(
-            islice(reversed(self._finished), num_new), round(SHARED_PER_SECOND * TELL_SECONDS)
+            islice(reversed(self._finished), num_new), round(SHARED_PER_SECOND * PUBLISH_SECONDS)
         ):
             await self._execute(
                 "XADD", self._key, "MAXLEN", "~", MAX_SHARED, "*",

@@ -44,9 +44,9 @@ def fleet_gauges(fleet: Fleet) -> Sequence[FleetGauge]:
             lambda: index.refused_blocks,
         ),
         FleetGauge(
-            "warmroute_index_ghosts",
+            "warmroute_index_evicted_blocks",
             "Blocks remembered that nobody holds any more",
-            lambda: len(index.ghosts),
+            lambda: len(index.evicted),
         ),
         FleetGauge(
             "warmroute_index_repairs",

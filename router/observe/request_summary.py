@@ -86,7 +86,7 @@ def candidates(considered: Considered) -> list[CandidateAnswer]:
             "replica": considered.replicas[row],
             "chosen": row == considered.row,
             "eligible": bool(considered.eligible[row]),
-            "home": row == considered.home,
+            "last_replica": row == considered.last_replica,
             "cached_tokens": int(considered.cached_tokens[row]),
             "queued_tokens": int(considered.queued_tokens[row]),
             "running": int(considered.running[row]),

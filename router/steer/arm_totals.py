@@ -16,7 +16,7 @@ GROUPS = 64
 TTFT_BINS = GeometricBins(error=0.02)
 
 
-class Column(IntEnum):
+class ArmColumn(IntEnum):
     """What is summed up for each group."""
 
     REQUESTS = 0
@@ -39,18 +39,18 @@ class ArmTotals:
     """Sums of one arm: about 7 KB, however many requests."""
 
     def __init__(self) -> None:
-        self.sums = np.zeros((GROUPS, len(Column)))
+        self.sums = np.zeros((GROUPS, len(ArmColumn)))
         """One row per group of conversations."""
         self._ttfts = np.zeros(TTFT_BINS.size, dtype=np.int64)
 
-    def add(self, group: int, values: dict[Column, float]) -> None:
+    def add(self, group: int, values: dict[ArmColumn, float]) -> None:
         """Count one request of a group of conversations."""
         for column, value in values.items():
             self.sums[group, column] += value
-        if Column.TTFT_SECONDS in values:
-            self._ttfts[TTFT_BINS.place_of(values[Column.TTFT_SECONDS])] += 1
+        if ArmColumn.TTFT_SECONDS in values:
+            self._ttfts[TTFT_BINS.place_of(values[ArmColumn.TTFT_SECONDS])] += 1
 
-    def total(self, column: Column) -> float:
+    def total(self, column: ArmColumn) -> float:
         """Sum over all groups."""
         return float(self.sums[:, column].sum())
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from router.steer.arm_totals import GROUPS, TTFT_BINS, ArmTotals, Column
+from router.steer.arm_totals import GROUPS, TTFT_BINS, ArmColumn, ArmTotals
 
 STUDENT_T = 1.998
 """97.5% quantile for 63 degrees of freedom."""
@@ -22,12 +22,12 @@ MIN_GROUPS = 48
 """With fewer groups in use there is no interval: 90 conversations fill about 48 of 64."""
 
 COUNTS = {
-    "requests": Column.REQUESTS,
-    "failures": Column.FAILURES,
-    "cancelled": Column.CANCELLED,
-    "prompt_tokens": Column.PROMPT_TOKENS,
-    "predicted_cached_tokens": Column.PREDICTED_CACHED_TOKENS,
-    "delivered_cached_tokens": Column.DELIVERED_CACHED_TOKENS,
+    "requests": ArmColumn.REQUESTS,
+    "failures": ArmColumn.FAILURES,
+    "cancelled": ArmColumn.CANCELLED,
+    "prompt_tokens": ArmColumn.PROMPT_TOKENS,
+    "predicted_cached_tokens": ArmColumn.PREDICTED_CACHED_TOKENS,
+    "delivered_cached_tokens": ArmColumn.DELIVERED_CACHED_TOKENS,
 }
 PERCENTILES = (50, 95, 99)
 
@@ -37,10 +37,10 @@ def describe_arm(policy: str, totals: ArmTotals) -> dict[str, Any]:
     return {
         "policy": policy,
         **{name: int(totals.total(column)) for name, column in COUNTS.items()},
-        "hit_rate": ratio(totals, Column.DELIVERED_CACHED_TOKENS, Column.PROMPT_TOKENS),
+        "hit_rate": ratio(totals, ArmColumn.DELIVERED_CACHED_TOKENS, ArmColumn.PROMPT_TOKENS),
         "ttft_seconds": {
-            "samples": int(totals.total(Column.STREAMS)),
-            "mean": ratio(totals, Column.TTFT_SECONDS, Column.STREAMS),
+            "samples": int(totals.total(ArmColumn.STREAMS)),
+            "mean": ratio(totals, ArmColumn.TTFT_SECONDS, ArmColumn.STREAMS),
             **{f"p{percent}": totals.ttft_percentile(percent) for percent in PERCENTILES},
             "percentile_error": TTFT_BINS.error,
         },
@@ -50,13 +50,13 @@ def describe_arm(policy: str, totals: ArmTotals) -> dict[str, Any]:
 def describe_difference(default: ArmTotals, control: ArmTotals) -> dict[str, Any]:
     """The default policy's figures less those of the control, each with its 95% interval."""
     return {
-        "hit_rate": difference(default, control, Column.DELIVERED_CACHED_TOKENS, Column.PROMPT_TOKENS),
-        "ttft_mean_seconds": difference(default, control, Column.TTFT_SECONDS, Column.STREAMS),
+        "hit_rate": difference(default, control, ArmColumn.DELIVERED_CACHED_TOKENS, ArmColumn.PROMPT_TOKENS),
+        "ttft_mean_seconds": difference(default, control, ArmColumn.TTFT_SECONDS, ArmColumn.STREAMS),
     }
 
 
 def difference(
-    default: ArmTotals, control: ArmTotals, numerator: Column, denominator: Column
+    default: ArmTotals, control: ArmTotals, numerator: ArmColumn, denominator: ArmColumn
 ) -> dict[str, Any] | None:
     """A ratio in the default arm less that in the control arm; None while there are too few conversations."""
     variance, values = 0.0, []
@@ -72,7 +72,7 @@ def difference(
     return {"estimate": estimate, "low": estimate - margin, "high": estimate + margin}
 
 
-def ratio(totals: ArmTotals, numerator: Column, denominator: Column) -> float | None:
+def ratio(totals: ArmTotals, numerator: ArmColumn, denominator: ArmColumn) -> float | None:
     """One sum by another; None when there is nothing yet."""
     under = totals.total(denominator)
     return totals.total(numerator) / under if under else None

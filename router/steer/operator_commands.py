@@ -1,25 +1,24 @@
 """Does in one router what operators want done with single replicas and blocks.
 
-What is wished stands in Redis and holds for every router of the deployment. Without Redis the last wishes
-go on.
+Commands stand in Redis and hold for every router of the deployment. Without Redis the last ones go on.
 """
 
 import numpy as np
 
 from cluster.fleet.fleet import Fleet
-from cluster.store.operator_commands import Kind, WishStore
+from cluster.store.operator_commands import CommandStore, Kind
 from cluster.sync.follower import Follower
 
 
-class WishKeeper:
-    """Keeps one router to the wishes. `router.steer.steering` calls `refresh` twice a second."""
+class CommandFollower:
+    """Applies them in one router. `router.steer.steering` calls `refresh` twice a second."""
 
-    def __init__(self, store: WishStore, fleet: Fleet, follower: Follower) -> None:
+    def __init__(self, store: CommandStore, fleet: Fleet, follower: Follower) -> None:
         self._store = store
         self._fleet = fleet
         self._follower = follower
         self._resets: dict[tuple[Kind, str], float] | None = None
-        """When each reset that has been done was wished; None until the first ones have been read."""
+        """When each reset that has been applied was issued; None until the first ones have been read."""
 
     @property
     def reset_prefixes(self) -> dict[int, float]:
@@ -28,14 +27,14 @@ class WishKeeper:
         return {int(target, 16): at for (kind, target), at in resets.items() if kind is Kind.RESET_PREFIX}
 
     async def refresh(self) -> None:
-        """Read the wishes and do them. Raises `StoreUnavailableError`; nothing has changed then."""
-        wishes = await self._store.read(self._fleet.replicas)
+        """Read the commands and apply them. Raises `StoreUnavailableError`; nothing has changed then."""
+        issued = await self._store.read(self._fleet.replicas)
         self._fleet.drain(
-            {target for (kind, target), wish in wishes.items() if kind is Kind.DRAIN and wish.on}
+            {target for (kind, target), command in issued.items() if kind is Kind.DRAIN and command.on}
         )
         resets = {
-            name: wish.at
-            for name, wish in wishes.items()
+            name: command.at
+            for name, command in issued.items()
             if name[0] in (Kind.RESET_REPLICA, Kind.RESET_PREFIX)
         }
         done = resets if self._resets is None else self._resets  # a new router has read everything just now
@@ -46,21 +45,21 @@ class WishKeeper:
 
     async def drain(self, replica_id: str, drained: bool) -> None:
         """Take a replica out of service on all routers, or put it back. Raises `StoreUnavailableError`."""
-        await self._store.wish(Kind.DRAIN, replica_id, drained)
+        await self._store.issue(Kind.DRAIN, replica_id, drained)
         await self.refresh()
 
     async def reset_replica(self, replica_id: str) -> float:
         """Let all routers read anew what a replica holds. Raises `StoreUnavailableError`."""
-        return await self._wish_reset(Kind.RESET_REPLICA, replica_id)
+        return await self._issue_reset(Kind.RESET_REPLICA, replica_id)
 
     async def reset_prefix(self, key: int) -> float:
         """Let all routers forget who holds a block. Raises `StoreUnavailableError`."""
-        return await self._wish_reset(Kind.RESET_PREFIX, f"{key:016x}")
+        return await self._issue_reset(Kind.RESET_PREFIX, f"{key:016x}")
 
-    async def _wish_reset(self, kind: Kind, target: str) -> float:
-        wished = await self._store.wish(kind, target)
+    async def _issue_reset(self, kind: Kind, target: str) -> float:
+        at = await self._store.issue(kind, target)
         await self.refresh()
-        return wished
+        return at
 
     def _reset(self, kind: Kind, target: str) -> None:
         if kind is Kind.RESET_REPLICA:

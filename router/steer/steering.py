@@ -17,7 +17,7 @@ from cluster.store.steering import Experiment, SteeringStore
 from policies.types import Catalog
 from router.answers.general import PolicyAnswer
 from router.steer.experiment import Assignment, Trial, describe_experiment
-from router.steer.operator_commands import WishKeeper
+from router.steer.operator_commands import CommandFollower
 
 POLL_SECONDS = 0.5
 RESULTS_SECONDS = 2.0
@@ -35,10 +35,10 @@ class Steering:
         catalog: Catalog,
         setting: str,
         router_id: str,
-        wishes: WishKeeper,
+        operator_commands: CommandFollower,
     ) -> None:
         self._store = store
-        self._wishes = wishes
+        self._operator_commands = operator_commands
         self._catalog = catalog
         self._setting = setting
         self._router_id = router_id
@@ -62,7 +62,7 @@ class Steering:
         while True:
             with suppress(StoreUnavailableError):  # the follower says so
                 await self._refresh()
-                await self._tell_results()
+                await self._publish_results()
             await asyncio.sleep(POLL_SECONDS)
 
     async def decide_policy(self, name: str) -> None:
@@ -101,7 +101,7 @@ class Steering:
 
     async def _refresh(self) -> None:
         decided = await self._store.read()
-        await self._wishes.refresh()
+        await self._operator_commands.refresh()
         self.synchronised.set()
         if decided != self._decided:
             self._decided = decided
@@ -130,7 +130,7 @@ class Steering:
         self.problems = tuple(problems)
         log.info("steering_changed", **self.describe(), problems=problems)
 
-    async def _tell_results(self) -> None:
+    async def _publish_results(self) -> None:
         if self._trial is not None and time.monotonic() >= self._next_results:
             self._next_results = time.monotonic() + RESULTS_SECONDS
-            await self._store.tell_results(self._trial.id, self._router_id, self._trial.encode())
+            await self._store.publish_results(self._trial.id, self._router_id, self._trial.encode())

@@ -103,11 +103,11 @@ def untrue(fleet: Fleet, seen: Look) -> list[str]:
         may_lack = any(text in alarm for alarm in lease.alarms for text in INCOMPLETE)
         if may_lack and not engine.may_lose and engine.shadow.published <= BUFFERED_BATCHES:
             found.append(f"{engine.agent.name}: lost events that its engine still has: {lease.alarms}")
-        ghosts, lacking = mirror.keys - truth, truth - mirror.keys
-        if ghosts or (lacking and not may_lack):
+        evicted, lacking = mirror.keys - truth, truth - mirror.keys
+        if evicted or (lacking and not may_lack):
             found.append(
                 f"{engine.agent.name}: mirror lacks {len(lacking)} of the engine's {len(truth)} blocks, "
-                f"has {len(ghosts)} too many"
+                f"has {len(evicted)} too many"
             )
     return found
 

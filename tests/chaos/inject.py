@@ -145,15 +145,15 @@ class Injector:
 
     @contextlib.asynccontextmanager
     async def _full_redis(self) -> AsyncIterator[None]:
-        await self._tell_redis("CONFIG", "SET", "maxmemory", "1")
+        await self._publish_to_redis("CONFIG", "SET", "maxmemory", "1")
         yield
-        await self._tell_redis("CONFIG", "SET", "maxmemory", "0")
+        await self._publish_to_redis("CONFIG", "SET", "maxmemory", "0")
 
     @contextlib.asynccontextmanager
     async def _denying_redis(self) -> AsyncIterator[None]:
-        await self._tell_redis("ACL", "SETUSER", "default", "-@write")
+        await self._publish_to_redis("ACL", "SETUSER", "default", "-@write")
         yield
-        await self._tell_redis("ACL", "SETUSER", "default", "+@all")
+        await self._publish_to_redis("ACL", "SETUSER", "default", "+@all")
 
     @contextlib.asynccontextmanager
     async def _slow_redis(self, seconds: float) -> AsyncIterator[None]:
@@ -161,7 +161,7 @@ class Injector:
 
         async def slow_down() -> None:
             while True:
-                await self._tell_redis("CLIENT", "PAUSE", str(int(seconds * 1000)))
+                await self._publish_to_redis("CLIENT", "PAUSE", str(int(seconds * 1000)))
                 await asyncio.sleep(seconds * 1.1)
 
         slowing = asyncio.create_task(slow_down())
@@ -169,9 +169,9 @@ class Injector:
             yield
         finally:
             await cancel_and_wait(slowing)
-        await self._tell_redis("PING")
+        await self._publish_to_redis("PING")
 
-    async def _tell_redis(self, *command: str) -> None:
+    async def _publish_to_redis(self, *command: str) -> None:
         """One command, as soon as it is there."""
 
         async def done() -> bool:

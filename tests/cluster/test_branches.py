@@ -88,7 +88,7 @@ def test_memory_is_bounded():
     assert branches.share(MAX_BRANCHES) > branches.share(5) > 0
 
 
-def test_a_snapshot_tells_how_hot_the_place_is_where_a_prompt_goes_on():
+def test_a_snapshot_says_how_popular_the_place_is_where_a_prompt_goes_on():
     """Prompts with one opening share it; the next turn of one of them goes on after its own blocks."""
     fleet = Fleet()
     for name in ("a", "b"):

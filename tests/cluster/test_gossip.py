@@ -136,7 +136,7 @@ async def test_new_router_knows_the_load_before_its_first_decision(redis, keys, 
     """It reads what was told last instead of waiting for the next message."""
     async with routers(shared_redis.url, keys, "x") as (x,):
         x.fleet.book(x.replica, [1], 300)
-        await x.gossip._tell_all()
+        await x.gossip._publish_all()
         y = Router(shared_redis.url, keys, "y", 0.5)
         await y.follower._read_bookings()
         assert y.seen() == Booked(1, 300, 300, 300)

@@ -214,10 +214,10 @@ class LeaseMachine(RuleBasedStateMachine):
         unsent=st.integers(0, 60),
         complete=st.booleans(),
     )
-    def hear(self, router, replica_id, sent, unsent, complete):
+    def receive(self, router, replica_id, sent, unsent, complete):
         """Another router says what it has booked."""
         booked = {replica_id: Booked(1, sent + unsent, 100, sent)}
-        self.fleet.hear(Bookings(router, booked, complete), self.now)
+        self.fleet.receive(Bookings(router, booked, complete), self.now)
         self.others[router] = {**({} if complete else self.others.get(router, {})), **booked}
         self.heard[router] = self.now
         self._settle()
@@ -233,10 +233,10 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.requests)
     @rule(number=st.integers(0, 100))
-    def let_go(self, number):
+    def resume(self, number):
         """A request has waited long enough."""
         request = self.requests[number % len(self.requests)]
-        request.booking.let_go()
+        request.booking.resume()
         request.place = None
 
     @precondition(lambda self: self.requests)

@@ -19,11 +19,11 @@ class Index:
         self.slots = {"a": self.index.add_replica(), "b": self.index.add_replica()}
         self.expectations = PeerExpectations(self.index)
 
-    def hear(self, router="x", sent=(), computed=(), now=0.0):
+    def receive(self, router="x", sent=(), computed=(), now=0.0):
         """A message: prompts sent as (number, replica, keys), and numbers of those computed."""
         expected = tuple(Expected(number, replica, pack_keys(keys)) for number, replica, keys in sent)
         bookings = Bookings(router, {}, expected=expected, computed=tuple(computed))
-        self.expectations.hear(bookings, self.slots, now)
+        self.expectations.receive(bookings, self.slots, now)
 
     def matched(self, keys, now):
         """Leading blocks that each replica is believed to hold."""
@@ -40,24 +40,24 @@ def index():
 
 def test_prompt_of_another_router_counts_until_it_is_computed_and_events_had_time(index):
     """From the message on; after the first token for a moment more, while events are on their way."""
-    index.hear(sent=[(1, "a", [1, 2, 3])])
+    index.receive(sent=[(1, "a", [1, 2, 3])])
     assert index.matched([1, 2, 3, 4], 10.0) == {"a": 3, "b": 0}
-    index.hear(computed=[1], now=10.0)
+    index.receive(computed=[1], now=10.0)
     assert index.matched([1, 2, 3], 10.0 + 0.9 * GRACE_SECONDS)["a"] == 3
     assert index.matched([1, 2, 3], 10.0 + GRACE_SECONDS)["a"] == 0
 
 
 def test_lost_message_about_the_end_does_not_last(index):
     """Nobody said that it was computed: it is forgotten all the same."""
-    index.hear(sent=[(1, "a", [1])])
+    index.receive(sent=[(1, "a", [1])])
     assert index.matched([1], 0.9 * LIMIT_SECONDS)["a"] == 1
     assert index.matched([1], LIMIT_SECONDS)["a"] == 0
 
 
 def test_silent_router_is_forgotten_alone(index):
     """What a dead router had sent counts no longer; another router's prompts do, under the same numbers."""
-    index.hear("x", sent=[(1, "a", [1]), (2, "a", [2])], computed=[2])
-    index.hear("y", sent=[(1, "b", [1])])
+    index.receive("x", sent=[(1, "a", [1]), (2, "a", [2])], computed=[2])
+    index.receive("y", sent=[(1, "b", [1])])
     index.expectations.forget("x")
     assert index.matched([1], 0.0) == {"a": 0, "b": 1}
     assert index.matched([2], 0.0) == {"a": 0, "b": 0}
@@ -65,26 +65,26 @@ def test_silent_router_is_forgotten_alone(index):
 
 def test_repeated_and_unknown_messages_change_nothing(index):
     """A message that comes twice, a replica that is not known here, an end without a beginning."""
-    index.hear(sent=[(1, "a", [1]), (1, "a", [1]), (2, "unknown", [1])])
-    index.hear(sent=[(1, "a", [1])], computed=[99])
-    index.hear(computed=[1])
-    index.hear(computed=[1])
+    index.receive(sent=[(1, "a", [1]), (1, "a", [1]), (2, "unknown", [1])])
+    index.receive(sent=[(1, "a", [1])], computed=[99])
+    index.receive(computed=[1])
+    index.receive(computed=[1])
     assert index.matched([1], GRACE_SECONDS)["a"] == 0
 
 
 def test_number_is_bounded(index, monkeypatch):
     """Beyond the bound the oldest prompts are forgotten."""
     monkeypatch.setattr(module, "MAX_EXPECTATIONS", 2)
-    index.hear(sent=[(number, "a", [number]) for number in range(3)])
+    index.receive(sent=[(number, "a", [number]) for number in range(3)])
     assert [index.matched([number], 0.0)["a"] for number in range(3)] == [0, 1, 1]
 
 
 def test_replica_that_left_takes_its_expectations_along(index):
     """Ending them later does no harm, also when its slot has been given to another."""
-    index.hear(sent=[(1, "a", [1])])
+    index.receive(sent=[(1, "a", [1])])
     index.index.remove_replica(index.slots["a"])
     index.slots["c"] = index.index.add_replica()
-    index.hear(computed=[1])
+    index.receive(computed=[1])
     assert index.matched([1], 100.0) == {"a": 0, "b": 0, "c": 0}
     index.index.check_integrity()
 
@@ -108,9 +108,9 @@ def test_nothing_stays(steps):
         now += pause
         index.expectations.expire(now)
         if replica is None:
-            index.hear(router, computed=[number], now=now)
+            index.receive(router, computed=[number], now=now)
         else:
-            index.hear(router, sent=[(number, replica, keys)], now=now)
+            index.receive(router, sent=[(number, replica, keys)], now=now)
         index.index.check_integrity()
     index.expectations.expire(now + LIMIT_SECONDS)
     assert not index.index._expected.starts

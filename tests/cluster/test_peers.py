@@ -28,8 +28,8 @@ def told(router, complete=False, **replicas):
 def test_routers_add_up_per_replica():
     """A replica's load is what all other routers have booked there."""
     peers = PeerBookings()
-    peers.hear(told("x", a=(1, 100), b=(2, 0)), 0.0)
-    peers.hear(told("y", a=(3, 50)), 0.0)
+    peers.receive(told("x", a=(1, 100), b=(2, 0)), 0.0)
+    peers.receive(told("y", a=(3, 50)), 0.0)
     assert peers["a"] == Booked(4, 150)
     assert peers["b"] == Booked(2, 0)
     assert peers["unknown"] == Booked()
@@ -39,23 +39,23 @@ def test_repeated_message_counts_once():
     """Messages carry totals, so that a repetition changes nothing."""
     peers = PeerBookings()
     for _ in range(3):
-        peers.hear(told("x", a=(1, 100)), 0.0)
+        peers.receive(told("x", a=(1, 100)), 0.0)
     assert peers["a"] == Booked(1, 100)
 
 
 def test_complete_message_ends_what_it_does_not_name():
     """The message that said that a booking ended was lost; the next complete one repairs that."""
     peers = PeerBookings()
-    peers.hear(told("x", a=(1, 100), b=(1, 0)), 0.0)
-    peers.hear(told("x", b=(1, 0), complete=True), 0.0)
+    peers.receive(told("x", a=(1, 100), b=(1, 0)), 0.0)
+    peers.receive(told("x", b=(1, 0), complete=True), 0.0)
     assert (peers["a"], peers["b"]) == (Booked(), Booked(1, 0))
 
 
 def test_silent_router_is_forgotten():
     """What a dead router had booked counts until its silence has lasted long enough, and no longer."""
     peers = PeerBookings()
-    peers.hear(told("x", a=(1, 100)), 0.0)
-    peers.hear(told("y", a=(1, 10)), 1.0)
+    peers.receive(told("x", a=(1, 100)), 0.0)
+    peers.receive(told("y", a=(1, 10)), 1.0)
     peers.forget_silent(SILENCE_SECONDS - 0.01)
     assert peers["a"] == Booked(2, 110)
     peers.forget_silent(SILENCE_SECONDS)
@@ -66,9 +66,9 @@ def test_silent_router_is_forgotten():
 def test_router_that_speaks_again_is_heard():
     """A router that was stopped for a while comes back with its next complete message."""
     peers = PeerBookings()
-    peers.hear(told("x", a=(1, 100)), 0.0)
+    peers.receive(told("x", a=(1, 100)), 0.0)
     peers.forget_silent(10.0)
-    peers.hear(told("x", a=(2, 0), complete=True), 11.0)
+    peers.receive(told("x", a=(2, 0), complete=True), 11.0)
     assert peers["a"] == Booked(2, 0)
 
 
@@ -81,7 +81,7 @@ def test_totals_equal_a_plain_model(messages):
         peers.forget_silent(now)
         for name in [name for name, since in heard.items() if since + SILENCE_SECONDS <= now]:
             del model[name], heard[name]
-        peers.hear(Bookings(router, replicas, complete), now)
+        peers.receive(Bookings(router, replicas, complete), now)
         model[router] = {**({} if complete else model.get(router, {})), **replicas}
         heard[router] = now
         for replica in "abc":
@@ -99,7 +99,7 @@ def test_totals_equal_a_plain_model(messages):
 def test_broken_sum_is_found():
     """The conservation law can fail."""
     peers = PeerBookings()
-    peers.hear(told("x", a=(1, 100)), 0.0)
+    peers.receive(told("x", a=(1, 100)), 0.0)
     peers._totals["a"] = Booked(2, 100)
     with pytest.raises(AssertionError):
         peers.check_integrity()

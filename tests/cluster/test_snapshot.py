@@ -28,7 +28,7 @@ def test_snapshot_shows_what_other_routers_have_booked(messages):
     fleet, now, model = fleet_of(lease("a"), lease("b")), 0.0, {}
     for router, replica_id, running in messages:
         now += 0.1
-        fleet.hear(Bookings(router, {replica_id: Booked(running, 10 * running, 20 * running)}), now)
+        fleet.receive(Bookings(router, {replica_id: Booked(running, 10 * running, 20 * running)}), now)
         model[router, replica_id] = running
         fleet.check_integrity()
     fleet.admit(lease("c"), 1, Load())
@@ -44,19 +44,19 @@ def test_home_is_the_row_of_a_conversations_last_replica():
     """It is unknown before the first booking, for other models, and when the replica is gone or came anew."""
     fleet = fleet_of(lease("a"), lease("b"), lease("c", model="other"))
 
-    def home(name="m", key=9):
-        return fleet.snapshot(fleet.models[name], (), 10, 0.0, conversation_key=key).home
+    def last_replica(name="m", key=9):
+        return fleet.snapshot(fleet.models[name], (), 10, 0.0, conversation_key=key).last_replica
 
-    assert home() == -1
+    assert last_replica() == -1
     fleet.book(fleet.replicas["b"], (), 10, conversation_key=9)
-    assert (home(), home("other"), home(key=8)) == (1, -1, -1)
+    assert (last_replica(), last_replica("other"), last_replica(key=8)) == (1, -1, -1)
     fleet.dismiss("a")
-    assert home() == 0
+    assert last_replica() == 0
     fleet.admit(lease("a"), 1, Load())
     fleet.dismiss("b")
-    assert home() == -1
+    assert last_replica() == -1
     fleet.admit(lease("b"), 1, Load())
-    assert home() == -1
+    assert last_replica() == -1
 
 
 @given(st.integers(0, 200), st.integers(0, 20), st.integers(0, 20))

@@ -137,7 +137,7 @@ def test_entries_of_those_that_left_are_swept(fleet, clients):
 
 @pytest.mark.parametrize("state", [ReplicaState.DRAINING, ReplicaState.UNREACHABLE, None])
 def test_replica_that_takes_no_more_sends_away(fleet, clients, state):
-    """Draining, unreachable or gone: all that wait for it hear so, and can be decided anew elsewhere."""
+    """Draining, unreachable or gone: all that wait for it learn of it, and can be decided anew elsewhere."""
     fleet.admit(lease("b"), 1, Load())
     eligible = []
 
@@ -171,7 +171,7 @@ def test_new_epoch_keeps_who_waits(fleet, clients):
 
 def test_others_work_counts_and_what_waits_at_others_does_not(fleet, clients):
     """All routers together fill the engine's room; a router that falls silent does not block it."""
-    fleet.hear(Bookings("x", {"a": Booked(2, 1_000, 1_000, 99)}), 0.0)
+    fleet.receive(Bookings("x", {"a": Booked(2, 1_000, 1_000, 99)}), 0.0)
     clients.ask("first", 16)
     clients.ask("second", 16)
     assert clients.order == ["first"]

@@ -141,7 +141,7 @@ def test_slow_replica():
 
 
 def test_routers_that_know_everything_do_as_well_as_one():
-    """With events and bookings known at once, four routers give nearly the results of one; four that hear
+    """With events and bookings known at once, four routers give nearly the results of one; four that learn
     nothing of each other in time do not.
     """
     chat = ClosedChat(users=80, turns_per_user=3).build(seed=1)

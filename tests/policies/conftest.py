@@ -14,7 +14,7 @@ def _snapshot(
     eligible=None,
     number=0,
     names=None,
-    home=-1,
+    last_replica=-1,
     pace=None,
 ):
     size = len(cached)
@@ -33,7 +33,7 @@ def _snapshot(
         active_tokens=read_only(active, np.int64, 0),
         pace=read_only(pace, np.float64, 1.0),
         number=number,
-        home=home,
+        last_replica=last_replica,
     )
 
 

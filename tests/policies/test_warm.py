@@ -13,7 +13,7 @@ from policies.baselines import consistent_hash
 from policies.choice import REQUEST_TOKENS
 from policies.ring import walk
 from policies.types import NoReplicaError
-from policies.warm import HOT_SHARE, STICKINESS, TIE_TOKENS, warm
+from policies.warm import POPULAR_SHARE, STICKINESS, TIE_TOKENS, warm
 
 
 def test_own_history_stays_against_moderate_load(snapshot_of, request_of):
@@ -42,7 +42,7 @@ def test_shared_opening_attracts_while_its_holder_is_idle(snapshot_of, request_o
 
 def test_shared_opening_spreads_when_queueing_costs_more_than_computing(snapshot_of, request_of):
     """At the edge of being hot an opening costs what computing it costs, no more."""
-    edge = HOT_SHARE / 3
+    edge = POPULAR_SHARE / 3
     fits = snapshot_of([992, 0, 0], queued=[992 - TIE_TOKENS - 1, 0, 0])
     over = snapshot_of([992, 0, 0], queued=[992 + TIE_TOKENS + 1, 0, 0])
     request = request_of(prompt=1100, opening=1000)
@@ -80,8 +80,8 @@ def test_costs_are_those_of_the_formula(replicas, opening, share, snapshot_of, r
             warm(request, snapshot)
         return
     most = max(tokens for tokens, may in zip(held, eligible, strict=True) if may)
-    heat = share * sum(eligible) / HOT_SHARE
-    price = STICKINESS * (1 - heat) if heat < 1 else 1 / heat - 1
+    popularity = share * sum(eligible) / POPULAR_SHARE
+    price = STICKINESS * (1 - popularity) if popularity < 1 else 1 / popularity - 1
     costs = []
     for tokens, queue, requests, may, slowness in zip(held, queued, running, eligible, pace, strict=True):
         lost = most - (max(tokens, opening) if most > opening else tokens)
@@ -94,7 +94,7 @@ def test_costs_are_those_of_the_formula(replicas, opening, share, snapshot_of, r
 
 def test_a_rare_opening_stays_with_its_holder(snapshot_of, request_of):
     """What hardly anybody begins with is not copied because of a short queue."""
-    rare = snapshot_of([992, 0, 0], queued=[4000, 0, 0])._replace(share=HOT_SHARE / 300)
+    rare = snapshot_of([992, 0, 0], queued=[4000, 0, 0])._replace(share=POPULAR_SHARE / 300)
     assert warm(request_of(prompt=1100, opening=1000), rare).row == 0
 
 
@@ -174,7 +174,7 @@ def test_a_slow_replica_gets_less(snapshot_of, request_of):
 def test_what_is_hot_gets_copies_and_what_is_not_stays(snapshot_of, request_of):
     """Behind the same queue, a text that many prompts begin with is computed again, a rare one is not."""
     snapshot = snapshot_of([0, 960, 0], queued=[0, 2000, 0])
-    for share, row_stays in ((0.0, True), (HOT_SHARE / 3, False)):
+    for share, row_stays in ((0.0, True), (POPULAR_SHARE / 3, False)):
         row = warm(request_of(), snapshot._replace(share=share)).row
         assert (row == 1) is row_stays
 
@@ -217,16 +217,16 @@ def test_conversation_without_a_block_of_its_own_stays_where_it_was(snapshot_of,
     """Where nobody holds more than its last replica, a conversation stays there despite some more load."""
     snapshot = snapshot_of(cached=[896, 896], queued=[100, 0], running=[2, 0])
     request = request_of(prompt=1010, opening=1000)
-    for home in (0, 1):
-        assert warm(request, snapshot._replace(home=home)).row == home
-    assert warm(request, snapshot._replace(home=-1)).row == 1
+    for last_replica in (0, 1):
+        assert warm(request, snapshot._replace(last_replica=last_replica)).row == last_replica
+    assert warm(request, snapshot._replace(last_replica=-1)).row == 1
 
 
 def test_home_is_left_for_more_blocks_or_for_much_less_load(snapshot_of, request_of):
     """A conversation leaves its last replica for more blocks elsewhere, and for much less load."""
     elsewhere = snapshot_of(cached=[0, 896])
-    assert warm(request_of(), elsewhere._replace(home=0)).row == 1
+    assert warm(request_of(), elsewhere._replace(last_replica=0)).row == 1
     crowded = snapshot_of(cached=[0, 0], queued=[5000, 0])
-    assert warm(request_of(), crowded._replace(home=0)).row == 1
+    assert warm(request_of(), crowded._replace(last_replica=0)).row == 1
     gone = snapshot_of(cached=[896, 0], eligible=[False, True])
-    assert warm(request_of(), gone._replace(home=0)).row == 1
+    assert warm(request_of(), gone._replace(last_replica=0)).row == 1

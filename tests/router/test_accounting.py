@@ -17,7 +17,7 @@ from router.http.sse import PromptTokensDetails, Usage
 from router.observe.accounting import Accounts
 from router.observe.explanations import Explanations
 from router.observe.metrics import Metrics
-from router.steer.arm_totals import ArmTotals, Column
+from router.steer.arm_totals import ArmColumn, ArmTotals
 from router.steer.experiment import Assignment
 
 NO_REDIS = "redis://127.0.0.1:1/0"
@@ -127,7 +127,7 @@ def test_experiment_counts_what_records_say(accounts):
     for each in (streamed, whole, broken, cancelled, record()):
         accounts.finish(each)
     assert totals.sums[5].tolist() == pytest.approx([4, 1, 1, 200, 64, 96, 1, 0.2])
-    assert totals.total(Column.REQUESTS) == 4, "something was counted in another group"
+    assert totals.total(ArmColumn.REQUESTS) == 4, "something was counted in another group"
 
 
 def test_log_names_policy_and_arm(accounts):

@@ -55,7 +55,7 @@ async def test_bookings_of_all_routers(router):
     replica = router.fleet.replicas["a"]
     booking = router.fleet.book(replica, [], 100)
     heard = Bookings("other", {"a": Booked(2, 30, 50, 10), "b": Booked(1, 5, 6, 0)}, complete=True)
-    router.fleet.hear(heard, time.monotonic())
+    router.fleet.receive(heard, time.monotonic())
     answer = await overview(router)
     load = answer["replicas"][0]["load"]
     assert (load["booked"], load["booked_by_others"], load["queued_tokens"]) == (1, 2, 100)

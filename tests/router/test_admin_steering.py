@@ -114,7 +114,7 @@ async def test_experiment_from_start_to_end(steered):
     assert await call(steered, "DELETE", "/admin/experiment") == (200, {"experiment": None, "ended": None})
 
 
-async def test_bad_wish_is_refused_naming_the_field(router):
+async def test_bad_choice_is_refused_naming_the_field(router):
     """In the API's error format, and before Redis is asked."""
     for path, body, param, says in BAD_WISHES:
         status, answer = await call(router, "PUT", f"/admin/{path}", body)
@@ -156,7 +156,7 @@ async def test_not_ready_before_decisions_are_read(start_router, redis_server, m
 
 
 async def test_body_has_a_bound(router):
-    """A wish larger than 64 KiB is not read."""
+    """A body larger than 64 KiB is not read."""
     status, answer = await call(router, "PUT", "/admin/policy", b"x" * 65_537)
     assert status == 413
     assert_error(answer, "request_too_large")

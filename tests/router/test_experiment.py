@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from cluster.store.steering import Experiment
 from policies.catalog import POLICIES
-from router.steer.arm_totals import GROUPS, TTFT_BINS, ArmTotals, Column
+from router.steer.arm_totals import GROUPS, TTFT_BINS, ArmColumn, ArmTotals
 from router.steer.experiment import Trial, draw
 from router.steer.experiment_report import MIN_GROUPS, difference
 from router.steer.geometric_bins import SECONDS_RANGE
 
 KEYS = st.integers(1, 2**64 - 1)
 SHARES = st.floats(0.001, 0.999)
-HIT_RATE = (Column.DELIVERED_CACHED_TOKENS, Column.PROMPT_TOKENS)
+HIT_RATE = (ArmColumn.DELIVERED_CACHED_TOKENS, ArmColumn.PROMPT_TOKENS)
 
 
 def trial(share=0.1, name="experiment", default="warm", control="round-robin", started=1.0):
@@ -95,7 +95,7 @@ def test_percentile_is_within_its_stated_error(seconds, percent):
     """Never more than 2% from the exact percentile of the samples."""
     totals = ArmTotals()
     for one in seconds:
-        totals.add(0, {Column.TTFT_SECONDS: one})
+        totals.add(0, {ArmColumn.TTFT_SECONDS: one})
     exact = sorted(seconds)[math.ceil(percent / 100 * len(seconds)) - 1]
     assert totals.ttft_percentile(percent) == pytest.approx(exact, rel=TTFT_BINS.error * 1.000001)
 
@@ -104,7 +104,7 @@ def test_percentile_is_within_its_stated_error(seconds, percent):
 def test_times_outside_the_range_count_as_its_ends(seconds, counted):
     """The number of buckets is fixed, so memory is bounded whatever comes."""
     totals = ArmTotals()
-    totals.add(0, {Column.TTFT_SECONDS: seconds})
+    totals.add(0, {ArmColumn.TTFT_SECONDS: seconds})
     assert totals.ttft_percentile(50) == pytest.approx(counted, rel=TTFT_BINS.error)
     assert len(totals.encode()) < 8000
 
@@ -119,8 +119,8 @@ def test_reports_of_routers_add_up():
     routers = [trial(0.5), trial(0.5)]
     for number, key in enumerate(many_keys(40)):
         assigned = routers[number % 2].assign(key)
-        values = {Column.REQUESTS: 1, Column.PROMPT_TOKENS: 100, Column.DELIVERED_CACHED_TOKENS: 25}
-        assigned.totals.add(assigned.group, {**values, Column.STREAMS: 1, Column.TTFT_SECONDS: 0.5})
+        values = {ArmColumn.REQUESTS: 1, ArmColumn.PROMPT_TOKENS: 100, ArmColumn.DELIVERED_CACHED_TOKENS: 25}
+        assigned.totals.add(assigned.group, {**values, ArmColumn.STREAMS: 1, ArmColumn.TTFT_SECONDS: 0.5})
     report = routers[0].report([routers[1].encode(), b"another version", b""])
     assert report["routers"] == 2
     arms = report["arms"]
@@ -148,8 +148,8 @@ def arm_of(conversations, rng, true_hit_rate=0.4):
     group = rng.integers(0, GROUPS, conversations)
     prompt = rng.lognormal(5, 1, conversations) * rng.geometric(0.3, conversations)
     hit_rate = rng.beta(2, 2 / true_hit_rate - 2, conversations)
-    np.add.at(totals.sums[:, Column.PROMPT_TOKENS], group, prompt)
-    np.add.at(totals.sums[:, Column.DELIVERED_CACHED_TOKENS], group, prompt * hit_rate)
+    np.add.at(totals.sums[:, ArmColumn.PROMPT_TOKENS], group, prompt)
+    np.add.at(totals.sums[:, ArmColumn.DELIVERED_CACHED_TOKENS], group, prompt * hit_rate)
     return totals
 
 
@@ -172,7 +172,7 @@ def test_one_conversation_is_no_evidence():
     large, small = arm_of(2000, np.random.default_rng(1)), ArmTotals()
     for group in range(MIN_GROUPS - 1):
         for _ in range(100):
-            small.add(group, {Column.PROMPT_TOKENS: 100, Column.DELIVERED_CACHED_TOKENS: 10})
+            small.add(group, {ArmColumn.PROMPT_TOKENS: 100, ArmColumn.DELIVERED_CACHED_TOKENS: 10})
     assert difference(large, small, *HIT_RATE) is None
-    small.add(MIN_GROUPS, {Column.PROMPT_TOKENS: 100})
+    small.add(MIN_GROUPS, {ArmColumn.PROMPT_TOKENS: 100})
     assert difference(large, small, *HIT_RATE) is not None

@@ -63,12 +63,12 @@ class Deployment:
         snapshot = self.fleet.snapshot(served, prompt.keys, len(text), now=0.0)
         row = served.ids.index(replica)
         held = snapshot.cached_tokens.tolist()
-        prospect = self.explainer.look(call, prompt, served, row, held[row], max(held))
-        self.divergence = prospect.divergence if prospect else None
+        prediction = self.explainer.predict(call, prompt, served, row, held[row], max(held))
+        self.divergence = prediction.divergence if prediction else None
         self.fleet.apply(served.replicas[row], prompt.keys, (), cleared=False)
         cached = held[row] if cached is None else cached
         self.tokens = len(text)
-        return self.explainer.settle(prospect, Usage(len(text), 3, PromptTokensDetails(cached)), True)
+        return self.explainer.reconcile(prediction, Usage(len(text), 3, PromptTokensDetails(cached)), True)
 
 
 @pytest.fixture
@@ -211,7 +211,7 @@ def test_an_engine_that_does_not_say_what_it_had(deployment):
     """Nothing is attributed."""
     call = parse_chat(b'{"model": "m", "messages": [{"role": "user", "content": "x"}]}')
     assert call.model == "m"
-    assert deployment.explainer.settle(None, Usage(10, 1), True) is None
+    assert deployment.explainer.reconcile(None, Usage(10, 1), True) is None
 
 
 def test_text_completions_have_all_reasons_but_divergence(deployment):
@@ -231,7 +231,7 @@ def test_what_is_nested_too_deeply_is_not_explained(deployment, place):
     """What could be parsed may be too deep to be hashed, or to be compared with the turn before."""
     deep = {"a": msgspec.Raw(b"[" * 500 + b"1" + b"]" * 500)}
 
-    def look(frames, *messages):
+    def predict(frames, *messages):
         call = parse_chat(
             msgspec.json.encode(
                 {"model": "m", "tools": [deep] if place == "tools" else [], "messages": messages}
@@ -239,15 +239,15 @@ def test_what_is_nested_too_deeply_is_not_explained(deployment, place):
         )
         prompt = PreparedPrompt(np.arange(20, dtype=np.uint64), 82, 0, 1, True)
         model = deployment.fleet.models["m"]
-        prospect = under(frames, deployment.explainer.look, call, prompt, model, 0, 0, 0)
-        deployment.explainer.settle(prospect, Usage(82, 1, PromptTokensDetails(0)), answered=True)
-        return prospect
+        prediction = under(frames, deployment.explainer.predict, call, prompt, model, 0, 0, 0)
+        deployment.explainer.reconcile(prediction, Usage(82, 1, PromptTokensDetails(0)), answered=True)
+        return prediction
 
     opening = said("x") | (deep if place == "message" else {})
-    assert look(0, opening) is not None
-    looks = [look(frames, opening, ANSWER, said("again")) for frames in range(0, 750, 10)]
-    assert looks[0] is not None
-    assert looks[-1] is None
+    assert predict(0, opening) is not None
+    predictions = [predict(frames, opening, ANSWER, said("again")) for frames in range(0, 750, 10)]
+    assert predictions[0] is not None
+    assert predictions[-1] is None
 
 
 def test_memory_is_bounded():

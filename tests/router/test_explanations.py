@@ -45,7 +45,7 @@ def considered(num_replicas, row=0, best=0):
     eligible = np.isfinite(costs)
     zeros = np.zeros(num_replicas, dtype=np.int64)
     replicas = tuple(f"r{number}" for number in range(num_replicas))
-    return Considered(replicas, row, eligible, cached, zeros, zeros, costs, home=1, caches_seen=True)
+    return Considered(replicas, row, eligible, cached, zeros, zeros, costs, last_replica=1, caches_seen=True)
 
 
 def record(request_id="x", outcome="ok", **fields):
@@ -85,7 +85,7 @@ async def test_summary_and_explanation(start):
     assert explanation["divergence"] == {"token": 32, "message": 1, "role": "user", "kind": "date"}
     assert [one["replica"] for one in explanation["candidates"]] == ["r0", "r1", "r2"]
     assert [one["cost"] for one in explanation["candidates"]] == [0.0, 1.0, None]
-    assert [one["home"] for one in explanation["candidates"]] == [False, True, False]
+    assert [one["last_replica"] for one in explanation["candidates"]] == [False, True, False]
     assert (explanation["num_candidates"], explanation["router"]) == (3, "one")
 
 
@@ -136,7 +136,7 @@ async def test_other_routers_list_and_explain_what_was_shared(start):
     """Also when the one that took it has ended."""
     one, other = start("one"), start("other")
     finish(one, record("shared", considered=considered(40)))
-    await one._tell()
+    await one._publish()
     finish(other, record("own"))
     assert [summary["request_id"] for summary in await other.recent(10)] == ["own", "shared"]
     assert [summary["request_id"] for summary in await other.recent(1)] == ["own"]
@@ -156,8 +156,8 @@ async def test_a_sample_is_shared_the_telling_ones_first(start):
         record("diverged", divergence=Divergence(0, 0, "user", "id"), misses={Reason.DIVERGED: 9}),
         record("lost", misses={Reason.REPLICA_LOST: 900, Reason.COLD: 100}),
     )
-    await one._tell()
-    await one._tell()
+    await one._publish()
+    await one._publish()
     shared = {summary["request_id"] for summary in await other.recent(50)}
     assert len(shared) == 5
     assert {"evicted", "failed", "diverged", "lost"} <= shared
@@ -170,7 +170,7 @@ async def test_what_is_shared_has_a_bound(start, monkeypatch):
     for _ in range(20):
         for router in routers:
             finish(router, *(record() for _ in range(10)))
-            await router._tell()
+            await router._publish()
     assert await routers[0].redis.xlen("test:requests") <= 20 + 100  # trimmed by whole nodes of a hundred
 
 
@@ -188,7 +188,7 @@ async def test_entries_of_other_versions_are_skipped(start):
     """They do not keep the others from being shown."""
     one, other = start("one"), start("other")
     finish(one, record())
-    await one._tell()
+    await one._publish()
     for fields in ({"id": "y", "request": "{}"}, {"id": "y", "request": "\xff"}, {"else": "?"}):
         await one.redis.xadd("test:requests", fields)
     assert [summary["request_id"] for summary in await other.recent(10)] == ["x"]
@@ -199,13 +199,13 @@ async def test_news_for_pages(start):
     """Own ones since the last time, and those that others have shared since."""
     one, other = start("one"), start("other")
     finish(one, record("before"))
-    await one._tell()
+    await one._publish()
     number, last = other.num_added, (await other.shared_since(b"", 20))[0]
     assert await other.shared_since(last, 20) == (last, [])
     finish(one, record("new"))
     finish(other, record("own"))
-    await one._tell()
-    await other._tell()
+    await one._publish()
+    await other._publish()
     last, found = await other.shared_since(last, 20)
     assert [summary["request_id"] for summary in found] == ["new"]
     number, found = other.added_since(number, 20)

@@ -230,7 +230,7 @@ async def test_nobody_waits_for_ever(router, engines, gate, monkeypatch, limit):
 async def test_dead_routers_bookings_do_not_keep_others_waiting(router, engines, monkeypatch):
     """A router that falls silent is forgotten while a request waits for its work, though no other comes."""
     monkeypatch.setattr(dispatch, "LOOK_SECONDS", 0.05)
-    router.fleet.hear(Bookings("dead", {"a": Booked(1, 500, 500, 500)}), time.monotonic() - 1.4)
+    router.fleet.receive(Bookings("dead", {"a": Booked(1, 500, 500, 500)}), time.monotonic() - 1.4)
     status, replica, _ = await asyncio.wait_for(ask(router, CHAT), 1.0)
     assert (status, replica) == (200, "a")
     await router.drained()

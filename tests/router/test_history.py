@@ -112,7 +112,7 @@ def test_completed_bucket_waits_for_the_others(history, clock):
     assert history.completed().time == NOON - 10
     assert history.completed().replicas == {}
     clock.now += 1
-    history.take_in(told(int(NOON // 10), "ab"), -1)
+    history.merge(told(int(NOON // 10), "ab"), -1)
     completed = history.completed()
     assert completed.time == NOON
     assert completed.replicas == {"a": [2, 100, 80, 70, 64], "b": [1, 0, 0, 0, 0]}
@@ -127,7 +127,7 @@ def test_per_second_is_up_to_now(history, clock):
         history.add(finished(), None, clock.now)
     assert history.per_second(60)[0] == pytest.approx(120 / 51)
     clock.now += 15
-    history.take_in(told(int(NOON // 10) + 6, requests=30), -1)
+    history.merge(told(int(NOON // 10) + 6, requests=30), -1)
     requests, tokens = history.per_second(60)
     assert requests == pytest.approx(120 / 55 + 30 / 60)
     assert tokens == pytest.approx(120 * 100 / 55)
@@ -138,9 +138,9 @@ def test_per_second_is_up_to_now(history, clock):
 def test_another_routers_clock_may_differ(history, clock):
     """What is told of the future counts now; what is over an hour old does not count."""
     now = int(NOON // 10)
-    history.take_in(told(now + 50), -1)
-    history.take_in(told(now - 359), -1)
-    history.take_in(told(now - 360), -1)
+    history.merge(told(now + 50), -1)
+    history.merge(told(now - 359), -1)
+    history.merge(told(now - 360), -1)
     assert history.rates("a", 60).requests == 1
     assert history.rates("a", 3600).requests == 2
     clock.now += 3590
@@ -163,7 +163,7 @@ def test_another_routers_clock_may_differ(history, clock):
 def test_what_another_version_tells_is_refused_whole(history, bucket):
     """Nothing of it counts."""
     with pytest.raises(ValueError):  # noqa: PT011 - msgspec's and ours say what is wrong in many ways
-        history.take_in(bucket, -1)
+        history.merge(bucket, -1)
     assert history.fleet_rates(3600).requests == 0
     assert history.ttft(None)[0].count == 0
 
@@ -186,7 +186,7 @@ def test_replicas_that_left_are_forgotten_after_an_hour(history, clock):
 def test_replicas_beyond_the_bound_count_for_the_fleet(history, clock):
     """Their requests are in the sums of all, and under no other replica's name."""
     number = int(clock.now // 10)
-    history.take_in(told(number, [f"r{number}" for number in range(buckets.MAX_REPLICAS + 3)]), -1)
+    history.merge(told(number, [f"r{number}" for number in range(buckets.MAX_REPLICAS + 3)]), -1)
     clock.now += 10
     assert history.fleet_rates(3600).requests == buckets.MAX_REPLICAS + 3
     clock.now += 5

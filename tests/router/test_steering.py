@@ -8,12 +8,12 @@ import pytest
 from cluster.errors import StoreUnavailableError
 from cluster.fleet.fleet import Fleet
 from cluster.protocol.wire import Keys
-from cluster.store.operator_commands import WishStore
+from cluster.store.operator_commands import CommandStore
 from cluster.store.steering import Experiment, SteeringStore
 from cluster.sync.follower import Follower
 from policies.catalog import POLICIES
-from router.steer.arm_totals import Column
-from router.steer.operator_commands import WishKeeper
+from router.steer.arm_totals import ArmColumn
+from router.steer.operator_commands import CommandFollower
 from router.steer.steering import Steering
 
 KEY = 12345
@@ -32,8 +32,8 @@ def start(server):
     def start(setting="warm", catalog=POLICIES, router_id="r"):
         redis = fakeredis.FakeAsyncRedis(server=server)
         keys, fleet = Keys("test"), Fleet()
-        wishes = WishKeeper(WishStore(redis, keys), fleet, Follower(redis, keys, fleet, 1.0))
-        steering = Steering(SteeringStore(redis, keys), catalog, setting, router_id, wishes)
+        followed = CommandFollower(CommandStore(redis, keys), fleet, Follower(redis, keys, fleet, 1.0))
+        steering = Steering(SteeringStore(redis, keys), catalog, setting, router_id, followed)
         steering.redis = redis  # whoever uses its commands holds the client
         return steering
 
@@ -182,7 +182,7 @@ async def test_experiment_that_cannot_be_read_is_ignored_and_said(start, junk):
 def count(steering, key, **values):
     """Count one request of a conversation where it belongs."""
     assigned = steering.policy_for(key)
-    assigned.totals.add(assigned.group, {Column[name.upper()]: value for name, value in values.items()})
+    assigned.totals.add(assigned.group, {ArmColumn[name.upper()]: value for name, value in values.items()})
 
 
 async def test_report_covers_all_routers(start):
@@ -194,7 +194,7 @@ async def test_report_covers_all_routers(start):
         count(one, key, requests=1)
         count(other, key, requests=1)
     for router in (one, other):
-        await router._tell_results()
+        await router._publish_results()
     count(one, KEY, requests=1)
     report = await one.report()
     assert report["routers"] == 2
@@ -207,20 +207,20 @@ async def test_results_are_told_every_two_seconds(start, monkeypatch):
     router = start()
     await router.decide_experiment(experiment())
     written = []
-    monkeypatch.setattr(router._store, "tell_results", _recorder(written))
-    await router._tell_results()
-    await router._tell_results()
+    monkeypatch.setattr(router._store, "publish_results", _recorder(written))
+    await router._publish_results()
+    await router._publish_results()
     assert len(written) == 1
     router._next_results = time.monotonic()
-    await router._tell_results()
+    await router._publish_results()
     assert len(written) == 2
 
 
 def _recorder(written):
-    async def tell_results(*arguments):
+    async def publish_results(*arguments):
         written.append(arguments)
 
-    return tell_results
+    return publish_results
 
 
 async def test_every_change_counts_from_zero(start):
@@ -233,7 +233,7 @@ async def test_every_change_counts_from_zero(start):
     assert router.policy_for(KEY).totals is late.totals, "warm was the default before"
     await router.decide_experiment(experiment(share=0.6, started=2.0))
     assert router.policy_for(KEY).totals is not late.totals
-    late.totals.add(late.group, {Column.REQUESTS: 1})
+    late.totals.add(late.group, {ArmColumn.REQUESTS: 1})
     count(router, KEY, requests=1)
     await router.decide_policy("least-load")
     assert sum(arm["requests"] for arm in (await router.report())["arms"].values()) == 0

@@ -294,7 +294,7 @@ class AgentMachine(RuleBasedStateMachine):
 
     @rule(unheard=REQUESTS, connects=st.booleans(), heard=REQUESTS)
     def restart(self, unheard, connects, heard):
-        """Another process with an empty cache, and other hashes; the agent may hear it late, or never."""
+        """Another process with an empty cache, and other hashes; the agent may learn of it late, or never."""
         self._new_process()
         for request in unheard:
             self._compute(*request)

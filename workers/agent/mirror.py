@@ -177,17 +177,17 @@ class Mirror:
 
     def _hold(self, block: BlockId, key: int, copies: int) -> None:
         """Take in a block whose key is known, and every parked block that hangs on it."""
-        self._take_in(block, key, copies)
+        self._apply(block, key, copies)
         waiting = [(block, key)] if block in self._children else []
         while waiting:
             block, key = waiting.pop()
             for child in self._children.pop(block, ()):
                 parked = self._parked.pop(child)
                 child_key = chained_key(key.to_bytes(KEY_BYTES, "big"), parked.extra, parked.tokens)
-                self._take_in(child, child_key, parked.copies)
+                self._apply(child, child_key, parked.copies)
                 waiting.append((child, child_key))
 
-    def _take_in(self, block: BlockId, key: int, copies: int) -> None:
+    def _apply(self, block: BlockId, key: int, copies: int) -> None:
         self._keys[block] = key
         if copies > 1:
             self._extra_copies[block] = copies - 1

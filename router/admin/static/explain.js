@@ -250,7 +250,7 @@ function candidate(row, prompt) {
       row.replica,
       " ",
       row.chosen ? h("span", { class: "tag", "data-tone": "accent" }, "chosen") : null,
-      row.home
+      row.last_replica
         ? h("span", { class: "tag", title: "Served this conversation's last turn" }, "last turn")
         : null,
       row.eligible ? null : h("span", { class: "tag" }, "not eligible"),

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.index import prefix_index
-from cluster.index.evicted_blocks import Fate, Ghosts
+from cluster.index.evicted_blocks import EvictedBlocks, Outcome
 from cluster.index.prefix_index import PrefixIndex
 
 
@@ -15,44 +15,44 @@ def _keys(*keys):
 
 def test_a_newer_block_takes_the_place_of_an_older_one():
     """Memory is bounded: of two keys with the same place the later one is remembered."""
-    ghosts = Ghosts(max_blocks=8)
-    ghosts.remember(_keys(3), Fate.EVICTED)
-    ghosts.remember(_keys(11), Fate.LOST)
-    assert (ghosts.fate(3), ghosts.fate(11), len(ghosts)) == (Fate.NEVER_SEEN, Fate.LOST, 1)
+    evicted = EvictedBlocks(max_blocks=8)
+    evicted.remember(_keys(3), Outcome.EVICTED)
+    evicted.remember(_keys(11), Outcome.LOST)
+    assert (evicted.outcome(3), evicted.outcome(11), len(evicted)) == (Outcome.NEVER_SEEN, Outcome.LOST, 1)
 
 
 def test_key_zero_is_a_key_like_any_other():
     """An empty place does not look like the key 0."""
-    ghosts = Ghosts(max_blocks=8)
-    assert ghosts.leading(_keys(0)) == []
-    ghosts.remember(_keys(0), Fate.EVICTED)
-    assert ghosts.leading(_keys(0)) == [(Fate.EVICTED, 1)]
+    evicted = EvictedBlocks(max_blocks=8)
+    assert evicted.leading(_keys(0)) == []
+    evicted.remember(_keys(0), Outcome.EVICTED)
+    assert evicted.leading(_keys(0)) == [(Outcome.EVICTED, 1)]
 
 
 def test_an_overwritten_block_between_remembered_ones_counts_like_the_next():
     """Keys are chained: what stood in front of a remembered block was there too."""
-    ghosts = Ghosts(max_blocks=8)
-    ghosts.remember(_keys(1, 3), Fate.LOST)
-    assert ghosts.leading(_keys(1, 2, 3, 4)) == [(Fate.LOST, 3)]
+    evicted = EvictedBlocks(max_blocks=8)
+    evicted.remember(_keys(1, 3), Outcome.LOST)
+    assert evicted.leading(_keys(1, 2, 3, 4)) == [(Outcome.LOST, 3)]
 
 
 @given(
     events=st.lists(
-        st.tuples(st.lists(st.integers(0, 63)), st.sampled_from([Fate.EVICTED, Fate.LOST])), max_size=8
+        st.tuples(st.lists(st.integers(0, 63)), st.sampled_from([Outcome.EVICTED, Outcome.LOST])), max_size=8
     ),
     prompt=st.lists(st.integers(0, 63), unique=True),
 )
-def test_without_collisions_every_fate_is_the_last_one(events, prompt):
+def test_without_collisions_every_outcome_is_the_last_one(events, prompt):
     """Against a dict: the runs say what became of each leading block, and end with the last known one."""
-    ghosts, model = Ghosts(max_blocks=64), {}
-    for keys, fate in events:
-        ghosts.remember(_keys(*keys), fate)
-        model.update(dict.fromkeys(keys, fate))
-    fates = [fate for fate, count in ghosts.leading(_keys(*prompt)) for _ in range(count)]
+    evicted, model = EvictedBlocks(max_blocks=64), {}
+    for keys, outcome in events:
+        evicted.remember(_keys(*keys), outcome)
+        model.update(dict.fromkeys(keys, outcome))
+    outcomes = [outcome for outcome, count in evicted.leading(_keys(*prompt)) for _ in range(count)]
     known = [number for number, key in enumerate(prompt) if key in model]
-    assert len(fates) == (known[-1] + 1 if known and known[0] == 0 else 0)
-    assert all(fates[number] is model[prompt[number]] for number in known if number < len(fates))
-    assert len(ghosts) == len(model)
+    assert len(outcomes) == (known[-1] + 1 if known and known[0] == 0 else 0)
+    assert all(outcomes[number] is model[prompt[number]] for number in known if number < len(outcomes))
+    assert len(evicted) == len(model)
 
 
 def test_the_index_says_how_blocks_were_lost():
@@ -64,10 +64,17 @@ def test_the_index_says_how_blocks_were_lost():
     index.remove(first, [3])
     index.remove_replica(first)
     index.clear(second)
-    fates = [index.ghosts.fate(key) for key in (1, 2, 3, 4, 5, 6)]
-    assert fates == [Fate.LOST, Fate.LOST, Fate.EVICTED, Fate.EVICTED, Fate.EVICTED, Fate.NEVER_SEEN]
+    outcomes = [index.evicted.outcome(key) for key in (1, 2, 3, 4, 5, 6)]
+    assert outcomes == [
+        Outcome.LOST,
+        Outcome.LOST,
+        Outcome.EVICTED,
+        Outcome.EVICTED,
+        Outcome.EVICTED,
+        Outcome.NEVER_SEEN,
+    ]
     index.restart_replica(second)
-    assert index.ghosts.fate(4) is Fate.EVICTED  # it held nothing any more
+    assert index.evicted.outcome(4) is Outcome.EVICTED  # it held nothing any more
 
 
 def test_in_a_large_index_the_table_knows_what_was_lost(monkeypatch):
@@ -79,8 +86,8 @@ def test_in_a_large_index_the_table_knows_what_was_lost(monkeypatch):
     index.remove(slot, [6])
     index.remove(slot, [1])
     index.remove_replica(slot)
-    assert index.fates(_keys(1, 2, 3, 7)) == [(Fate.EVICTED, 1), (Fate.LOST, 2)]
-    assert index.fates(_keys(7, 2)) == []
+    assert index.outcomes(_keys(1, 2, 3, 7)) == [(Outcome.EVICTED, 1), (Outcome.LOST, 2)]
+    assert index.outcomes(_keys(7, 2)) == []
     other = index.add_replica()
     index.store(other, [2])
-    assert index.fates(_keys(2, 3)) == []
+    assert index.outcomes(_keys(2, 3)) == []

@@ -1,4 +1,4 @@
-"""Wishes of operators hold for every router, survive lost data, and end when nobody needs them any more."""
+"""Operators' commands hold for every router, survive lost data, and end when nobody needs them any more."""
 
 import time
 
@@ -9,18 +9,18 @@ from hypothesis import strategies as st
 
 from cluster.errors import StoreUnavailableError
 from cluster.protocol.wire import Keys
-from cluster.store import operator_commands as wishes
+from cluster.store import operator_commands
 from cluster.store.operator_commands import (
     KEPT_SECONDS,
     MAX_PREFIXES,
     SEEN_SECONDS,
+    CommandStore,
     Kind,
-    Wish,
-    WishStore,
+    OperatorCommand,
     outdated,
 )
 
-HASH = "test:wishes"
+HASH = "test:operator_commands"
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def start(server):
 
     def start():
         redis = fakeredis.FakeAsyncRedis(server=server)
-        store = WishStore(redis, Keys("test"))
+        store = CommandStore(redis, Keys("test"))
         store.redis = redis  # whoever uses its commands holds the client
         return store
 
@@ -46,53 +46,53 @@ def start(server):
 def clock(monkeypatch):
     """Seconds since 1970, as a list of one number."""
     now = [time.time()]
-    monkeypatch.setattr(wishes.time, "time", lambda: now[0])
+    monkeypatch.setattr(operator_commands.time, "time", lambda: now[0])
     return now
 
 
 async def drained(store, replicas=("a", "b")):
     """Which replicas are drained, as this router reads it."""
     found = await store.read(replicas)
-    return {target for (kind, target), wish in found.items() if kind is Kind.DRAIN and wish.on}
+    return {target for (kind, target), command in found.items() if kind is Kind.DRAIN and command.on}
 
 
 async def test_all_routers_read_what_one_was_told(start):
     """And what was taken back."""
     one, other = start(), start()
     assert await drained(other) == set()
-    await one.wish(Kind.DRAIN, "a")
+    await one.issue(Kind.DRAIN, "a")
     assert await drained(one) == await drained(other) == await drained(start()) == {"a"}
-    await other.wish(Kind.DRAIN, "a", on=False)
+    await other.issue(Kind.DRAIN, "a", on=False)
     assert await drained(one) == await drained(other) == await drained(start()) == set()
 
 
 async def test_each_reset_is_told_from_the_one_before(start, clock):
     """By its time."""
     one, other = start(), start()
-    first = await one.wish(Kind.RESET_REPLICA, "a")
-    assert (await other.read(()))[Kind.RESET_REPLICA, "a"] == Wish(True, first)
+    first = await one.issue(Kind.RESET_REPLICA, "a")
+    assert (await other.read(()))[Kind.RESET_REPLICA, "a"] == OperatorCommand(True, first)
     clock[0] += 0.001
-    assert await one.wish(Kind.RESET_REPLICA, "a") > first
+    assert await one.issue(Kind.RESET_REPLICA, "a") > first
 
 
 async def test_lost_data_is_written_again(start):
     """By any router that remembers it, without undoing what was decided since."""
     one, other = start(), start()
-    await one.wish(Kind.DRAIN, "a")
-    await one.wish(Kind.DRAIN, "b")
+    await one.issue(Kind.DRAIN, "a")
+    await one.issue(Kind.DRAIN, "b")
     assert await drained(one) == await drained(other) == {"a", "b"}
     await one.redis.delete(HASH)
-    await other.wish(Kind.DRAIN, "b", on=False)
+    await other.issue(Kind.DRAIN, "b", on=False)
     assert await drained(one) == await drained(start()) == {"a"}
 
 
 async def test_without_redis_nothing_changes(start, server):
-    """A wish is refused, and the next reading brings what was true before."""
+    """A command is refused, and the next reading brings what was true before."""
     store = start()
-    await store.wish(Kind.DRAIN, "a")
+    await store.issue(Kind.DRAIN, "a")
     server.connected = False
     with pytest.raises(StoreUnavailableError):
-        await store.wish(Kind.DRAIN, "b")
+        await store.issue(Kind.DRAIN, "b")
     with pytest.raises(StoreUnavailableError):
         await store.read(())
     server.connected = True
@@ -102,7 +102,7 @@ async def test_without_redis_nothing_changes(start, server):
 async def test_a_replica_that_is_there_stays_drained(start, clock):
     """For ever; one that is gone for a day is forgotten, by routers that remember it, too."""
     one, other = start(), start()
-    await one.wish(Kind.DRAIN, "a")
+    await one.issue(Kind.DRAIN, "a")
     for _ in range(30):
         clock[0] += SEEN_SECONDS + 1
         assert await drained(one) == await drained(other) == {"a"}
@@ -117,10 +117,10 @@ async def test_a_replica_that_is_there_stays_drained(start, clock):
 async def test_an_undrain_is_not_undone_by_one_who_saw_the_replica(start, clock):
     """Noting that a replica is there never writes whether it is drained."""
     one, other = start(), start()
-    await one.wish(Kind.DRAIN, "a")
+    await one.issue(Kind.DRAIN, "a")
     clock[0] += SEEN_SECONDS + 1
     await other.read(["a"])
-    await one.wish(Kind.DRAIN, "a", on=False)
+    await one.issue(Kind.DRAIN, "a", on=False)
     assert await drained(other) == set()
 
 
@@ -129,7 +129,7 @@ async def test_resets_of_blocks_are_bounded(start, clock):
     one, other = start(), start()
     for number in range(MAX_PREFIXES + 5):
         clock[0] += 1
-        await one.wish(Kind.RESET_PREFIX, f"{number:016x}")
+        await one.issue(Kind.RESET_PREFIX, f"{number:016x}")
         if number == MAX_PREFIXES - 1:
             await other.read(())
     expected = {f"{number:016x}" for number in range(5, MAX_PREFIXES + 5)}
@@ -141,7 +141,7 @@ async def test_resets_of_blocks_are_bounded(start, clock):
 async def test_unreadable_fields_are_left_alone(start):
     """A router of another version may have written them."""
     store = start()
-    await store.wish(Kind.DRAIN, "a")
+    await store.issue(Kind.DRAIN, "a")
     foreign = {
         "teleport:a": b"[true,1]",
         "drain:b": b"{",
@@ -157,14 +157,14 @@ async def test_unreadable_fields_are_left_alone(start):
 @given(
     st.dictionaries(
         st.tuples(st.sampled_from(Kind), st.sampled_from("abc")),
-        st.builds(Wish, st.booleans(), st.floats(0, 3 * KEPT_SECONDS)),
+        st.builds(OperatorCommand, st.booleans(), st.floats(0, 3 * KEPT_SECONDS)),
     ),
     st.floats(0, 4 * KEPT_SECONDS),
 )
 def test_what_is_outdated(known, now):
     """Everything a day after its time, except a drain whose replica was seen since."""
     dropped = outdated(known, now)
-    for name, wish in known.items():
-        seen = known.get((Kind.SEEN, name[1]), Wish(False, 0)).at
-        alive = name[0] is Kind.DRAIN and wish.on and now - seen <= KEPT_SECONDS
-        assert (name in dropped) == (now - wish.at > KEPT_SECONDS and not alive)
+    for name, command in known.items():
+        seen = known.get((Kind.SEEN, name[1]), OperatorCommand(False, 0)).at
+        alive = name[0] is Kind.DRAIN and command.on and now - seen <= KEPT_SECONDS
+        assert (name in dropped) == (now - command.at > KEPT_SECONDS and not alive)
