@@ -243,7 +243,7 @@ def doctor(context: typer.Context) -> None:
     try:
         from loadtest.doctor.cli import app as doctor_app
     except ModuleNotFoundError as error:
-        raise StartUpError(f"doctor needs {error.name}: pip install 'warmroute[loadtest,router]'") from error
+        raise StartUpError(f"doctor needs {error.name}: pip install 'warmroute[loadtest]'") from error
     doctor_app(context.args, prog_name="warmroute doctor")
 
 

@@ -1,5 +1,6 @@
 """Fixtures that several folders of tests share."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,12 @@ settings.register_profile(
     derandomize=True,  # the same examples in every run; raise max_examples to search for more
 )
 settings.load_profile("warmroute")
+
+
+def pytest_configure() -> None:
+    """A shell that starts ``make test`` in the background ignores SIGINT for it: tests must not."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
