@@ -224,7 +224,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     try:
         app(arguments)
     except ClusterError as error:
-        Console(stderr=True, highlight=False).print(f"[red]warmroute:[/red] {escape(str(error))}")
+        Console(stderr=True, highlight=False).print(
+            f"[red]warmroute:[/red] {escape(str(error))}", soft_wrap=True
+        )
         raise SystemExit(2 if isinstance(error, StartUpError) else 1) from None
     raise SystemExit(0)
 

@@ -9,14 +9,20 @@ from hypothesis import HealthCheck, settings
 from tests.tiny_model import build_tiny_model
 
 settings.register_profile(
-    "warmroute",
-    max_examples=40,
-    stateful_step_count=30,
+    "long",
+    max_examples=300,
+    stateful_step_count=50,
     deadline=None,  # the machine is shared: a slow example is no failure
     suppress_health_check=[HealthCheck.too_slow],
-    derandomize=True,  # the same examples in every run; raise max_examples to search for more
 )
-settings.load_profile("warmroute")
+settings.register_profile(
+    "short",
+    settings.get_profile("long"),
+    max_examples=25,
+    stateful_step_count=25,
+    derandomize=True,  # the same examples in every run; `make test-long` searches for more
+)
+settings.load_profile("short")
 
 
 def pytest_configure() -> None:

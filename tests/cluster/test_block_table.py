@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.index import index_kernels, index_sets
@@ -48,7 +48,6 @@ def many_keys(count, seed=1):
 
 
 @given(steps, st.sampled_from([(0, 1), (50, 1), (0, 97)]), st.sampled_from([7, 60, 1_000]))
-@settings(max_examples=40, deadline=None)
 def test_any_history_leaves_what_a_dict_of_sets_has(history, numbering, max_keys):
     """Few and many holders, slots beyond 64 and beyond 1,024, and tables that are full."""
     first, distance = numbering

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -323,5 +322,4 @@ class LeaseMachine(RuleBasedStateMachine):
         assert not self.fleet.index.matched_blocks(CHAIN).any()
 
 
-LeaseMachine.TestCase.settings = settings(max_examples=120, stateful_step_count=30, deadline=None)
 TestLeaseMachine = LeaseMachine.TestCase

@@ -12,7 +12,6 @@ from types import SimpleNamespace
 
 import fakeredis
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
@@ -355,5 +354,4 @@ class OwnershipMachine(RuleBasedStateMachine):
         await self.redis.aclose()
 
 
-OwnershipMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)
 TestOwnershipMachine = OwnershipMachine.TestCase

@@ -3,7 +3,6 @@
 from itertools import accumulate
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
@@ -126,7 +125,6 @@ class IndexAgainstSets(RuleBasedStateMachine):
 
 
 TestIndexAgainstSets = IndexAgainstSets.TestCase
-TestIndexAgainstSets.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
 TestIndexAgainstSets.__doc__ = "Random histories leave index and model equal."
 
 

@@ -4,7 +4,7 @@ import io
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -125,7 +125,6 @@ def test_nothing_in_an_answer_commands_the_terminal():
 
 
 @given(st.lists(st.none() | st.floats(0, 1)))
-@settings(max_examples=50)
 def test_the_sparkline_keeps_order(rates):
     """One cell for each rate, higher for higher rates, blank where there is none."""
     line = sparkline(rates)

@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest.doctor.block_memory import BlockMemory, Reuse, VariantMemory
@@ -37,7 +37,6 @@ def lru_hits(prompts: list[np.ndarray], capacity: float) -> int:
     return hits
 
 
-@settings(max_examples=60, deadline=None)
 @given(CHAINS)
 def test_hits_and_distances_are_those_of_a_plain_cache(chains):
     """The curve is near what a cache of each size finds, and never above it; at its end are all hits."""
@@ -71,7 +70,6 @@ def test_a_full_memory_forgets_what_was_not_used_for_longest():
     assert memory.distinct == memory.num_blocks + memory.forgotten == 40_006
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 7), st.integers(0, 2), st.integers(1, 5)), max_size=30))
 def test_variants_have_a_cache_each(touches):
     """One table answers as three separate caches do."""

@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest.simulator.profiles import EngineProfile
@@ -45,7 +45,6 @@ def fitted_profile(fitted: Fit) -> EngineProfile:
     return fitted.profile(num_blocks=100, max_batched_tokens=BUDGET, max_num_seqs=16)
 
 
-@settings(max_examples=20, deadline=None)
 @given(
     step=st.floats(1e-3, 1e-1),
     prefill=st.floats(1e-5, 1e-2),

@@ -1,7 +1,7 @@
 """The simulator's cache: blocks are neither lost nor invented, and its events say what can be hit."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest.simulator.cache import Holding, PagedCache
@@ -31,7 +31,6 @@ OPERATIONS = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.integers(1, 16), OPERATIONS)
 def test_blocks_are_conserved(num_blocks, operations):
     """After every operation the cache holds exactly what live requests hold, within its size, and what can

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from loadtest.simulator.clock import Clock
@@ -196,7 +196,6 @@ PROFILES = st.builds(make_profile, st.integers(3, 20), st.integers(1, 24), st.in
 
 # A preempted request comes back to find part of its answer in the cache, and one token of budget.
 @example(make_specs([(17, 1, 7, 0, 19), (12, 2, 9, 1, 18), (7, 2, 7, 1, 1)]), make_profile(7, 2, 3))
-@settings(max_examples=50, deadline=None)
 @given(REQUESTS, PROFILES)
 def test_virtual_time_changes_nothing(specs, profile):
     """Times, hits, preemptions, refusals and cache events of every request are those of the real engine,

@@ -6,7 +6,7 @@ from itertools import accumulate
 import httptools
 import pytest
 import uvicorn
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
@@ -160,7 +160,6 @@ def answers(draw):
     return events, [sent[start:end] for start, end in zip([0, *cuts], [*cuts, len(sent)], strict=True)]
 
 
-@settings(max_examples=60, deadline=None)
 @given(answers(), st.booleans(), st.sampled_from([0, 1]))
 def test_client_gets_the_same_events_however_they_arrive(answer, keep_usage, http_minor):
     """Sizes, extensions, trailers and cuts change neither the events nor what is read in them."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.fleet.fleet import Fleet
@@ -262,7 +262,6 @@ def test_memory_is_bounded():
 TEXTS = st.sampled_from(["hello there", "what is 12?", "what is 13?", "tell me more please", "yes"])
 
 
-@settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_reasons_add_up_to_all_that_was_computed(data):
     """Whatever happens, every token that was not found in a cache has exactly one reason."""

@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.protocol.wire import Keys
@@ -40,7 +40,6 @@ def told(number, replicas=("a",), requests=1, ttfts=None, columns=NUM_COLUMNS):
     return msgspec.msgpack.encode(FinishedBucket(number, list(replicas), rows, ttfts or {}))
 
 
-@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(

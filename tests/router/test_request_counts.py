@@ -1,7 +1,7 @@
 """Requests counted together show as Prometheus' own counters would have counted them one by one."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
@@ -28,7 +28,6 @@ def samples(metrics):
 times = st.floats(0, 200) | st.sampled_from(LATENCY_BUCKETS + DECISION_BUCKETS)
 
 
-@settings(max_examples=30)
 @given(st.lists(times, max_size=20))
 def test_histograms_are_those_of_prometheus(seconds):
     """Also for times that are exactly a bucket's bound, and beyond the last one."""
@@ -46,7 +45,6 @@ def test_histograms_are_those_of_prometheus(seconds):
             assert shown == pytest.approx(sample.value)
 
 
-@settings(max_examples=20)
 @given(st.lists(st.booleans(), min_size=1, max_size=8))
 def test_when_it_is_told_makes_no_difference(told):
     """Told after each request, or after some, or only when somebody asks: the sums are the same."""

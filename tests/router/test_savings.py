@@ -2,7 +2,7 @@
 
 import fakeredis
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import StoreUnavailableError
@@ -92,7 +92,6 @@ async def test_routers_add_up(start):
     assert await requests_of(other) == [{"a": 3, "b": 1}]
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, 2), st.sampled_from("ab"), st.sampled_from(["ok", "lost", "unknown"])),

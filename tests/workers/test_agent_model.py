@@ -12,7 +12,6 @@ from unittest import mock
 import msgspec
 import pytest
 import zmq
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
@@ -329,5 +328,4 @@ class AgentMachine(RuleBasedStateMachine):
             self.runner.close()
 
 
-AgentMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=15, deadline=None)
 TestAgentMachine = AgentMachine.TestCase

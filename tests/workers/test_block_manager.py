@@ -3,7 +3,6 @@
 from collections import Counter
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -227,5 +226,4 @@ class CacheMachine(RuleBasedStateMachine):
         assert remembered == {key: count for key, count in self.announced.items() if count}
 
 
-CacheMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
 TestAnyOrderOfOperations = CacheMachine.TestCase

@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -280,12 +280,10 @@ def _key_of(block: int) -> int:
     return _keys([token for index in range(depth + 1) for token in _tokens(chain, index)])[-1]
 
 
-EngineMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
 TestEngineMachine = EngineMachine.TestCase
 
 
 @given(st.lists(st.integers(0, 2**32 - 1), min_size=8, max_size=40))
-@settings(max_examples=50, deadline=None)
 def test_any_tokens_give_the_routers_keys(tokens):
     """For every prompt, agent and router compute the same keys."""
     full = len(tokens) // SIZE

@@ -305,7 +305,7 @@ MESSAGES = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=st.dictionaries(NAMES, VALUES), messages=st.none() | MESSAGES)
 def test_any_body_is_parsed_or_refused(tiny_tokenizer, body, messages):
     """No JSON body makes the parser fail with anything but an `ApiError`."""

@@ -5,7 +5,7 @@ import itertools
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.sim.block_manager import BlockManager, TokenChain
@@ -143,7 +143,6 @@ def test_impossible_requests_are_refused():
     run_all(scheduler)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     jobs=st.lists(
         st.tuples(st.integers(1, 30), st.integers(1, 20), st.integers(0, 2)), min_size=1, max_size=12
