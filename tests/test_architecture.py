@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -238,3 +239,34 @@ def test_every_package_is_typed():
     """Each package tells type checkers that it is annotated."""
     for package in PACKAGES:
         assert (ROOT / package / "py.typed").exists(), package
+
+
+def test_architecture_has_a_line_for_every_room():
+    """A newcomer finds each folder in the table, a short glossary, and all of it on a few screens."""
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    rooms, glossary = text.split("## Rooms")[1].split("## Glossary")
+    named = {
+        name for cell in re.findall(r"^\| (.*?) \|", rooms, re.M) for name in re.findall(r"`([\w/]+)`", cell)
+    }
+    folders = {path.parent.relative_to(ROOT).as_posix() for path in MODULES if path.stat().st_size}
+    missing = {folder for folder in folders - named if folder.removeprefix("loadtest/") not in named} - {
+        "loadtest"
+    }
+    assert not missing
+    assert len(re.findall(r"^\| ", glossary, re.M)) <= 25 + 1
+    assert len(text.splitlines()) < 150
+
+
+def test_documents_name_no_files_that_are_not_here():
+    """Whoever clones the repository can follow every reference to one of its files."""
+    folders = ("cluster", "docs", "infra", "loadtest", "policies", "router", "tests", "workers")
+    named = re.compile(
+        rf"(?<![\w/.-])((?:{'|'.join(folders)})/[\w/.-]*\w\.(?:py|md|toml|json|lua|html|png|yml))\b"
+    )
+    outside = re.compile(r"\.\./shared|DESIGN\.md|FACTS|STYLE\.md")
+    wrong = []
+    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+        text = path.read_text()
+        wrong += [f"{name_of(path)}: {name}" for name in named.findall(text) if not (ROOT / name).exists()]
+        wrong += [f"{name_of(path)}: {name}" for name in outside.findall(text)]
+    assert not wrong
