@@ -1,4 +1,4 @@
-"""The structure that DESIGN.md and ARCHITECTURE.md promise, checked on the source."""
+"""The structure that ARCHITECTURE.md promises, checked on the source."""
 
 import ast
 import os
