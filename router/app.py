@@ -114,12 +114,11 @@ def create_app(settings: RouterSettings) -> RouterApplication:
             SteeringStore(redis, settings.keys), POLICIES, settings.policy, router_id, commands
         )
         health = Health(fleet, tokenizers, probes, steering)
-        metrics = Metrics(fleet)
-        metrics.watch(health)
         explainer = Explainer(fleet, Conversations(settings.remembered_bytes))
         history_store = HistoryStore(redis, settings.keys, router_id)
         savings = Savings(history_store)
         history = History(savings)
+        metrics = Metrics(fleet, health, history.tallies)
         sharing = HistorySharing(history, savings, history_store, router_id)
         explanations = Explanations(redis, settings.keys, router_id)
         accounts = Accounts(explainer, metrics, explanations, history)

@@ -22,11 +22,13 @@ from router.answers.listings import (
 )
 from router.health.health import Health
 from router.health.readiness import Readiness
+from router.history.tally import NUM_COLUMNS, Rates
 from router.observe.metrics import Metrics
-from router.observe.replica_totals import ReplicaTotals
 from router.requests.tokenizers import Tokenizers
 from router.steer.steering import Steering
 from router.upstream.client import Upstream
+
+NO_RATES = Rates.of([0] * NUM_COLUMNS)
 
 
 def admin_routes(
@@ -66,6 +68,7 @@ def admin_routes(
     @routes.get("/admin/replicas", response_model=ReplicasAnswer, **DOCUMENTED)
     async def replicas() -> Response:
         """Every replica: state, load, blocks, and what its cache was believed to hold and did hold."""
+        metrics.refresh()
         totals = await asyncio.to_thread(metrics.replica_totals)
         ordered = sorted(fleet.replicas.values(), key=lambda replica: replica.lease.replica)
         answer: ReplicasAnswer = {
@@ -110,9 +113,9 @@ def _describe_bookings(booked: Mapping[str, Booked]) -> dict[str, BookedAnswer]:
     }
 
 
-def _describe(replica: Replica, fleet: Fleet, all_totals: Mapping[str, ReplicaTotals]) -> ListedReplicaAnswer:
+def _describe(replica: Replica, fleet: Fleet, all_totals: Mapping[str, Rates]) -> ListedReplicaAnswer:
     lease, load = replica.lease, replica.load
-    totals = all_totals.get(lease.replica, ReplicaTotals())
+    totals = all_totals.get(lease.replica, NO_RATES)
     return {
         "replica": lease.replica,
         "url": lease.url,
@@ -142,8 +145,8 @@ def _describe(replica: Replica, fleet: Fleet, all_totals: Mapping[str, ReplicaTo
         "requests": totals.requests,
         "failures": totals.failures,
         "prompt_tokens": totals.prompt_tokens,
-        "predicted_cached_tokens": totals.predicted_cached_tokens,
-        "delivered_cached_tokens": totals.delivered_cached_tokens,
-        "hit_rate": totals.hit_rate,
+        "predicted_cached_tokens": totals.predicted_tokens,
+        "delivered_cached_tokens": totals.delivered_tokens,
+        "hit_rate": totals.delivered,
         "engine": {"prefix_queries": load.prefix_queries, "prefix_hits": load.prefix_hits},
     }

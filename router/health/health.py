@@ -96,7 +96,3 @@ class Health:
                     "or cannot write; it serves on with what was known of its blocks"
                 )
                 yield Degradation("lease", text)
-
-    def count(self, kind: Kind) -> int:
-        """How many of one kind."""
-        return sum(degradation.kind == kind for degradation in self.degradations())

@@ -7,7 +7,6 @@ Requests of this process are counted as they end. Every ten seconds their sums b
 from __future__ import annotations
 
 import math
-import operator
 import time
 from collections import deque
 from collections.abc import Callable
@@ -20,7 +19,8 @@ from router.history.buckets import HOUR_BUCKETS, STEP_SECONDS, Buckets
 from router.history.latencies import ALL_MODELS, NUM_COUNTS, Latency, LatencyWindow, latencies_of, place_of
 from router.history.record import RequestRecord
 from router.history.savings import Savings
-from router.history.tally import NUM_COLUMNS, REASON_NAMES, Column, Rates, Tally
+from router.history.tallies import Tallies
+from router.history.tally import NUM_COLUMNS, REASON_NAMES, Column, Rates, Row, add_row, sum_of
 
 SHOWN = (
     Column.REQUESTS,
@@ -43,7 +43,7 @@ class FinishedBucket(msgspec.Struct, frozen=True, array_like=True):
 
     number: int
     replicas: list[str]
-    rows: list[list[_Sum]]
+    rows: list[tuple[_Sum, ...]]
     """One for each replica, ordered as `Column`."""
     ttfts: dict[str, list[_Count]]
     """Histograms by model."""
@@ -68,8 +68,7 @@ class History:
         self._clock = clock
         number = int(clock() // STEP_SECONDS)
         self._ends = (number + 1.0) * STEP_SECONDS
-        self._tallies: dict[str, dict[str, Tally]] = {}
-        """Of the bucket that is not over, by replica and model."""
+        self.tallies = Tallies()
         self._ttfts: dict[str, list[int]] = {}
         self._buckets = Buckets(number)
         self._latencies = LatencyWindow(HOUR_BUCKETS)
@@ -85,14 +84,9 @@ class History:
         """Count a finished request. Those that never came to a replica are not part of any history."""
         if now >= self._ends:
             self.advance(now)
-        replica, model = record.replica, record.model
-        if not replica:
+        if not record.replica:
             return
-        try:
-            tally = self._tallies[replica][model]
-        except KeyError:
-            tally = self._tallies.setdefault(replica, {}).setdefault(model, Tally())
-        tally.add(record)
+        self.tallies.add(record)
         if (
             ttft is not None
             and record.stream
@@ -101,9 +95,9 @@ class History:
         ):
             cached = usage.cached_tokens
             if cached is not None:
-                counts = self._ttfts.get(model)
+                counts = self._ttfts.get(record.model)
                 if counts is None:
-                    counts = self._ttfts[model] = [0] * NUM_COUNTS
+                    counts = self._ttfts[record.model] = [0] * NUM_COUNTS
                 counts[place_of(ttft, warm=2 * cached >= usage.prompt_tokens)] += 1
 
     def advance(self, now: float) -> None:
@@ -118,18 +112,17 @@ class History:
 
     def finish(self) -> None:
         """Make a finished bucket of what was counted in this one: it is over, or the process ends."""
-        if not self._tallies:
+        number, rows = self._buckets.number, self.tallies.finish()
+        if not rows:
             return
-        number = self._buckets.number
-        rows = []
-        for replica, by_model in self._tallies.items():
-            for model, tally in by_model.items():
-                self._savings.add(number * STEP_SECONDS, replica, model, tally)
-            rows.append(_sum([tally.row() for tally in by_model.values()]))
-        bucket = FinishedBucket(number, list(self._tallies), rows, self._ttfts)
-        self._tallies, self._ttfts = {}, {}
+        by_replica: dict[str, Row] = {}
+        for (replica, model, *_), row in rows.items():
+            self._savings.add(number * STEP_SECONDS, replica, model, row)
+            add_row(by_replica, replica, row)
+        bucket = FinishedBucket(number, list(by_replica), list(by_replica.values()), self._ttfts)
+        self._ttfts = {}
         self.finished.append(msgspec.msgpack.encode(bucket))
-        total = _sum(rows)
+        total = sum_of(bucket.rows)
         self._own.append((number, total[Column.REQUESTS], total[Column.PROMPT_TOKENS]))
         self._count(bucket)
 
@@ -158,15 +151,13 @@ class History:
         """Of one replica over the last 5 minutes or hour, or any time within it."""
         self._now()
         row = self._buckets.replica(replica, _num_buckets(seconds))
-        for tally in self._tallies.get(replica, {}).values():
-            row = list(map(operator.add, row, tally.row()))
-        return Rates.of(row)
+        return Rates.of(sum_of([row, *self.tallies.current(replica)]))
 
     def fleet_rates(self, seconds: float) -> Rates:
         """Of all replicas, those included that have left."""
         self._now()
         rows = self._buckets.fleet(self._buckets.number, _num_buckets(seconds))
-        return Rates.of(_sum([rows.sum(axis=0).tolist(), *self._current_rows()]))
+        return Rates.of(sum_of([rows.sum(axis=0).tolist(), *self.tallies.all_current().values()]))
 
     def per_second(self, seconds: float) -> tuple[float, float]:
         """Requests and prompt tokens per second. What this router counted is taken up to now, what others did
@@ -175,7 +166,8 @@ class History:
         number, length = self._buckets.number, _num_buckets(seconds)
         elapsed = (length - 1) * STEP_SECONDS + max(now - number * STEP_SECONDS, 1.0)
         completed = self._completed(now)
-        own = np.array([*self._own, (number, *self._current_counts())])
+        current = sum_of([(0,) * NUM_COLUMNS, *self.tallies.all_current().values()])
+        own = np.array([*self._own, (number, current[Column.REQUESTS], current[Column.PROMPT_TOKENS])])
         until_now = own[own[:, 0] > number - length, 1:].sum(axis=0)
         completed_own = own[(own[:, 0] > completed - length) & (own[:, 0] <= completed), 1:].sum(axis=0)
         completed_all = self._buckets.fleet(completed, length).sum(axis=0)
@@ -223,13 +215,6 @@ class History:
         number = self._buckets.number
         return number - (1 if now - number * STEP_SECONDS >= SETTLE_SECONDS else 2)
 
-    def _current_rows(self) -> list[list[int]]:
-        return [tally.row() for by_model in self._tallies.values() for tally in by_model.values()]
-
-    def _current_counts(self) -> tuple[int, int]:
-        tallies = [tally for by_model in self._tallies.values() for tally in by_model.values()]
-        return sum(tally.requests for tally in tallies), sum(tally.prompt for tally in tallies)
-
 
 class Timeline:
     """Some buckets that are over, the oldest first. Reads what is there when it is asked."""
@@ -256,10 +241,6 @@ class Timeline:
 
 def _num_buckets(seconds: float) -> int:
     return min(max(math.ceil(seconds / STEP_SECONDS), 1), HOUR_BUCKETS)
-
-
-def _sum(rows: list[list[int]]) -> list[int]:
-    return [sum(column) for column in zip(*rows, strict=True)]
 
 
 _bucket_decoder = msgspec.msgpack.Decoder(FinishedBucket)

@@ -11,6 +11,7 @@ import msgspec
 from cluster.protocol.wire import Keys
 from cluster.store.commands import Commands
 from cluster.store.store import RedisClient, Script, translated_errors
+from router.history.tally import Column, Row
 
 HOUR_SECONDS = 3600
 MAX_ENTRIES = 10_000
@@ -23,8 +24,13 @@ MAX_ADDED = 512
 
 Pair: TypeAlias = tuple[str, str]
 """Replica and model."""
-Counts: TypeAlias = tuple[int, int, int, int]
-"""Requests, prompt tokens, delivered tokens, and microseconds saved."""
+SAVED_COLUMNS = (
+    Column.REQUESTS,
+    Column.PROMPT_TOKENS,
+    Column.DELIVERED_TOKENS,
+    Column.SAVED_MICROSECONDS,
+)
+"""What is kept of a row of sums."""
 
 
 class Told(NamedTuple):
@@ -38,7 +44,8 @@ class Told(NamedTuple):
 class HourSums(NamedTuple):
     """One hour in Redis."""
 
-    pairs: dict[Pair, Counts]
+    pairs: dict[Pair, Row]
+    """Sums of `SAVED_COLUMNS`."""
     sequence: int
     """Of this router's last addition; 0 when there was none."""
 
@@ -70,7 +77,7 @@ class HistoryStore:
             for entry_id, fields in answer
         ]
 
-    async def add_savings(self, hour: int, sequence: int, expected: int, sums: Mapping[Pair, Counts]) -> int:
+    async def add_savings(self, hour: int, sequence: int, expected: int, sums: Mapping[Pair, Row]) -> int:
         """Add to the sums of an hour, if the last addition of this router is the expected one. Returns the
         last addition's number, as it was."""
         arguments: list[str | bytes | int] = [self._fence, sequence, expected, SAVINGS_SECONDS]
@@ -87,8 +94,8 @@ class HistoryStore:
         for field, count in fields.items():
             if field.startswith(b"["):
                 replica, model, column = _field_decoder.decode(field)
-                columns.setdefault((replica, model), [0, 0, 0, 0])[column] = int(count)
-        pairs = {pair: (row[0], row[1], row[2], row[3]) for pair, row in columns.items()}
+                columns.setdefault((replica, model), [0] * len(SAVED_COLUMNS))[column] = int(count)
+        pairs = {pair: tuple(row) for pair, row in columns.items()}
         return HourSums(pairs, int(fields.get(self._fence.encode(), 0)))
 
     @property

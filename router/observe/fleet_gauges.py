@@ -2,14 +2,11 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from cluster.fleet.fleet import Fleet
 from cluster.log import num_lines_dropped
 from cluster.protocol.wire import ReplicaState
-
-AmongWorkers = Literal["livesum", "livemax"]
-"""What a gauge shows for several processes: their sum, or, of what all of them see, the largest."""
 
 
 class FleetGauge(NamedTuple):
@@ -18,7 +15,8 @@ class FleetGauge(NamedTuple):
     name: str
     documentation: str
     read: Callable[[], float]
-    among: AmongWorkers = "livemax"
+    adds_up: bool = False
+    """Whether several processes show their sum, and not the largest of what all of them see."""
 
 
 def fleet_gauges(fleet: Fleet) -> Sequence[FleetGauge]:
@@ -29,13 +27,13 @@ def fleet_gauges(fleet: Fleet) -> Sequence[FleetGauge]:
             "warmroute_open_bookings",
             "Requests booked on replicas",
             lambda: fleet.open_bookings,
-            "livesum",
+            adds_up=True,
         ),
         FleetGauge(
             "warmroute_waiting_requests",
             "Booked requests that wait in the router for room at an engine",
             lambda: fleet.waiting_requests,
-            "livesum",
+            adds_up=True,
         ),
         FleetGauge("warmroute_index_blocks", "Distinct blocks in the prefix index", lambda: len(index)),
         FleetGauge(
@@ -52,7 +50,7 @@ def fleet_gauges(fleet: Fleet) -> Sequence[FleetGauge]:
             "warmroute_index_repairs",
             "Replicas read anew because the index differed from Redis",
             lambda: fleet.num_repairs,
-            "livesum",
+            adds_up=True,
         ),
         FleetGauge("warmroute_redis_reachable", "1 while Redis answers", lambda: fleet.store_reachable),
         FleetGauge(
@@ -82,6 +80,6 @@ def fleet_gauges(fleet: Fleet) -> Sequence[FleetGauge]:
             "warmroute_log_lines_dropped",
             "Log lines that could not be written",
             num_lines_dropped,
-            "livesum",
+            adds_up=True,
         ),
     )

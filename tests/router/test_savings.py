@@ -57,7 +57,7 @@ def save(savings, at=NOON, replica="a", model="m", requests=1):
     tally = Tally()
     for _ in range(requests):
         tally.add(finished(replica))
-    savings.add(at, replica, model, tally)
+    savings.add(at, replica, model, tally.row())
 
 
 async def told(savings):

@@ -1,15 +1,12 @@
 """Sums of finished requests, and the rates that come of them."""
 
-import functools
-import operator
-
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from router.explain.misses import Reason
-from router.history.tally import NUM_COLUMNS, Column, Rates, Tally
+from router.history.tally import NUM_COLUMNS, Column, Rates, Tally, sum_of
 from tests.router.finished_requests import finished
 
 TOKENS = st.integers(0, 200_000)
@@ -35,7 +32,7 @@ def row_of(records):
 
 def added(*rows):
     """Rows added up."""
-    return functools.reduce(lambda one, other: list(map(operator.add, one, other)), rows, [0] * NUM_COLUMNS)
+    return sum_of([(0,) * NUM_COLUMNS, *rows])
 
 
 @given(st.lists(REQUESTS, max_size=12))
