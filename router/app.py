@@ -34,6 +34,7 @@ from router.admin.prefixes import prefix_routes
 from router.admin.requests import request_routes
 from router.admin.steering import steering_routes
 from router.admin.stream import Stream, stream_routes
+from router.answers import schemas
 from router.api.dispatch import Dispatcher
 from router.api.generate import GenerationEndpoint
 from router.api.models import model_routes
@@ -84,6 +85,13 @@ class RouterApplication(FastAPI):
             await self.endpoints[scope["path"]](scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document."""
+        if self.openapi_schema is None:
+            document = super().openapi()
+            document["components"].setdefault("schemas", {}).update(schemas())
+        return super().openapi()
 
 
 def create_app(settings: RouterSettings) -> RouterApplication:
@@ -142,12 +150,14 @@ def create_app(settings: RouterSettings) -> RouterApplication:
             app.endpoints[path] = endpoint
             app.router.routes.append(Route(path, endpoint, methods=["POST"]))  # refuses other methods
         app.include_router(model_routes(fleet, authenticate))
-        app.include_router(
-            admin_routes(router_id, fleet, follower, steering, tokenizers, health, upstream, metrics)
-        )
-        app.include_router(block_routes(fleet, follower, commands))
         audit = AuditLog(redis, settings.keys, router_id)
         overview = Overview(router_id, fleet, steering, health, probes, history)
+        app.include_router(
+            admin_routes(
+                router_id, fleet, follower, steering, tokenizers, health, upstream, metrics, overview
+            )
+        )
+        app.include_router(block_routes(fleet, follower, commands))
         stream = Stream(overview, explanations, audit, history)
         app.include_router(steering_routes(steering, settings, audit))
         app.include_router(stream_routes(overview, stream))

@@ -19,7 +19,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cluster.process.addresses import is_loopback
-from router.answers.general import ErrorAnswer
+from router.answers import ErrorAnswer, described
 from router.errors import AdminForbiddenError, AdminTokenError, ApiError, quoted
 from router.settings import RouterSettings
 
@@ -45,9 +45,9 @@ DOCUMENTED: Mapping[str, Any] = {
     "tags": ["admin"],
     "dependencies": [Security(_TOKEN)],
     "responses": {
-        401: {"model": ErrorAnswer, "description": "No token, or a wrong one"},
-        403: {"model": ErrorAnswer, "description": "Closed: no token is set, or another page has asked"},
-        "default": {"model": ErrorAnswer, "description": "Any other error"},
+        401: described(ErrorAnswer, "No token, or a wrong one"),
+        403: described(ErrorAnswer, "Closed: no token is set, or another page has asked"),
+        "default": described(ErrorAnswer, "Any other error"),
     },
 }
 """What the OpenAPI document says of every route under ``/admin``; `AdminGate` is what enforces it."""

@@ -12,13 +12,23 @@ from cluster.errors import StoreUnavailableError
 from cluster.protocol.wire import Keys
 from cluster.store.commands import Commands
 from cluster.store.store import RedisClient, translated_errors
-from router.answers.general import AuditEntry
 
 MAX_ENTRIES = 1_000
 MAX_TEXT = 256
 """Characters of a target or a detail; the rest is cut off."""
 
 log = structlog.get_logger()
+
+
+class AuditEntry(msgspec.Struct, kw_only=True):
+    """One change that an operator has made."""
+
+    time: float
+    action: str
+    target: str
+    detail: str
+    by: str
+    router: str
 
 
 class AuditLog:
@@ -32,14 +42,14 @@ class AuditLog:
     async def write(self, by: str, action: str, target: str, detail: str = "") -> None:
         """Note a change that has been made. If Redis has gone since, only this router's log says so."""
         target, detail = target[:MAX_TEXT], detail[:MAX_TEXT]
-        entry: AuditEntry = {
-            "time": round(time.time(), 3),
-            "action": action,
-            "target": target,
-            "detail": detail,
-            "by": by,
-            "router": self._router,
-        }
+        entry = AuditEntry(
+            time=round(time.time(), 3),
+            action=action,
+            target=target,
+            detail=detail,
+            by=by,
+            router=self._router,
+        )
         log.warning("admin_action", action=action, target=target, detail=detail, by=by)
         try:
             await self._execute(

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from heapq import nlargest
 from itertools import islice
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -19,10 +19,9 @@ from cluster.errors import StoreUnavailableError
 from cluster.protocol.wire import Keys
 from cluster.store.commands import Commands
 from cluster.store.store import RedisClient, translated_errors
-from router.answers.general import RequestExplanation, RequestSummary
 from router.explain.misses import Reason
 from router.history.record import RequestRecord
-from router.observe.request_summary import explain, summarise
+from router.observe.request_summary import RequestExplanation, RequestSummary, explain, summarise
 
 MAX_RECORDS = 1_000
 MAX_BYTES = 32 * 1024 * 1024
@@ -89,11 +88,11 @@ class Explanations:
 
     async def recent(self, limit: int) -> list[RequestSummary]:
         """The last requests of this router and the shared ones of the others, the newest first."""
-        summaries = {summary["request_id"]: summary for summary in reversed(self.newest(limit))}
+        summaries = {summary.request_id: summary for summary in reversed(self.newest(limit))}
         with suppress(StoreUnavailableError):
             for other in await self._shared(limit):
-                summaries.setdefault(other["request_id"], _summary_of(other))
-        return sorted(summaries.values(), key=lambda summary: -summary["time"])[:limit]
+                summaries.setdefault(other.request_id, _summary_of(other))
+        return sorted(summaries.values(), key=lambda summary: -summary.time)[:limit]
 
     async def shared_since(self, last: bytes, limit: int) -> tuple[bytes, list[RequestSummary]]:
         """Requests that other routers have shared after an entry, at most so many, the newest first; and the
@@ -102,7 +101,7 @@ class Explanations:
         start = b"(" + last if last else b"-"
         entries: Any = await self._execute("XREVRANGE", self._key, "+", start, "COUNT", limit if last else 1)
         newest: bytes = entries[0][0] if entries else last or b"0-0"
-        others = [one for one in _decoded(entries if last else ()) if one["router"] != self._router]
+        others = [one for one in _decoded(entries if last else ()) if one.router != self._router]
         return newest, [_summary_of(other) for other in others]
 
     async def explain(self, request_id: str) -> RequestExplanation | None:
@@ -168,5 +167,4 @@ def _decoded(entries: Iterable[Any]) -> Iterator[RequestExplanation]:
 
 
 def _summary_of(explanation: RequestExplanation) -> RequestSummary:
-    names = RequestSummary.__annotations__
-    return cast(RequestSummary, {name: value for name, value in explanation.items() if name in names})
+    return msgspec.convert(explanation, RequestSummary, from_attributes=True)

@@ -15,7 +15,7 @@ import structlog
 from cluster.errors import StoreUnavailableError
 from cluster.store.steering import Experiment, SteeringStore
 from policies.types import Catalog
-from router.answers.general import PolicyAnswer
+from router.answers import Answer
 from router.steer.experiment import Assignment, Trial, describe_experiment
 from router.steer.operator_commands import CommandFollower
 
@@ -24,6 +24,16 @@ RESULTS_SECONDS = 2.0
 """How often the other routers are told what this one has counted."""
 
 log = structlog.get_logger()
+
+
+class PolicyAnswer(Answer):
+    """The policy in force."""
+
+    policy: str
+    set_by: str
+    setting: str
+    policies: list[str]
+    experiment: dict[str, Any] | None
 
 
 class Steering:
@@ -81,13 +91,13 @@ class Steering:
 
     def describe(self) -> PolicyAnswer:
         """What is in force here."""
-        return {
-            "policy": self._default.policy_name,
-            "set_by": "admin" if self._default.policy_name == self._decided[0] else "setting",
-            "setting": self._setting,
-            "policies": sorted(self._catalog),
-            "experiment": describe_experiment(self._trial.experiment) if self._trial else None,
-        }
+        return PolicyAnswer(
+            policy=self._default.policy_name,
+            set_by="admin" if self._default.policy_name == self._decided[0] else "setting",
+            setting=self._setting,
+            policies=sorted(self._catalog),
+            experiment=describe_experiment(self._trial.experiment) if self._trial else None,
+        )
 
     async def report(self) -> dict[str, Any] | None:
         """What the running experiment shows, over all routers; without Redis over this one."""
@@ -128,7 +138,7 @@ class Steering:
         if trial is None or self._trial is None or trial.id != self._trial.id:
             self._trial = trial
         self.problems = tuple(problems)
-        log.info("steering_changed", **self.describe(), problems=problems)
+        log.info("steering_changed", **msgspec.structs.asdict(self.describe()), problems=problems)
 
     async def _publish_results(self) -> None:
         if self._trial is not None and time.monotonic() >= self._next_results:
