@@ -194,7 +194,7 @@ class PageResponse(Response):
                     await send({"type": "http.response.body", "body": events, "more_body": True})
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         except TimeoutError:
-            log.info("page_does_not_read", seconds=STALLED_SECONDS)
+            log.info("page_stalled", seconds=STALLED_SECONDS)
             if reply is not None:
                 reply.cut()
         finally:

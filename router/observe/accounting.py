@@ -42,7 +42,7 @@ class Accounts:
         self._history.add(record, ttft, time.time())
         self._explanations.add(record, ttft, ended)
         if self._log.is_enabled_for(logging.INFO):
-            self._log.info("request", **_event(record, ttft, ended))
+            self._log.info("request_finished", **_event(record, ttft, ended))
         if record.trace is not None:
             record.trace.finish(record, ended)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import TypeAlias
 
 from prometheus_client import Metric, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -13,9 +13,9 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from router.health.health import KINDS
-from router.history.tallies import LABELS, Rows
+from router.history.tallies import Rows
 from router.history.tally import REASON_NAMES, Column, add_row
-from router.observe.fleet_gauges import FleetGauge
+from router.observe.fleet_gauges import Gauge
 from router.observe.snapshots import DECISION_BUCKETS, LATENCY_BUCKETS, Durations, Ended, Snapshot
 
 ARM_LABELS = ("policy", "arm")
@@ -23,74 +23,33 @@ ARM_LABELS = ("policy", "arm")
 decision."""
 
 
-class Tallied(NamedTuple):
-    """A counter that is a column of rows."""
+BY_ARM = {
+    "warmroute_prompt_tokens": Column.PROMPT_TOKENS,
+    "warmroute_predicted_cached_tokens": Column.PREDICTED_TOKENS,
+    "warmroute_delivered_cached_tokens": Column.DELIVERED_TOKENS,
+    "warmroute_available_cached_tokens": Column.AVAILABLE_TOKENS,
+}
+"""Counters of tokens by replica and arm."""
+DOCUMENTATION = {
+    "warmroute_prompt_tokens": "Prompt tokens of requests whose engine reported how many it had cached",
+    "warmroute_predicted_cached_tokens": "Prompt tokens the chosen replica was believed to hold",
+    "warmroute_delivered_cached_tokens": "Prompt tokens engines found in their cache",
+    "warmroute_available_cached_tokens": "Prompt tokens that some replica was believed to hold",
+    "warmroute_replica_requests": "Requests by replica and reason",
+    "warmroute_replica_failures": "Requests that failed at a replica, or broke off",
+    "warmroute_saved_prefill_seconds": "Cached prompt tokens at the pace at which replicas compute others",
+    "warmroute_recomputed_tokens": "Prompt tokens that engines computed, by why they had to",
+    "warmroute_requests": "Requests by how they ended",
+    "warmroute_retries": "Attempts that failed before the first byte and were repeated",
+    "warmroute_time_to_first_token_seconds": "From the request's arrival to the first byte of its answer",
+    "warmroute_held_seconds": "How long requests waited in the router for room at an engine",
+    "warmroute_decision_seconds": "Time to choose a replica",
+}
 
-    name: str
-    documentation: str
-    column: Column
-    labels: tuple[str, ...]
-    shown_with: Column
-    """Rows without any of these are left out."""
-    unit: float = 1.0
-    """What one of the column counts for."""
-
-
-TALLIED = (
-    Tallied(
-        "warmroute_replica_requests",
-        "Requests by replica and reason",
-        Column.REQUESTS,
-        ("replica", "reason"),
-        Column.REQUESTS,
-    ),
-    Tallied(
-        "warmroute_replica_failures",
-        "Requests that failed at a replica, or broke off",
-        Column.FAILURES,
-        ("replica",),
-        Column.FAILURES,
-    ),
-    Tallied(
-        "warmroute_prompt_tokens",
-        "Prompt tokens of requests whose engine said how many it had cached",
-        Column.PROMPT_TOKENS,
-        ("replica", *ARM_LABELS),
-        Column.PROMPT_TOKENS,
-    ),
-    Tallied(
-        "warmroute_predicted_cached_tokens",
-        "Prompt tokens the chosen replica was believed to hold",
-        Column.PREDICTED_TOKENS,
-        ("replica", *ARM_LABELS),
-        Column.PROMPT_TOKENS,
-    ),
-    Tallied(
-        "warmroute_delivered_cached_tokens",
-        "Prompt tokens engines found in their cache",
-        Column.DELIVERED_TOKENS,
-        ("replica", *ARM_LABELS),
-        Column.PROMPT_TOKENS,
-    ),
-    Tallied(
-        "warmroute_available_cached_tokens",
-        "Prompt tokens that some replica was believed to hold",
-        Column.AVAILABLE_TOKENS,
-        ("replica", *ARM_LABELS),
-        Column.PROMPT_TOKENS,
-    ),
-    Tallied(
-        "warmroute_saved_prefill_seconds",
-        "Cached prompt tokens at the pace at which their replica computes others",
-        Column.SAVED_MICROSECONDS,
-        ("replica",),
-        Column.PROMPT_TOKENS,
-        1e-6,
-    ),
-)
+Sums: TypeAlias = Counter[tuple[str, ...]]
 
 
-def exposition(snapshots: Sequence[Snapshot], gauges: Iterable[FleetGauge]) -> bytes:
+def exposition(snapshots: Sequence[Snapshot], gauges: Iterable[Gauge]) -> bytes:
     """All metrics in Prometheus' text format."""
     return generate_latest(
         _Once([*_of_rows(rows_of(snapshots)), *_of_ended(snapshots), *_gauges(snapshots, gauges)])
@@ -117,29 +76,31 @@ class _Once(Collector):
 
 
 def _of_rows(rows: Rows) -> Iterator[Metric]:
-    for name, documentation, column, label_names, shown_with, unit in TALLIED:
-        places = [LABELS.index(name) for name in label_names]
-        sums: Counter[tuple[str, ...]] = Counter()
-        for labels, row in rows.items():
-            if row[shown_with]:
-                sums[tuple(labels[place] for place in places)] += row[column]
-        values = {labels: total * unit for labels, total in sums.items()}
-        yield _counter(name, documentation, label_names, values)
-    recomputed: Counter[tuple[str, ...]] = Counter()
-    for (replica, *_), row in rows.items():
-        for reason, tokens in zip(REASON_NAMES, row[Column.FIRST_MISS :], strict=True):
+    requests, failures, saved, recomputed = Sums(), Sums(), Sums(), Sums()
+    by_arm = {name: Sums() for name in BY_ARM}
+    for (replica, _, policy, arm, reason), row in rows.items():
+        requests[replica, reason] += row[Column.REQUESTS]
+        if row[Column.FAILURES]:
+            failures[(replica,)] += row[Column.FAILURES]
+        if not row[Column.PROMPT_TOKENS]:  # no engine has reported what it had cached
+            continue
+        for name, column in BY_ARM.items():
+            by_arm[name][replica, policy, arm] += row[column]
+        saved[(replica,)] += row[Column.SAVED_MICROSECONDS]
+        for why, tokens in zip(REASON_NAMES, row[Column.FIRST_MISS :], strict=True):
             if tokens:
-                recomputed[replica, reason] += tokens
-    yield _counter(
-        "warmroute_recomputed_tokens",
-        "Prompt tokens that engines computed, by why they had to",
-        ("replica", "reason"),
-        recomputed,
-    )
+                recomputed[replica, why] += tokens
+    yield _counter("warmroute_replica_requests", ("replica", "reason"), requests)
+    yield _counter("warmroute_replica_failures", ("replica",), failures)
+    for name, tokens_by_arm in by_arm.items():
+        yield _counter(name, ("replica", *ARM_LABELS), tokens_by_arm)
+    yield _counter("warmroute_recomputed_tokens", ("replica", "reason"), recomputed)
+    seconds = {labels: microseconds / 1e6 for labels, microseconds in saved.items()}
+    yield _counter("warmroute_saved_prefill_seconds", ("replica",), seconds)
 
 
 def _of_ended(snapshots: Iterable[Snapshot]) -> Iterator[Metric]:
-    requests: Counter[tuple[str, ...]] = Counter()
+    requests = Sums()
     by_arm: defaultdict[tuple[str, ...], Ended] = defaultdict(Ended)
     together = Ended()
     for snapshot in snapshots:
@@ -148,39 +109,17 @@ def _of_ended(snapshots: Iterable[Snapshot]) -> Iterator[Metric]:
             requests[labels] += ended.requests
             by_arm[model, policy, arm].merge(ended)
             together.merge(ended)
-    yield _counter(
-        "warmroute_requests", "Requests by how they ended", ("model", "outcome", *ARM_LABELS), requests
-    )
-    yield _counter(
-        "warmroute_retries",
-        "Attempts that failed before the first byte and were repeated",
-        (),
-        {(): together.retries},
-    )
-    yield _histogram(
-        "warmroute_time_to_first_token_seconds",
-        "From the request's arrival to the first byte of its answer",
-        ("model", *ARM_LABELS),
-        LATENCY_BUCKETS,
-        {labels: ended.ttft for labels, ended in by_arm.items() if any(ended.ttft.counts)},
-    )
-    yield _histogram(
-        "warmroute_held_seconds",
-        "How long requests waited in the router for room at an engine",
-        ("model", *ARM_LABELS),
-        LATENCY_BUCKETS,
-        {labels: ended.held for labels, ended in by_arm.items() if any(ended.held.counts)},
-    )
-    yield _histogram(
-        "warmroute_decision_seconds",
-        "Time to choose a replica",
-        (),
-        DECISION_BUCKETS,
-        {(): together.decision},
-    )
+    ttfts = {labels: ended.ttft for labels, ended in by_arm.items()}
+    held = {labels: ended.held for labels, ended in by_arm.items()}
+    names = ("model", *ARM_LABELS)
+    yield _counter("warmroute_requests", ("model", "outcome", *ARM_LABELS), requests)
+    yield _counter("warmroute_retries", (), {(): together.retries})
+    yield _histogram("warmroute_time_to_first_token_seconds", names, LATENCY_BUCKETS, ttfts)
+    yield _histogram("warmroute_held_seconds", names, LATENCY_BUCKETS, held)
+    yield _histogram("warmroute_decision_seconds", (), DECISION_BUCKETS, {(): together.decision})
 
 
-def _gauges(snapshots: Sequence[Snapshot], gauges: Iterable[FleetGauge]) -> Iterator[Metric]:
+def _gauges(snapshots: Sequence[Snapshot], gauges: Iterable[Gauge]) -> Iterator[Metric]:
     alive = [snapshot for snapshot in snapshots if snapshot.gauges]
     for gauge in gauges:
         values = [snapshot.gauges[gauge.name] for snapshot in alive]
@@ -192,25 +131,24 @@ def _gauges(snapshots: Sequence[Snapshot], gauges: Iterable[FleetGauge]) -> Iter
     yield degraded
 
 
-def _counter(
-    name: str, documentation: str, labels: Sequence[str], values: Mapping[tuple[str, ...], float]
-) -> Metric:
-    family = CounterMetricFamily(name, documentation, labels=labels)
-    for label_values, value in values.items():
-        family.add_metric(label_values, value)
+def _counter(name: str, label_names: Sequence[str], values: Mapping[tuple[str, ...], float]) -> Metric:
+    family = CounterMetricFamily(name, DOCUMENTATION[name], labels=label_names)
+    for labels, value in values.items():
+        family.add_metric(labels, value)
     return family
 
 
 def _histogram(
     name: str,
-    documentation: str,
-    labels: Sequence[str],
+    label_names: Sequence[str],
     bounds: Sequence[float],
     values: Mapping[tuple[str, ...], Durations],
 ) -> Metric:
-    family = HistogramMetricFamily(name, documentation, labels=labels)
+    """Only what has been counted, unless there are no labels."""
+    family = HistogramMetricFamily(name, DOCUMENTATION[name], labels=label_names)
     names = [*map(floatToGoString, bounds), "+Inf"]
-    for label_values, durations in values.items():
-        buckets = list(zip(names, accumulate(durations.counts), strict=True))
-        family.add_metric(label_values, buckets, durations.total)
+    for labels, durations in values.items():
+        if any(durations.counts) or not labels:
+            buckets = list(zip(names, accumulate(durations.counts), strict=True))
+            family.add_metric(labels, buckets, durations.total)
     return family

@@ -188,7 +188,7 @@ async def test_entries_of_other_versions_are_skipped(start):
     one, other = start("one"), start("other")
     finish(one, record())
     await one._publish()
-    for fields in ({"id": "y", "request": "{}"}, {"id": "y", "request": "\xff"}, {"else": "?"}):
+    for fields in ({"id": "y", "entry": "{}"}, {"id": "y", "entry": "\xff"}, {"else": "?"}):
         await one.redis.xadd("test:requests", fields)
     assert [summary.request_id for summary in await other.recent(10)] == ["x"]
     assert await other.explain("y") is None
