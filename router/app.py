@@ -42,7 +42,7 @@ from router.auth import authenticator
 from router.errors import MAX_QUOTED, ApiError, InvalidRequestError, UnknownPathError, quoted
 from router.explain.conversations import Conversations
 from router.explain.explainer import Explainer
-from router.health.engine_witness import EngineWitness
+from router.health.engine_liveness import EngineLiveness
 from router.health.health import Health
 from router.health.probes import Probes
 from router.health.readiness import Readiness
@@ -103,8 +103,10 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         redis = connect(settings.redis_url)
         router_id = uuid.uuid4().hex
         upstream = Upstream(settings)
-        witness = EngineWitness(upstream)
-        follower = Follower(redis, settings.keys, fleet, settings.heartbeat_seconds, router_id, witness.lives)
+        liveness = EngineLiveness(upstream)
+        follower = Follower(
+            redis, settings.keys, fleet, settings.heartbeat_seconds, router_id, liveness.lives
+        )
         following = Kept(follower.run)
         gossip = Gossip(redis, settings.keys, fleet, router_id)
         probes = Probes(fleet, upstream)
@@ -170,7 +172,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         app.state.fleet = fleet
         parts = (
             gossip,
-            witness,
+            liveness,
             index_watchdog,
             steering,
             tokenizers,

@@ -141,7 +141,7 @@ def admin_routes(
 
     @admin.get("/admin/bookings", **answers(BookingsAnswer))
     async def bookings() -> JsonResponse:
-        """What this router has booked, and what it has heard of others' bookings, for `warmroute check`."""
+        """What this router has booked, and what it knows of others' bookings, for `warmroute check`."""
         fleet.forget_until(time.monotonic())
         own = {replica_id: fleet.booked(replica_id) for replica_id in fleet.replicas}
         answer = BookingsAnswer(

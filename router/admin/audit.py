@@ -12,7 +12,7 @@ from router.observe.shared_log import SharedLog
 
 MAX_ENTRIES = 1_000
 MAX_TEXT = 256
-"""Characters of a target or a detail; the rest is cut off."""
+"""A target or a detail is cut off after so many characters."""
 
 log = structlog.get_logger()
 
@@ -36,7 +36,7 @@ class AuditLog:
         self._router = router
 
     async def write(self, by: str, action: str, target: str, detail: str = "") -> None:
-        """Note a change that has been made. If Redis has gone since, only this router's log says so."""
+        """Note a change that has been made. If Redis has gone since, only this router's log has it."""
         target, detail = target[:MAX_TEXT], detail[:MAX_TEXT]
         entry = AuditEntry(
             time=round(time.time(), 3),

@@ -33,7 +33,7 @@ class BlocksAnswer(Answer):
     sequence: int
     keys: list[str]
     reset: list[str]
-    """Those that operators have let all routers forget: they may be missing."""
+    """Keys that operators have let all routers forget: they may be missing."""
 
 
 def block_routes(fleet: Fleet, follower: Follower, commands: CommandFollower) -> APIRouter:
@@ -92,7 +92,7 @@ async def _owned(fleet: Fleet, slot: int) -> list[BlockKeys]:
 
 
 async def _sorted(keys: Iterable[BlockKeys]) -> BlockKeys:
-    """In a thread: sorting lets others run."""
+    """All keys, sorted in a thread, which lets others run."""
     return await asyncio.to_thread(lambda: np.sort(np.concatenate(list(keys))))
 
 

@@ -28,7 +28,7 @@ HOUR_SECONDS = 3600.0
 RATE_SECONDS = 60.0
 SAMPLE_SECONDS = 2.0
 EVICTION_SAMPLES = 6
-"""So evictions per second are those of the last ten seconds."""
+"""How many samples are kept: evictions per second are those of the last ten seconds."""
 VERSION = version("warmroute")
 
 
@@ -59,7 +59,7 @@ class FleetAnswer(msgspec.Struct, kw_only=True):
 
 
 class LoadAnswer(msgspec.Struct, kw_only=True):
-    """What is booked on a replica, and what its engine says."""
+    """What is booked on a replica, and what its engine reports."""
 
     booked: int
     held: int
@@ -139,11 +139,11 @@ class _Evictions:
 
     epoch: int
     seen: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=EVICTION_SAMPLES))
-    """Monotonic seconds, and blocks."""
+    """Blocks evicted so far, each with when it was seen in monotonic seconds."""
 
     @property
     def per_second(self) -> float:
-        """Blocks."""
+        """Blocks evicted per second."""
         if len(self.seen) < 2:
             return 0.0
         (since, before), (until, after) = self.seen[0], self.seen[-1]
@@ -296,7 +296,7 @@ class Overview:
             )
 
     def _paces(self, now: float) -> dict[Replica, float]:
-        """Of every replica, compared with the others of its base model."""
+        """The pace of every replica, compared with the others of its base model."""
         paces: dict[Replica, float] = {}
         for model in self._base_models():
             relative = relative_paces([replica.pace for replica in model.replicas], now)

@@ -47,34 +47,34 @@ class Page:
     def __init__(self) -> None:
         self._overview = b""
         self._events: deque[bytes] = deque()
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self.over = False
         """Whether its stream should end."""
 
     def show(self, overview: bytes) -> None:
         """A newer overview takes the place of one that was not sent."""
         self._overview = overview
-        self._news.set()
+        self._changed.set()
 
     def add(self, event: bytes) -> None:
         """One more event."""
         self._events.append(event)
         self.over = self.over or len(self._events) > MAX_WAITING
-        self._news.set()
+        self._changed.set()
 
     def end(self) -> None:
         """Its client has left, or the router stops."""
         self.over = True
-        self._news.set()
+        self._changed.set()
 
     async def next(self) -> bytes:
         """All that there is, as soon as there is something; a comment after a while without."""
         try:
             async with asyncio.timeout(ALIVE_SECONDS):
-                await self._news.wait()
+                await self._changed.wait()
         except TimeoutError:
             return ALIVE
-        self._news.clear()
+        self._changed.clear()
         events = b"".join([self._overview, *self._events])
         self._overview = b""
         self._events.clear()
@@ -136,10 +136,10 @@ class Stream:
         for page in self._pages:
             page.show(self._latest)
         for make in (self._new_bucket, self._new_requests, self._new_entries):
-            with suppress(StoreUnavailableError):  # the overview says so
-                if (news := await make()) is not None:
+            with suppress(StoreUnavailableError):  # the overview shows it
+                if (encoded := await make()) is not None:
                     for page in self._pages:
-                        page.add(news)
+                        page.add(encoded)
 
     async def _new_bucket(self) -> bytes | None:
         bucket = self._history.completed()

@@ -34,12 +34,12 @@ Kind = Literal[
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 REASON = 120
-"""Characters of what Redis says."""
+"""Of what Redis answers so many characters are shown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Degradation:
-    """One of them, in words."""
+    """One way in which the router is degraded, in words."""
 
     kind: Kind
     text: str

@@ -1,7 +1,7 @@
 """The last hour of a deployment: how well caches served, by replica, over all routers.
 
 Requests of this process are counted as they end. Every ten seconds their sums become a finished bucket, which
-`router.history.history_sharing` tells the other routers; theirs come in through `merge`.
+`router.history.history_sharing` publishes; those of other routers come in through `merge`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ SHOWN = (
     Column.PREDICTED_TOKENS,
     Column.DELIVERED_TOKENS,
 )
-"""Of each replica over time."""
-SETTLE_SECONDS = 5.0
+"""The columns that are shown of each replica over time."""
+GRACE_SECONDS = 5.0
 """How long after the end of a bucket the other routers' share of it is waited for."""
 
 
@@ -53,11 +53,11 @@ class CompletedBucket(msgspec.Struct, frozen=True, kw_only=True):
     """One bucket over all routers, as the dashboard's stream shows it."""
 
     time: float
-    """When it began."""
+    """When the bucket began."""
     replicas: dict[str, list[int]]
     """Requests, prompt tokens, available, predicted and delivered tokens; those with traffic."""
     misses: dict[str, int]
-    """Of the fleet: tokens computed again, by reason."""
+    """Tokens computed again in the whole fleet, by reason."""
 
 
 class History:
@@ -73,12 +73,12 @@ class History:
         self._buckets = Buckets(number)
         self._latencies = LatencyWindow(HOUR_BUCKETS)
         self.finished: deque[bytes] = deque(maxlen=HOUR_BUCKETS)
-        """`FinishedBucket` of this process that the others have not been told, encoded; the oldest go when
+        """`FinishedBucket` of this process that has not been published, encoded; the oldest go when
         there are too many."""
         self.asked_at = 0.0
-        """When somebody last read."""
+        """When somebody last read this history."""
         self._own: deque[tuple[int, int, int]] = deque(maxlen=HOUR_BUCKETS)
-        """Number, requests and prompt tokens of buckets of this process."""
+        """The number, the requests and the prompt tokens of each bucket of this process."""
 
     def add(self, record: RequestRecord, ttft: float | None, now: float) -> None:
         """Count a finished request. Those that never came to a replica are not part of any history."""
@@ -127,8 +127,8 @@ class History:
         self._count(bucket)
 
     def merge(self, encoded: bytes, newer_than: int) -> int:
-        """Count what another process has told, unless its number says that it is old. Returns the number.
-        Raises `ValueError`, and counts nothing, when it was not made as here: by another version."""
+        """Count what another process has published, unless its number says that it is old. Returns the
+        number. Raises `ValueError`, and counts nothing, when it was not made as here: by another version."""
         bucket = _bucket_decoder.decode(encoded)
         if bucket.number > newer_than:
             self._count(bucket)
@@ -148,13 +148,13 @@ class History:
             self._latencies.add(number, model, counts)
 
     def rates(self, replica: str, seconds: float) -> Rates:
-        """Of one replica over the last 5 minutes or hour, or any time within it."""
+        """The rates of one replica over the last 5 minutes or hour, or any time within it."""
         self._now()
         row = self._buckets.replica(replica, _num_buckets(seconds))
         return Rates.of(sum_of([row, *self.tallies.current(replica)]))
 
     def fleet_rates(self, seconds: float) -> Rates:
-        """Of all replicas, those included that have left."""
+        """The rates of all replicas, also of those that have left."""
         self._now()
         rows = self._buckets.fleet(self._buckets.number, _num_buckets(seconds))
         return Rates.of(sum_of([rows.sum(axis=0).tolist(), *self.tallies.all_current().values()]))
@@ -186,7 +186,7 @@ class History:
         return latencies_of(counts)
 
     def models(self) -> list[str]:
-        """Those of which `ttft` knows times."""
+        """The models of which `ttft` knows times."""
         return sorted({*self._latencies.models(), *self._ttfts})
 
     def completed(self) -> CompletedBucket:
@@ -213,7 +213,7 @@ class History:
 
     def _completed(self, now: float) -> int:
         number = self._buckets.number
-        return number - (1 if now - number * STEP_SECONDS >= SETTLE_SECONDS else 2)
+        return number - (1 if now - number * STEP_SECONDS >= GRACE_SECONDS else 2)
 
 
 class Timeline:
@@ -223,9 +223,9 @@ class Timeline:
         self._buckets = buckets
         self._last, self._length = last, length
         self.times = [float(number * STEP_SECONDS) for number in range(last - length + 1, last + 1)]
-        """When each began."""
+        """When each bucket began."""
         self.replicas = buckets.replicas(last, length)
-        """Those with traffic."""
+        """The replicas with traffic."""
 
     def columns(self, replica: str) -> dict[str, list[int]]:
         """Requests and tokens of one replica, a number for each bucket."""

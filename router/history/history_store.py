@@ -1,4 +1,4 @@
-"""What routers tell each other of the past, in Redis: a stream of finished buckets, and sums of each hour."""
+"""What routers share of the past, in Redis: a stream of finished buckets, and sums of each hour."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from router.history.tally import Column, Row
 
 HOUR_SECONDS = 3600
 MAX_ENTRIES = 10_000
-"""Of the stream: an hour of 27 routers that are never idle. With more of them a new one learns of less."""
+"""The stream keeps so many entries: an hour of 27 routers that are never idle. With more routers a new one
+learns of less."""
 PAGE = 20
 """Entries read at once: up to 15 KB each with 256 replicas."""
 SAVINGS_SECONDS = 8 * 24 * HOUR_SECONDS
@@ -33,8 +34,8 @@ SAVED_COLUMNS = (
 """What is kept of a row of sums."""
 
 
-class Told(NamedTuple):
-    """A finished bucket that some router told."""
+class SharedBucket(NamedTuple):
+    """A finished bucket that some router has written."""
 
     entry_id: str
     router: str
@@ -47,7 +48,7 @@ class HourSums(NamedTuple):
     pairs: dict[Pair, Row]
     """Sums of `SAVED_COLUMNS`."""
     sequence: int
-    """Of this router's last addition; 0 when there was none."""
+    """The number of this router's last addition; 0 when there was none."""
 
 
 class HistoryStore:
@@ -68,12 +69,12 @@ class HistoryStore:
         await self._execute("XTRIM", self._stream, "MINID", "~", oldest)
         await self._execute("EXPIRE", self._stream, HOUR_SECONDS)
 
-    async def read(self, after: str) -> list[Told]:
+    async def read(self, after: str) -> list[SharedBucket]:
         """The next entries after an id; "" begins an hour ago."""
         start = f"({after}" if after else _stream_id(time.time() - HOUR_SECONDS)
         answer = await self._execute("XRANGE", self._stream, start, "+", "COUNT", PAGE)
         return [
-            Told(entry_id.decode(), fields.get(b"router", b"").decode(), fields.get(b"bucket", b""))
+            SharedBucket(entry_id.decode(), fields.get(b"router", b"").decode(), fields.get(b"bucket", b""))
             for entry_id, fields in answer
         ]
 

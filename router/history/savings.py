@@ -27,9 +27,9 @@ from router.history.history_store import (
 from router.history.tally import Row, add_row
 
 HELD_HOURS = 24
-"""Of this router's own numbers, for as long as Redis is away."""
+"""While Redis is away, a router keeps its own numbers of so many hours."""
 MAX_PAIRS = 4096
-"""Of replica and model in one hour: 2 MB. What further ones do counts for none of them by name."""
+"""So many pairs of replica and model are kept for one hour: 2 MB. Further ones are counted together."""
 REST: Pair = ("", "")
 
 NOTHING = HourSums({}, 0)
@@ -68,7 +68,7 @@ class _Hour:
             pair = REST
         add_row(self.counted, pair, row)
 
-    async def tell(self, hour: int, store: HistoryStore) -> None:
+    async def publish(self, hour: int, store: HistoryStore) -> None:
         """Add what Redis does not have. Raises `StoreUnavailableError`: then the same is sent again."""
         while sending := self._next():
             sequence = self._sequence + 1
@@ -89,7 +89,7 @@ class _Hour:
         if not sums.sequence:
             return self.counted
         missing = self._missing()
-        if self._sending and sums.sequence > self._sequence:  # it arrived, and nobody has said so yet
+        if self._sending and sums.sequence > self._sequence:  # it arrived, and Redis has not answered yet
             missing = _minus(missing, self._sending)
         return missing
 
@@ -118,10 +118,10 @@ class Savings:
                 del self._hours[old]
         self._hours[hour].count((replica, model), tuple(row[column] for column in SAVED_COLUMNS))
 
-    async def tell(self) -> None:
+    async def publish(self) -> None:
         """Add to Redis what it does not have. Raises `StoreUnavailableError`; the rest follows next time."""
         for number, hour in list(self._hours.items()):
-            await hour.tell(number, self._store)
+            await hour.publish(number, self._store)
 
     async def report(self, hours: int, now: float) -> list[list[SavedHour]]:
         """The sums of all routers in each of the last hours, oldest first; without Redis of this one."""
@@ -133,7 +133,7 @@ class Savings:
             if reachable:
                 try:
                     sums = await self._store.savings(number)
-                except StoreUnavailableError:  # the follower says so
+                except StoreUnavailableError:  # the follower logs it
                     reachable = False
             total = dict(sums.pairs)
             own = self._hours[number].not_in(sums) if number in self._hours else {}

@@ -17,9 +17,9 @@ class Tallies:
 
     def __init__(self) -> None:
         self._current: dict[str, dict[TallyLabels, Tally]] = {}
-        """Of the bucket of time that is not over, by replica."""
+        """The tallies of the current bucket of time, by replica."""
         self._before: dict[str, Rows] = {}
-        """Of all buckets that are over, by replica."""
+        """The sums of all buckets that are over, by replica."""
 
     def add(self, record: RequestRecord) -> None:
         """Count a finished request."""
@@ -61,7 +61,7 @@ class Tallies:
         return rows
 
     def replicas(self) -> set[str]:
-        """Those of which anything was counted."""
+        """The replicas of which anything was counted."""
         return {*self._before, *self._current}
 
     def forget(self, replica: str) -> None:

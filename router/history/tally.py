@@ -52,7 +52,7 @@ class Tally:
         self.requests = self.failures = 0
         self.prompt = self.available = self.predicted = self.delivered = 0
         self.saved = 0
-        """Microseconds."""
+        """The time saved, in microseconds."""
         self.misses = [0] * len(REASONS)
 
     def add(self, record: RequestRecord) -> None:
@@ -108,22 +108,22 @@ class Rates(msgspec.Struct, frozen=True, gc=False):
     requests: int
     failures: int
     prompt_tokens: int
-    """Of requests whose engine reported what it had cached, as all that follows."""
+    """This and all that follows counts only requests whose engine reported what it had cached."""
     available_tokens: int
     """The most that any one replica was believed to hold of each prompt."""
     predicted_tokens: int
     """What the chosen one was believed to hold."""
     delivered_tokens: int
-    """What the engines say they had."""
+    """What the engines reported to have had."""
     available: float | None
-    """Share of the prompt tokens; None without any."""
+    """The share of the prompt tokens that were available; None without any."""
     predicted: float | None
     delivered: float | None
     misses: dict[Reason, int]
     """Tokens computed again: every reason, also those with none."""
     saved_tokens: int
     saved_seconds: float
-    """Of computing, at each replica's measured pace; nothing while that is not measured."""
+    """The time to compute these tokens at each replica's measured pace; nothing before that is measured."""
 
     @classmethod
     def of(cls, row: Sequence[int]) -> Rates:

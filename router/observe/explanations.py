@@ -25,21 +25,21 @@ from router.observe.shared_log import SharedLog
 
 MAX_RECORDS = 1_000
 MAX_BYTES = 32 * 1024 * 1024
-"""Of what is kept here, roughly: a record takes `RECORD_BYTES`, and `ROW_BYTES` for each replica of its
+"""About so much memory is used here: a record takes `RECORD_BYTES`, and `ROW_BYTES` for each replica of its
 model."""
 RECORD_BYTES = 1_500
 ROW_BYTES = 64
 MAX_SHARED = 1_000
-"""Entries of all routers in Redis."""
+"""Redis keeps about so many entries of all routers."""
 SHARED_PER_SECOND = 10
-"""Of one router."""
+"""How many entries one router shares at most."""
 PUBLISH_SECONDS = 0.5
 UNEXPECTED = (Reason.DIVERGED, Reason.EVICTED, Reason.REPLICA_LOST, Reason.DIVERTED, Reason.UNKNOWN)
 """Reasons of misses that an operator may want to look into."""
 
 
 class Finished(NamedTuple):
-    """A request that has ended. Monotonic seconds."""
+    """A request that has ended. Times are monotonic seconds."""
 
     record: RequestRecord
     ttft: float | None
@@ -55,7 +55,7 @@ class Explanations:
         self._finished: deque[Finished] = deque()
         self._num_bytes = 0
         self.num_added = 0
-        """How many there have ever been."""
+        """How many requests have ever been added."""
         self._num_looked_at = 0
 
     def add(self, record: RequestRecord, ttft: float | None, ended: float) -> None:
@@ -71,7 +71,7 @@ class Explanations:
         """Share a sample of what has ended, twice a second, until cancelled."""
         while True:
             await asyncio.sleep(PUBLISH_SECONDS)
-            with suppress(StoreUnavailableError):  # the follower says so
+            with suppress(StoreUnavailableError):  # the follower logs it
                 await self._publish()
 
     def newest(self, limit: int) -> list[RequestSummary]:
@@ -122,7 +122,7 @@ class Explanations:
 
 
 def sample(finished: Iterable[Finished], limit: int) -> list[Finished]:
-    """Those that an operator would rather look into: failures, divergence, large unexpected misses."""
+    """The requests that an operator would rather look into: failures, divergence, large unexpected misses."""
     return nlargest(limit, finished, key=_weight)
 
 

@@ -19,7 +19,7 @@ from router.observe.fleet_gauges import Gauge
 from router.observe.snapshots import DECISION_BUCKETS, LATENCY_BUCKETS, Durations, Ended, Snapshot
 
 ARM_LABELS = ("policy", "arm")
-"""By which policy a request was decided, and whether as a control in an experiment; empty without a
+"""Labels that say by which policy a request was decided, and in which arm of an experiment; empty without a
 decision."""
 
 
@@ -144,7 +144,7 @@ def _histogram(
     bounds: Sequence[float],
     values: Mapping[tuple[str, ...], Durations],
 ) -> Metric:
-    """Only what has been counted, unless there are no labels."""
+    """A histogram of what has been counted; without labels also of nothing."""
     family = HistogramMetricFamily(name, DOCUMENTATION[name], labels=label_names)
     names = [*map(floatToGoString, bounds), "+Inf"]
     for labels, durations in values.items():

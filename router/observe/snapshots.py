@@ -34,7 +34,7 @@ class Durations(msgspec.Struct, array_like=True):
 
     @classmethod
     def within(cls, bounds: Sequence[float]) -> Durations:
-        """None yet."""
+        """Durations of which none has been counted."""
         return cls([0] * (len(bounds) + 1))
 
     def add(self, seconds: float, bounds: Sequence[float]) -> None:
@@ -83,7 +83,7 @@ class Snapshot(msgspec.Struct):
     tallies: Rows
     ended: dict[EndedLabels, Ended]
     gauges: dict[str, float]
-    """Empty where the process has died."""
+    """The value of each gauge by its name; empty where the process has died."""
     degraded: dict[str, int]
     """How many degradations of each kind hold."""
     missing_since: dict[str, float]
@@ -100,7 +100,7 @@ class Snapshot(msgspec.Struct):
 
     @staticmethod
     def decode(data: bytes) -> Snapshot:
-        """What `encode` made."""
+        """The snapshot that `encode` made these bytes of."""
         return msgspec.msgpack.decode(data, type=Snapshot)
 
 
@@ -108,7 +108,7 @@ class SnapshotFiles:
     """The files of processes that are one router. Each is replaced whole: nobody reads half of one."""
 
     shared: ClassVar[SnapshotFiles | None] = None
-    """Those of this process; None where it is a router alone."""
+    """The files of this process; None where it is a router alone."""
 
     def __init__(self, directory: Path, number: int) -> None:
         """``number`` tells the process apart from the others, and stays when it is started again."""

@@ -27,12 +27,12 @@ from router.history.record import RequestRecord
 from router.requests.trace_headers import trace_headers
 
 QUEUED_SPANS = 8192
-"""That wait to be sent; beyond it the oldest are dropped."""
+"""So many spans wait to be sent; beyond it the oldest are dropped."""
 EXPORT_SECONDS = 10.0
 """Longest time for one batch, with repetitions."""
 CLOSE_SECONDS = 2.0
 LOG_SECONDS = 60.0
-"""At most so often the log says that traces cannot be sent."""
+"""How often, at most, it is logged that traces cannot be sent."""
 
 UNSET, FAILED = Status(StatusCode.UNSET), Status(StatusCode.ERROR)
 
@@ -50,7 +50,7 @@ class Trace:
     tracing: Tracing
 
     def headers(self) -> dict[str, str]:
-        """What tells the engine that its spans belong under this one."""
+        """The headers by which the engine's spans belong under this one."""
         context = self.context
         parent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
         if not context.trace_state:
@@ -185,7 +185,8 @@ def _stages(record: RequestRecord, ended: float) -> Iterator[tuple[str, float, f
 
 
 def _attributes(record: RequestRecord) -> Attributes:
-    """By OpenTelemetry's conventions for HTTP and for generative AI where they have a name; never text."""
+    """The attributes of the request's span, by OpenTelemetry's conventions for HTTP and generative AI where
+    they have a name; never text."""
     attributes: dict[str, str | bool | int | float] = {
         "http.request.method": "POST",
         "http.route": record.path,

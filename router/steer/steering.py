@@ -21,7 +21,7 @@ from router.steer.operator_commands import CommandFollower
 
 POLL_SECONDS = 0.5
 RESULTS_SECONDS = 2.0
-"""How often the other routers are told what this one has counted."""
+"""How often what this router has counted is published."""
 
 log = structlog.get_logger()
 
@@ -68,9 +68,9 @@ class Steering:
         return self._trial.assign(conversation_key)
 
     async def run(self) -> None:
-        """Follow what is decided, and tell what was counted, until cancelled."""
+        """Follow what is decided, and publish what was counted, until cancelled."""
         while True:
-            with suppress(StoreUnavailableError):  # the follower says so
+            with suppress(StoreUnavailableError):  # the follower logs it
                 await self._refresh()
                 await self._publish_results()
             await asyncio.sleep(POLL_SECONDS)
@@ -115,9 +115,9 @@ class Steering:
         self.synchronised.set()
         if decided != self._decided:
             self._decided = decided
-            self._take_up(*decided)
+            self._apply(*decided)
 
-    def _take_up(self, decided_policy: str, encoded_experiment: bytes) -> None:
+    def _apply(self, decided_policy: str, encoded_experiment: bytes) -> None:
         problems = []
         name = decided_policy or self._setting
         if name not in self._catalog:

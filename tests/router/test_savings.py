@@ -63,7 +63,7 @@ def save(savings, at=NOON, replica="a", model="m", requests=1):
 async def told(savings):
     """Tell, and say whether it went well."""
     try:
-        await savings.tell()
+        await savings.publish()
     except StoreUnavailableError:
         return False
     return True
@@ -81,8 +81,8 @@ async def test_routers_add_up(start):
     save(one, replica="b", model="n")
     save(other, requests=2)
     save(other, at=NOON - 3600)
-    await one.tell()
-    await other.tell()
+    await one.publish()
+    await other.publish()
     save(one, requests=5)
     [before], rows = await one.report(2, NOON + 1800)
     assert (before.hour, before.replica, before.model, before.requests) == (NOON - 3600, "a", "m", 1)
@@ -134,11 +134,11 @@ async def test_redis_that_lost_everything_gets_it_again(start, server):
     """All that this router counted in hours it still holds."""
     savings, reader = start(), start("reader")
     save(savings, requests=3)
-    await savings.tell()
+    await savings.publish()
     await fakeredis.FakeAsyncRedis(server=server).flushall()
     assert await requests_of(savings) == [{"a": 3}]
     save(savings)
-    await savings.tell()
+    await savings.publish()
     assert await requests_of(reader) == [{"a": 4}]
     assert await requests_of(savings) == [{"a": 4}]
 
@@ -148,7 +148,7 @@ async def test_late_repetition_does_nothing(start):
     savings = start()
     for requests in (1, 2):
         save(savings, requests=requests)
-        await savings.tell()
+        await savings.publish()
     hour = int(NOON // 3600)
     assert await savings._store.add_savings(hour, 1, 0, {("a", "m"): (1, 100, 64, 64_000)}) == 2
     assert await requests_of(savings) == [{"a": 3}]
@@ -190,6 +190,6 @@ async def test_sums_end_after_eight_days(start):
     """Redis forgets them by itself."""
     savings = start()
     save(savings)
-    await savings.tell()
+    await savings.publish()
     seconds = await savings._store.redis.ttl(f"test:savings:{int(NOON // 3600)}")
     assert 8 * 86400 - 5 < seconds <= 8 * 86400
