@@ -50,7 +50,7 @@ def described(shape: type[Answer], description: str = "Successful Response") -> 
 
 def answers(shape: type[Answer], errors: dict[int, dict[str, Any]] | None = None) -> dict[str, Any]:
     """Options of a route that answers with this shape, or with one of these errors."""
-    return {"response_class": JsonResponse, "responses": {200: described(shape), **(errors or {})}}
+    return {"responses": {200: described(shape), **(errors or {})}}
 
 
 def schemas() -> dict[str, Any]:

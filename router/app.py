@@ -88,10 +88,9 @@ class RouterApplication(FastAPI):
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document."""
-        if self.openapi_schema is None:
-            document = super().openapi()
-            document["components"].setdefault("schemas", {}).update(schemas())
-        return super().openapi()
+        document = super().openapi()
+        document["components"].setdefault("schemas", {}).update(schemas())
+        return document
 
 
 def create_app(settings: RouterSettings) -> RouterApplication:
@@ -124,6 +123,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
             SteeringStore(redis, settings.keys), POLICIES, settings.policy, router_id, commands
         )
         health = Health(fleet, tokenizers, probes, steering)
+        readiness = Readiness(fleet, follower, steering, tokenizers)
         explainer = Explainer(fleet, Conversations(settings.remembered_bytes))
         history_store = HistoryStore(redis, settings.keys, router_id)
         savings = Savings(history_store)
@@ -156,7 +156,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         overview = Overview(router_id, fleet, steering, health, probes, history)
         app.include_router(
             admin_routes(
-                router_id, fleet, follower, steering, tokenizers, health, upstream, metrics, overview
+                router_id, fleet, follower, tokenizers, health, readiness, upstream, metrics, overview
             )
         )
         app.include_router(block_routes(fleet, follower, commands))
@@ -186,7 +186,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         kept = (following, *(Kept(part.run) for part in parts))
         tasks = [asyncio.create_task(part.run()) for part in kept]
         try:
-            await Readiness(fleet, follower, steering, tokenizers).wait(settings.ready_seconds)
+            await readiness.wait(settings.ready_seconds)
             yield
         finally:
             await cancel_and_wait(*tasks)

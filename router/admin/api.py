@@ -19,7 +19,6 @@ from router.health.readiness import Readiness
 from router.history.tally import NUM_COLUMNS, Rates
 from router.observe.metrics import Metrics
 from router.requests.tokenizers import Tokenizers
-from router.steer.steering import Steering
 from router.upstream.client import Upstream
 
 NO_RATES = Rates.of([0] * NUM_COLUMNS)
@@ -87,16 +86,15 @@ def admin_routes(
     router_id: str,
     fleet: Fleet,
     follower: Follower,
-    steering: Steering,
     tokenizers: Tokenizers,
     health: Health,
+    readiness: Readiness,
     upstream: Upstream,
     metrics: Metrics,
     overview: Overview,
 ) -> APIRouter:
     """The routes for operators and for whatever watches over the router's life."""
     routes, admin = APIRouter(), APIRouter(**DOCUMENTED)
-    readiness = Readiness(fleet, follower, steering, tokenizers)
 
     @routes.get("/healthz", **answers(HealthAnswer))
     async def healthz() -> JsonResponse:

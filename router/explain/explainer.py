@@ -56,11 +56,11 @@ class Explainer:
         and for a body that is nested almost as deeply as can be parsed.
         """
         try:
-            return self._look(call, prompt, model, row, expected, available)
+            return self._predict(call, prompt, model, row, expected, available)
         except RecursionError:  # of encoding or comparing messages
             return None
 
-    def _look(
+    def _predict(
         self, call: Call, prompt: PreparedPrompt, model: Model, row: int, expected: int, available: int
     ) -> Prediction | None:
         if model.namespace is None or not prompt.exact or not model.replicas[row].lease.publishes_events:

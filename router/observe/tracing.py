@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -95,45 +96,29 @@ class Tracing:
     def emit(self, trace: Trace, record: RequestRecord, ended: float) -> None:
         """Queue the spans of a finished request."""
         whole, to_wall_clock = trace.context, time.time_ns() - time.monotonic_ns()
-
-        def queue(
-            name: str,
-            began: float,
-            ended: float,
-            context: SpanContext,
-            parent: SpanContext | None,
-            kind: SpanKind = SpanKind.INTERNAL,
-            attributes: Attributes | None = None,
-            status: Status = UNSET,
-        ) -> None:
-            span = ReadableSpan(
+        new_span = partial(ReadableSpan, resource=self._resource, instrumentation_scope=self._scope)
+        for name, began, stage_ended in _stages(record, ended):
+            stage = new_span(
                 name,
-                context,
-                parent,
-                self._resource,
-                attributes,
-                kind=kind,
-                status=status,
+                self._within(whole),
+                whole,
+                kind=SpanKind.CLIENT if name == "upstream_first_byte" else SpanKind.INTERNAL,
+                status=UNSET,
                 start_time=int(began * 1e9) + to_wall_clock,
-                end_time=int(ended * 1e9) + to_wall_clock,
-                instrumentation_scope=self._scope,
+                end_time=int(stage_ended * 1e9) + to_wall_clock,
             )
-            self._processor.on_end(span)
-
-        for name, stage_began, stage_ended in _stages(record, ended):
-            kind = SpanKind.CLIENT if name == "upstream_first_byte" else SpanKind.INTERNAL
-            queue(name, stage_began, stage_ended, self._within(whole), whole, kind)
-        failed = record.outcome in ("failed", "broken")
-        queue(
+            self._processor.on_end(stage)
+        request = new_span(
             f"POST {record.path}",
-            record.started,
-            ended,
             whole,
             trace.parent,
-            SpanKind.SERVER,
-            _attributes(record),
-            FAILED if failed else UNSET,
+            attributes=_attributes(record),
+            kind=SpanKind.SERVER,
+            status=FAILED if record.outcome in ("failed", "broken") else UNSET,
+            start_time=int(record.started * 1e9) + to_wall_clock,
+            end_time=int(ended * 1e9) + to_wall_clock,
         )
+        self._processor.on_end(request)
 
     def _within(self, parent: SpanContext) -> SpanContext:
         """A new span in the same trace."""
