@@ -71,8 +71,8 @@ async def test_experiment_side_by_side(start_router, redis_server):
     router = await start_router(redis_url=redis_server.url)
     await eventually(lambda: router.fleet.store_reachable)
     assert (await overview(router))["experiment"] is None
-    wish = {"control": "least-load", "share": 0.5}
-    async with router.client.put(router.url + "/admin/experiment", json=wish) as response:
+    plan = {"control": "least-load", "share": 0.5}
+    async with router.client.put(router.url + "/admin/experiment", json=plan) as response:
         assert response.status == 200
     assert set((await overview(router))["experiment"]["arms"]) == {"default", "control"}
 

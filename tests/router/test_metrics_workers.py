@@ -110,7 +110,7 @@ def test_counters_never_go_down(worker):
 def test_gauges_add_up_or_show_what_all_see(worker, tmp_path):
     """Bookings are the sum over workers, without those of a dead one. What all workers see counts once."""
     (one, _), (other, _) = worker(1, open_bookings=4), worker(2, open_bookings=4)
-    assert shown(other, "warmroute_open_bookings") == 4, "the other one has not told yet"
+    assert shown(other, "warmroute_open_bookings") == 4, "the other one has not published yet"
     one.refresh()
     assert shown(other, "warmroute_open_bookings") == 8
     assert shown(other, "warmroute_redis_reachable") == 1
@@ -118,8 +118,8 @@ def test_gauges_add_up_or_show_what_all_see(worker, tmp_path):
     assert shown(other, "warmroute_open_bookings") == 4
 
 
-async def test_counters_are_told_without_being_asked(worker, monkeypatch):
-    """Each worker tells the others what it has counted, while it runs and when it ends."""
+async def test_counters_are_published_without_being_asked(worker, monkeypatch):
+    """Each worker publishes what it has counted, while it runs and when it ends."""
     monkeypatch.setattr("router.observe.metrics.REFRESH_SECONDS", 0.001)
     one, (other, _) = worker(1), worker(2)
     task = asyncio.ensure_future(one[0].run())
@@ -134,7 +134,7 @@ async def test_counters_are_told_without_being_asked(worker, monkeypatch):
 
 
 def test_one_that_is_killed_takes_little_with_it(worker):
-    """What it had not told is missing; nothing else, and its successor goes on from there."""
+    """What it had not published is missing; nothing else, and its successor goes on from there."""
     one, other = worker(1), worker(2)
     finish(one)
     finish(one, published=False)
@@ -142,7 +142,7 @@ def test_one_that_is_killed_takes_little_with_it(worker):
     assert shown(other[0], "warmroute_requests_total") == 2
 
 
-async def test_gauges_are_told_without_being_asked(worker, monkeypatch):
+async def test_gauges_are_published_without_being_asked(worker, monkeypatch):
     """Each worker keeps its gauges fresh for those that are asked."""
     monkeypatch.setattr("router.observe.metrics.REFRESH_SECONDS", 0.001)
     (one, _), (other, _) = worker(1, open_bookings=4), worker(2, open_bookings=4)

@@ -60,8 +60,8 @@ def save(savings, at=NOON, replica="a", model="m", requests=1):
     savings.add(at, replica, model, tally.row())
 
 
-async def told(savings):
-    """Tell, and say whether it went well."""
+async def published(savings):
+    """Publish, and return whether it went well."""
     try:
         await savings.publish()
     except StoreUnavailableError:
@@ -75,7 +75,7 @@ async def requests_of(savings, hours=1, now=NOON):
 
 
 async def test_routers_add_up(start):
-    """Any router answers for all, by hour, replica and model; what it has not told yet is in its answer."""
+    """Any router answers for all, by hour, replica and model; what it has not published is part of its answer."""
     one, other = start("one"), start("other")
     save(one)
     save(one, replica="b", model="n")
@@ -110,10 +110,10 @@ async def test_nothing_is_lost_or_doubled(steps):
             save(savings, replica=replica, requests=requests)
             counted[replica] = counted.get(replica, 0) + requests
         savings._store.plan = [outcome]
-        await told(savings)
+        await published(savings)
         assert await requests_of(savings) == [counted]
     savings._store.plan = []
-    assert await told(savings)
+    assert await published(savings)
     assert await requests_of(reader) == [counted]
 
 
@@ -123,10 +123,10 @@ async def test_without_redis_own_numbers_are_shown_and_told_later(start, server)
     server.connected = False
     save(savings)
     save(savings, at=NOON - 3600, requests=2)
-    assert not await told(savings)
+    assert not await published(savings)
     assert await requests_of(savings, hours=3) == [{}, {"a": 2}, {"a": 1}]
     server.connected = True
-    assert await told(savings)
+    assert await published(savings)
     assert await requests_of(reader, hours=2) == [{"a": 2}, {"a": 1}]
 
 
@@ -159,9 +159,9 @@ async def test_many_replicas_are_told_in_parts(start):
     savings, reader = start(plan=["ok", "lost"]), start("reader")
     for number in range(MAX_ADDED + 3):
         save(savings, replica=f"r{number}")
-    assert not await told(savings)
+    assert not await published(savings)
     assert len((await requests_of(reader))[0]) == MAX_ADDED
-    assert await told(savings)
+    assert await published(savings)
     assert len((await requests_of(reader))[0]) == MAX_ADDED + 3
 
 

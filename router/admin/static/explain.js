@@ -41,7 +41,7 @@ async function explain(id) {
 }
 
 function sections(request) {
-  return [head(request), verdict(request), tokens(request), timing(request), candidates(request)].filter(
+  return [head(request), decision(request), tokens(request), timing(request), candidates(request)].filter(
     Boolean,
   );
 }
@@ -74,7 +74,7 @@ const WHY = {
 };
 
 /** The decision and its outcome in two sentences. */
-function verdict(request) {
+function decision(request) {
   const {
     replica,
     reason,

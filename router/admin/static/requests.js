@@ -149,7 +149,7 @@ function row(request) {
   );
 }
 
-/** Enough of an id to tell it from others; the whole one is in the title and the address. */
+/** Enough of an id to recognise it; the whole one is in the title and the address. */
 const shortId = (id) => (id.length > 18 ? `${id.slice(0, 17)}…` : id);
 
 /** How a request ended; only what went wrong stands out. */
