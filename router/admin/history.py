@@ -12,7 +12,7 @@ from router.explain.misses import Reason
 from router.history.buckets import STEP_SECONDS
 from router.history.history import History
 from router.history.latencies import Latency
-from router.history.savings import SavedHour, Savings
+from router.history.savings import Saved, SavedHour, Savings
 
 MAX_SECONDS = 3600
 MAX_HOURS = 7 * 24
@@ -37,15 +37,6 @@ class HistoryAnswer(Answer):
     times: list[float]
     misses: dict[Reason, list[int]]
     replicas: dict[str, ReplicaHistory]
-
-
-class Saved(msgspec.Struct):
-    """What caches have saved."""
-
-    requests: int = 0
-    prompt_tokens: int = 0
-    saved_tokens: int = 0
-    saved_seconds: float = 0.0
 
 
 class ModelLatency(msgspec.Struct):

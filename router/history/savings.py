@@ -37,17 +37,22 @@ NOTHING = HourSums({}, 0)
 Sums: TypeAlias = dict[Pair, Row]
 
 
-class SavedHour(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of the report."""
+class Saved(msgspec.Struct, kw_only=True):
+    """What caches have saved."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    saved_tokens: int = 0
+    saved_seconds: float = 0.0
+
+
+class SavedHour(Saved):
+    """What caches have saved in one hour, on one replica for one model."""
 
     hour: float
     """When it began, seconds since 1970."""
     replica: str
     model: str
-    requests: int
-    prompt_tokens: int
-    saved_tokens: int
-    saved_seconds: float
 
 
 class _Hour:

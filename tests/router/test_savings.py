@@ -75,7 +75,7 @@ async def requests_of(savings, hours=1, now=NOON):
 
 
 async def test_routers_add_up(start):
-    """Any router answers for all, by hour, replica and model; what it has not published is part of its answer."""
+    """Any router answers for all, by hour, replica and model, also with what it has not published."""
     one, other = start("one"), start("other")
     save(one)
     save(one, replica="b", model="n")
