@@ -118,14 +118,13 @@ class SnapshotFiles:
     def write(self, data: bytes) -> None:
         """Replace this process's snapshot."""
         part = self._own.with_suffix(".part")
-        part.write_bytes(data)
-        part.replace(self._own)
+        with suppress(FileNotFoundError):  # the supervisor has died, and another worker has cleaned up
+            part.write_bytes(data)
+            part.replace(self._own)
 
     def read_own(self) -> Snapshot | None:
         """What the process before this one wrote, if there was one."""
-        with suppress(FileNotFoundError):
-            return Snapshot.decode(self._own.read_bytes())
-        return None
+        return Snapshot.decode(self._own.read_bytes()) if self._own.exists() else None
 
     def others(self) -> Iterator[Snapshot]:
         """The snapshots of the other processes."""
