@@ -34,6 +34,7 @@ from router.admin.prefixes import prefix_routes
 from router.admin.requests import request_routes
 from router.admin.steering import steering_routes
 from router.admin.stream import Stream, stream_routes
+from router.answers import schemas
 from router.api.dispatch import Dispatcher
 from router.api.generate import GenerationEndpoint
 from router.api.models import model_routes
@@ -41,7 +42,7 @@ from router.auth import authenticator
 from router.errors import MAX_QUOTED, ApiError, InvalidRequestError, UnknownPathError, quoted
 from router.explain.conversations import Conversations
 from router.explain.explainer import Explainer
-from router.health.engine_witness import EngineWitness
+from router.health.engine_liveness import EngineLiveness
 from router.health.health import Health
 from router.health.probes import Probes
 from router.health.readiness import Readiness
@@ -85,6 +86,12 @@ class RouterApplication(FastAPI):
         else:
             await super().__call__(scope, receive, send)
 
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document."""
+        document = super().openapi()
+        document["components"].setdefault("schemas", {}).update(schemas())
+        return document
+
 
 def create_app(settings: RouterSettings) -> RouterApplication:
     """A router as an ASGI application. It connects to Redis when its lifespan starts."""
@@ -95,8 +102,10 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         redis = connect(settings.redis_url)
         router_id = uuid.uuid4().hex
         upstream = Upstream(settings)
-        witness = EngineWitness(upstream)
-        follower = Follower(redis, settings.keys, fleet, settings.heartbeat_seconds, router_id, witness.lives)
+        liveness = EngineLiveness(upstream)
+        follower = Follower(
+            redis, settings.keys, fleet, settings.heartbeat_seconds, router_id, liveness.lives
+        )
         following = Kept(follower.run)
         gossip = Gossip(redis, settings.keys, fleet, router_id)
         probes = Probes(fleet, upstream)
@@ -114,12 +123,12 @@ def create_app(settings: RouterSettings) -> RouterApplication:
             SteeringStore(redis, settings.keys), POLICIES, settings.policy, router_id, commands
         )
         health = Health(fleet, tokenizers, probes, steering)
-        metrics = Metrics(fleet)
-        metrics.watch(health)
+        readiness = Readiness(fleet, follower, steering, tokenizers)
         explainer = Explainer(fleet, Conversations(settings.remembered_bytes))
         history_store = HistoryStore(redis, settings.keys, router_id)
         savings = Savings(history_store)
         history = History(savings)
+        metrics = Metrics(fleet, health, history.tallies)
         sharing = HistorySharing(history, savings, history_store, router_id)
         explanations = Explanations(redis, settings.keys, router_id)
         accounts = Accounts(explainer, metrics, explanations, history)
@@ -143,12 +152,14 @@ def create_app(settings: RouterSettings) -> RouterApplication:
             app.endpoints[path] = endpoint
             app.router.routes.append(Route(path, endpoint, methods=["POST"]))  # refuses other methods
         app.include_router(model_routes(fleet, authenticate))
-        app.include_router(
-            admin_routes(router_id, fleet, follower, steering, tokenizers, health, upstream, metrics)
-        )
-        app.include_router(block_routes(fleet, follower, commands))
         audit = AuditLog(redis, settings.keys, router_id)
         overview = Overview(router_id, fleet, steering, health, probes, history)
+        app.include_router(
+            admin_routes(
+                router_id, fleet, follower, tokenizers, health, readiness, upstream, metrics, overview
+            )
+        )
+        app.include_router(block_routes(fleet, follower, commands))
         stream = Stream(overview, explanations, audit, history)
         app.include_router(steering_routes(steering, settings, audit))
         app.include_router(stream_routes(overview, stream))
@@ -161,7 +172,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         app.state.fleet = fleet
         parts = (
             gossip,
-            witness,
+            liveness,
             index_watchdog,
             steering,
             tokenizers,
@@ -175,7 +186,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         kept = (following, *(Kept(part.run) for part in parts))
         tasks = [asyncio.create_task(part.run()) for part in kept]
         try:
-            await Readiness(fleet, follower, steering, tokenizers).wait(settings.ready_seconds)
+            await readiness.wait(settings.ready_seconds)
             yield
         finally:
             await cancel_and_wait(*tasks)

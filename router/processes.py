@@ -32,12 +32,11 @@ from typing import Self
 
 import structlog
 import uvloop
-from prometheus_client.multiprocess import mark_process_dead
 
 from cluster.errors import StartUpError
 from cluster.process.bound_child import bind_to_parent
 from cluster.process.collector import calm_collector
-from router.observe.metrics import share_with_other_processes
+from router.observe.snapshots import SnapshotFiles
 from router.server import SHUTDOWN_SECONDS, create_server
 from router.settings import RouterSettings
 
@@ -202,7 +201,7 @@ class _Supervisor:
             how=how,
             restart_in_seconds=worker.pause,
         )
-        mark_process_dead(worker.number, str(self._directory))  # type: ignore[no-untyped-call]
+        SnapshotFiles(self._directory, worker.number).drop_gauges()
         worker.process, worker.due = None, now + worker.pause
         worker.pause = min(worker.pause * 2, LONGEST_PAUSE)
 
@@ -261,7 +260,7 @@ def _run_worker(
     if not bind_to_parent(signal.SIGTERM, supervisor):
         return
     structlog.contextvars.bind_contextvars(worker=number)
-    share_with_other_processes(directory, number)
+    SnapshotFiles.shared = SnapshotFiles(directory, number)
     try:
         settings = settings.model_copy(update={"ready_seconds": READY_SECONDS})
         uvloop.run(_serve(settings, _socket_beside(holder), started))

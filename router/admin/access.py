@@ -19,7 +19,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cluster.process.addresses import is_loopback
-from router.answers.general import ErrorAnswer
+from router.answers import ErrorAnswer, described
 from router.errors import AdminForbiddenError, AdminTokenError, ApiError, quoted
 from router.settings import RouterSettings
 
@@ -29,9 +29,9 @@ HOW_TO_OPEN_METRICS = "WARMROUTE_OPEN_METRICS=true opens /metrics without one."
 DOCUMENTATION = ("/docs", "/redoc", "/openapi.json")
 METRICS = "/metrics"
 PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
-"""With one of these a request comes from somewhere else, whatever its connection says."""
+"""With one of these a request comes from somewhere else, whatever its connection looks like."""
 MAX_HOST_LENGTH = 512
-"""Characters; DNS has 253."""
+"""The longest name that is looked at, in characters; DNS has 253."""
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 By: TypeAlias = Literal["token", "loopback"]
@@ -45,9 +45,9 @@ DOCUMENTED: Mapping[str, Any] = {
     "tags": ["admin"],
     "dependencies": [Security(_TOKEN)],
     "responses": {
-        401: {"model": ErrorAnswer, "description": "No token, or a wrong one"},
-        403: {"model": ErrorAnswer, "description": "Closed: no token is set, or another page has asked"},
-        "default": {"model": ErrorAnswer, "description": "Any other error"},
+        401: described(ErrorAnswer, "No token, or a wrong one"),
+        403: described(ErrorAnswer, "Closed: no token is set, or another page has asked"),
+        "default": described(ErrorAnswer, "Any other error"),
     },
 }
 """What the OpenAPI document says of every route under ``/admin``; `AdminGate` is what enforces it."""
@@ -66,7 +66,7 @@ class Access:
 
     @classmethod
     def of(cls, settings: RouterSettings) -> "Access":
-        """Those that the settings ask for."""
+        """The rules that the settings ask for."""
         return cls(settings.admin_token, is_loopback(settings.host), settings.open_metrics)
 
     def guards(self, path: str) -> bool:
@@ -178,7 +178,7 @@ def _is_loopback_name(host: str) -> bool:
 
 
 def _name_and_port(host: str, scheme: str) -> tuple[str, int]:
-    """Of ``name:port`` or ``[address]:port``; no name when it is neither."""
+    """Name and port of ``name:port`` or ``[address]:port``; no name when it is neither."""
     if len(host) > MAX_HOST_LENGTH:  # `urlsplit` would remember it
         return "", 0
     try:

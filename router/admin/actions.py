@@ -4,7 +4,7 @@ Like all decisions for all routers, none is taken without Redis.
 """
 
 from collections.abc import Awaitable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Path, Query, Request
 
@@ -12,58 +12,78 @@ from cluster.errors import StoreUnavailableError
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.replicas import Replica
 from router.admin.access import DOCUMENTED, who_asks
-from router.admin.audit import MAX_ENTRIES, AuditLog
+from router.admin.audit import MAX_ENTRIES, AuditEntry, AuditLog
 from router.admin.prefixes import holders_of
-from router.answers.general import (
-    AuditAnswer,
-    DrainAnswer,
-    ErrorAnswer,
-    PrefixResetAnswer,
-    ReplicaResetAnswer,
-)
+from router.answers import Answer, ErrorAnswer, JsonResponse, answers, described
 from router.errors import NotDecidedError, NotFoundError, quoted
 from router.steer.operator_commands import CommandFollower
 
 T = TypeVar("T")
 PrefixKey = Annotated[str, Path(pattern="^[0-9a-fA-F]{16}$", description="16 hexadecimal digits")]
-ERRORS: dict[int | str, dict[str, Any]] = {
-    404: {"model": ErrorAnswer, "description": "Nothing of this name is known"},
-    503: {"model": ErrorAnswer, "description": "Redis does not answer; nothing has changed"},
-}
+UNDECIDED = {503: described(ErrorAnswer, "Redis does not answer; nothing has changed")}
+ERRORS = {404: described(ErrorAnswer, "Nothing of this name is known"), **UNDECIDED}
+
+
+class DrainAnswer(Answer):
+    """What is in force for a replica now."""
+
+    replica: str
+    drained: bool
+    running: int
+
+
+class ReplicaResetAnswer(Answer):
+    """The blocks of a replica are being read again."""
+
+    replica: str
+    reset: float
+
+
+class PrefixResetAnswer(Answer):
+    """Nobody is believed to hold this block, until an engine announces it again."""
+
+    key: str
+    reset: float
+
+
+class AuditAnswer(Answer):
+    """The newest first."""
+
+    entries: list[AuditEntry]
 
 
 def action_routes(fleet: Fleet, commands: CommandFollower, audit: AuditLog) -> APIRouter:
     """The routes that act, and the audit log."""
     routes = APIRouter(**DOCUMENTED)
 
-    @routes.put("/admin/replicas/{replica_id}/drain", responses=ERRORS)
-    async def drain(replica_id: str, request: Request) -> DrainAnswer:
+    @routes.put("/admin/replicas/{replica_id}/drain", **answers(DrainAnswer, ERRORS))
+    async def drain(replica_id: str, request: Request) -> JsonResponse:
         """Let a replica have no new requests; those that run finish. It holds until it is taken back, also
         when the replica starts anew."""
         return await set_drained(replica_id, True, request)
 
-    @routes.delete("/admin/replicas/{replica_id}/drain", responses=ERRORS)
-    async def undrain(replica_id: str, request: Request) -> DrainAnswer:
+    @routes.delete("/admin/replicas/{replica_id}/drain", **answers(DrainAnswer, ERRORS))
+    async def undrain(replica_id: str, request: Request) -> JsonResponse:
         """Let a replica have requests again."""
         return await set_drained(replica_id, False, request)
 
-    async def set_drained(replica_id: str, drained: bool, request: Request) -> DrainAnswer:
+    async def set_drained(replica_id: str, drained: bool, request: Request) -> JsonResponse:
         replica = _known(fleet, replica_id)
         await decided(commands.drain(replica_id, drained))
         action = "drain" if drained else "undrain"
         await audit.write(who_asks(request), action, replica_id, f"{replica.running} requests run here")
-        return {"replica": replica_id, "drained": drained, "running": replica.running}
+        return JsonResponse(DrainAnswer(replica=replica_id, drained=drained, running=replica.running))
 
-    @routes.post("/admin/replicas/{replica_id}/reset", responses=ERRORS)
-    async def reset_replica(replica_id: str, request: Request) -> ReplicaResetAnswer:
+    @routes.post("/admin/replicas/{replica_id}/reset", **answers(ReplicaResetAnswer, ERRORS))
+    async def reset_replica(replica_id: str, request: Request) -> JsonResponse:
         """Let all routers forget what a replica holds, and read it again from Redis."""
         _known(fleet, replica_id)
         at = await decided(commands.reset_replica(replica_id))
         await audit.write(who_asks(request), "reset_replica", replica_id)
-        return {"replica": replica_id, "reset": at}
+        return JsonResponse(ReplicaResetAnswer(replica=replica_id, reset=at))
 
-    @routes.post("/admin/prefixes/{key}/reset", responses=ERRORS)
-    async def reset_prefix(key: PrefixKey, request: Request) -> PrefixResetAnswer:
+    @routes.post("/admin/prefixes/{key}/reset", **answers(PrefixResetAnswer, ERRORS))
+    async def reset_prefix(key: PrefixKey, request: Request) -> JsonResponse:
         """Let all routers forget who holds a block, and so everything after it, until an engine announces it
         again or a replica's blocks are read again."""
         number = int(key, 16)
@@ -71,12 +91,12 @@ def action_routes(fleet: Fleet, commands: CommandFollower, audit: AuditLog) -> A
             raise NotFoundError(f"No replica is known to hold the block {quoted(key)}.", "key")
         at = await decided(commands.reset_prefix(number))
         await audit.write(who_asks(request), "reset_prefix", f"{number:016x}")
-        return {"key": f"{number:016x}", "reset": at}
+        return JsonResponse(PrefixResetAnswer(key=f"{number:016x}", reset=at))
 
-    @routes.get("/admin/audit", responses={503: ERRORS[503]})
-    async def entries(limit: Annotated[int, Query(ge=1, le=MAX_ENTRIES)] = 100) -> AuditAnswer:
+    @routes.get("/admin/audit", **answers(AuditAnswer, UNDECIDED))
+    async def entries(limit: Annotated[int, Query(ge=1, le=MAX_ENTRIES)] = 100) -> JsonResponse:
         """What operators have changed, the newest first."""
-        return {"entries": await decided(audit.entries(limit))}
+        return JsonResponse(AuditAnswer(entries=await decided(audit.entries(limit))))
 
     return routes
 

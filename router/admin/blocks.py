@@ -15,8 +15,7 @@ from cluster.fleet.fleet import Fleet
 from cluster.index.block_table import BlockKeys, as_keys, listed
 from cluster.sync.follower import Follower
 from router.admin.access import DOCUMENTED
-from router.answers.general import ErrorAnswer
-from router.answers.listings import BlocksAnswer
+from router.answers import Answer, ErrorAnswer, answers, described
 from router.errors import BlocksChangeError, NotFoundError, quoted
 from router.steer.operator_commands import CommandFollower
 
@@ -27,14 +26,23 @@ WRITTEN_BLOCKS = 16_384
 READINGS = 5
 
 
+class BlocksAnswer(Answer):
+    """Keys of blocks as 16 hexadecimal digits."""
+
+    epoch: int
+    sequence: int
+    keys: list[str]
+    reset: list[str]
+    """Keys that operators have let all routers forget: they may be missing."""
+
+
 def block_routes(fleet: Fleet, follower: Follower, commands: CommandFollower) -> APIRouter:
     """The route that lists them."""
     routes = APIRouter(**DOCUMENTED)
 
     @routes.get(
         "/admin/replicas/{replica_id}/blocks",
-        response_model=BlocksAnswer,
-        responses={503: {"model": ErrorAnswer, "description": "They change faster than they can be read"}},
+        **answers(BlocksAnswer, {503: described(ErrorAnswer, "They change faster than they can be read")}),
     )
     async def blocks(replica_id: str) -> Response:
         """The keys this router believes a replica to hold, for `warmroute check`."""
@@ -84,7 +92,7 @@ async def _owned(fleet: Fleet, slot: int) -> list[BlockKeys]:
 
 
 async def _sorted(keys: Iterable[BlockKeys]) -> BlockKeys:
-    """In a thread: sorting lets others run."""
+    """All keys, sorted in a thread, which lets others run."""
     return await asyncio.to_thread(lambda: np.sort(np.concatenate(list(keys))))
 
 

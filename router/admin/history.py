@@ -2,15 +2,17 @@
 
 import asyncio
 import time
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query
 
-from router.answers.past import HistoryAnswer, SavingsAnswer
+from router.answers import Answer, JsonResponse, answers
+from router.explain.misses import Reason
 from router.history.buckets import STEP_SECONDS
 from router.history.history import History
-from router.history.savings import Savings
+from router.history.latencies import Latency
+from router.history.savings import Saved, SavedHour, Savings
 
 MAX_SECONDS = 3600
 MAX_HOURS = 7 * 24
@@ -18,12 +20,49 @@ PIECE = 8
 """Replicas encoded at once, half a millisecond; requests run in between."""
 
 
+class ReplicaHistory(msgspec.Struct):
+    """One number for each step."""
+
+    requests: list[int]
+    prompt_tokens: list[int]
+    available_tokens: list[int]
+    predicted_tokens: list[int]
+    delivered_tokens: list[int]
+
+
+class HistoryAnswer(Answer):
+    """Steps by their start, the oldest first; replicas that had traffic; misses of the whole fleet."""
+
+    step_seconds: int
+    times: list[float]
+    misses: dict[Reason, list[int]]
+    replicas: dict[str, ReplicaHistory]
+
+
+class ModelLatency(msgspec.Struct):
+    """Times to the first token of one model over the last hour, warm (half or more was cached) and cold."""
+
+    model: str
+    warm: Latency
+    cold: Latency
+
+
+class SavingsAnswer(Answer):
+    """The newest hour last."""
+
+    hours: list[SavedHour]
+    total: Saved
+    ttft: list[ModelLatency]
+
+
 def history_routes(history: History, savings: Savings) -> APIRouter:
     """The routes."""
     routes = APIRouter()
 
-    @routes.get("/admin/history", response_model=HistoryAnswer)
-    async def past(seconds: Annotated[int, Query(ge=STEP_SECONDS, le=MAX_SECONDS)] = MAX_SECONDS) -> Response:
+    @routes.get("/admin/history", **answers(HistoryAnswer))
+    async def past(
+        seconds: Annotated[int, Query(ge=STEP_SECONDS, le=MAX_SECONDS)] = MAX_SECONDS,
+    ) -> JsonResponse:
         """Requests and tokens of each replica in steps of ten seconds, over all routers, up to the last step
         that is over; of the whole fleet the tokens computed again, by reason."""
         timeline = history.timeline(seconds)
@@ -33,39 +72,23 @@ def history_routes(history: History, savings: Savings) -> APIRouter:
             pieces.append(msgspec.json.encode({name: timeline.columns(name) for name in names})[1:-1])
             await asyncio.sleep(0)
         fleet = {"step_seconds": STEP_SECONDS, "times": timeline.times, "misses": timeline.misses}
-        return _json(msgspec.json.encode(fleet)[:-1] + b',"replicas":{' + b",".join(pieces) + b"}}")
+        return JsonResponse(msgspec.json.encode(fleet)[:-1] + b',"replicas":{' + b",".join(pieces) + b"}}")
 
-    @routes.get("/admin/savings", response_model=SavingsAnswer)
-    async def saved(hours: Annotated[int, Query(ge=1, le=MAX_HOURS)] = 24) -> Response:
+    @routes.get("/admin/savings", **answers(SavingsAnswer))
+    async def saved(hours: Annotated[int, Query(ge=1, le=MAX_HOURS)] = 24) -> JsonResponse:
         """Prompt tokens that did not have to be computed and the seconds that would have taken, by hour,
         replica and model; times to the first token of the last hour, warm and cold."""
-        requests = prompt_tokens = saved_tokens = 0
-        saved_seconds = 0.0
-        pieces = []
+        total, pieces = Saved(), []
         for rows in await savings.report(hours, time.time()):
-            requests += sum(row.requests for row in rows)
-            prompt_tokens += sum(row.prompt_tokens for row in rows)
-            saved_tokens += sum(row.saved_tokens for row in rows)
-            saved_seconds += sum(row.saved_seconds for row in rows)
+            for row in rows:
+                total.requests += row.requests
+                total.prompt_tokens += row.prompt_tokens
+                total.saved_tokens += row.saved_tokens
+                total.saved_seconds += row.saved_seconds
             pieces.append(msgspec.json.encode(rows)[1:-1])
             await asyncio.sleep(0)
-        total = {
-            "requests": requests,
-            "prompt_tokens": prompt_tokens,
-            "saved_tokens": saved_tokens,
-            "saved_seconds": saved_seconds,
-        }
-        ttft = [_ttft(history, model) for model in history.models()]
+        ttft = [ModelLatency(model, *history.ttft(model)) for model in history.models()]
         tail = msgspec.json.encode({"total": total, "ttft": ttft})
-        return _json(b'{"hours":[' + b",".join(piece for piece in pieces if piece) + b"]," + tail[1:])
+        return JsonResponse(b'{"hours":[' + b",".join(piece for piece in pieces if piece) + b"]," + tail[1:])
 
     return routes
-
-
-def _ttft(history: History, model: str) -> dict[str, Any]:
-    warm, cold = history.ttft(model)
-    return {"model": model, "warm": warm, "cold": cold}
-
-
-def _json(body: bytes) -> Response:
-    return Response(body, media_type="application/json")

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -15,35 +15,122 @@ from cluster.fleet.pace import relative_paces
 from cluster.fleet.replicas import Model, Replica
 from cluster.protocol.wire import ReplicaState
 from policies.ring import shares_of
-from router.health.health import Health
+from router.answers import Answer
+from router.health.health import Degradation, Health
 from router.health.probes import Probes
+from router.history.history import History
 from router.history.latencies import Latency
 from router.history.tally import Rates
-from router.steer.steering import Steering
+from router.steer.steering import PolicyAnswer, Steering
 
 RECENT_SECONDS = 300.0
 HOUR_SECONDS = 3600.0
 RATE_SECONDS = 60.0
 SAMPLE_SECONDS = 2.0
 EVICTION_SAMPLES = 6
-"""So evictions per second are those of the last ten seconds."""
+"""How many samples are kept: evictions per second are those of the last ten seconds."""
 VERSION = version("warmroute")
 
 
-class Past(Protocol):
-    """What became of requests: `router.history.history.History`."""
+class WarmCold(msgspec.Struct):
+    """Seconds to the first token: of prompts of which at least half was cached, and of the others."""
 
-    def rates(self, replica: str, seconds: float) -> Rates:
-        """Of one replica."""
+    warm: Latency
+    cold: Latency
 
-    def fleet_rates(self, seconds: float) -> Rates:
-        """Of all replicas."""
 
-    def per_second(self, seconds: float) -> tuple[float, float]:
-        """Requests and prompt tokens per second."""
+class FleetAnswer(msgspec.Struct, kw_only=True):
+    """All replicas and routers together. Rates and time to first token are those of all routers."""
 
-    def ttft(self, model: str | None) -> tuple[Latency, Latency]:
-        """Of warm and of cold requests."""
+    replicas: int
+    ready: int
+    draining: int
+    running: int
+    waiting: int
+    queued_tokens: int
+    open_bookings: int
+    held_requests: int
+    index_blocks: int
+    requests_per_second: float
+    prompt_tokens_per_second: float
+    recent: Rates
+    hour: Rates
+    ttft: WarmCold
+
+
+class LoadAnswer(msgspec.Struct, kw_only=True):
+    """What is booked on a replica, and what its engine reports."""
+
+    booked: int
+    held: int
+    queued_tokens: int
+    active_tokens: int
+    engine_tokens: int
+    booked_by_others: int
+    running: int
+    waiting: int
+    kv_usage: float
+
+
+class EngineAnswer(msgspec.Struct, kw_only=True):
+    """The engine's own counters, in tokens."""
+
+    prefix_queries: int
+    prefix_hits: int
+
+
+class ReplicaAnswer(msgspec.Struct, kw_only=True):
+    """One replica."""
+
+    replica: str
+    model: str
+    url: str
+    state: str
+    epoch: int
+    adapters: tuple[str, ...]
+    alarms: tuple[str, ...]
+    drained: bool
+    reachable: bool
+    load: LoadAnswer
+    block_size: int
+    capacity_blocks: int
+    owned_blocks: int
+    stored_blocks: int
+    evicted_blocks: int
+    evictions_per_second: float
+    last_event_age_seconds: float | None
+    ring_share: float
+    pace: float
+    seconds_per_token: float
+    engine: EngineAnswer
+    recent: Rates
+    hour: Rates
+
+
+class RouterAnswer(msgspec.Struct, kw_only=True):
+    """What one router has booked."""
+
+    router: str
+    this: bool
+    running: int
+    queued_tokens: int
+    active_tokens: int
+    replicas: int
+
+
+class OverviewAnswer(Answer):
+    """The state of everything."""
+
+    time: float
+    version: str
+    router: str
+    uptime_seconds: float
+    policy: PolicyAnswer
+    experiment: dict[str, Any] | None
+    alarms: list[Degradation]
+    fleet: FleetAnswer
+    replicas: list[ReplicaAnswer]
+    routers: list[RouterAnswer]
 
 
 @dataclass(slots=True)
@@ -52,11 +139,11 @@ class _Evictions:
 
     epoch: int
     seen: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=EVICTION_SAMPLES))
-    """Monotonic seconds, and blocks."""
+    """Blocks evicted so far, each with when it was seen in monotonic seconds."""
 
     @property
     def per_second(self) -> float:
-        """Blocks."""
+        """Blocks evicted per second."""
         if len(self.seen) < 2:
             return 0.0
         (since, before), (until, after) = self.seen[0], self.seen[-1]
@@ -67,7 +154,7 @@ class Overview:
     """One router's view of everything. `run` watches what needs to be seen more than once."""
 
     def __init__(
-        self, router: str, fleet: Fleet, steering: Steering, health: Health, probes: Probes, past: Past
+        self, router: str, fleet: Fleet, steering: Steering, health: Health, probes: Probes, past: History
     ) -> None:
         self._router = router
         self._fleet = fleet
@@ -101,111 +188,115 @@ class Overview:
         experiment = await self._steering.report()
         return msgspec.json.encode(self.describe(experiment))
 
-    def describe(self, experiment: dict[str, Any] | None) -> dict[str, Any]:
+    def describe(self, experiment: dict[str, Any] | None) -> OverviewAnswer:
         """The overview, with what the running experiment shows."""
+        replicas = self.replicas()
+        return OverviewAnswer(
+            time=time.time(),
+            version=VERSION,
+            router=self._router,
+            uptime_seconds=round(time.monotonic() - self._started, 1),
+            policy=self._steering.describe(),
+            experiment=experiment,
+            alarms=list(self._health.degradations()),
+            fleet=self._describe_fleet(),
+            replicas=replicas,
+            routers=list(self._describe_routers()),
+        )
+
+    def replicas(self) -> list[ReplicaAnswer]:
+        """All replicas, by id."""
         now = time.monotonic()
         self._fleet.forget_until(now)
         suspects = set(self._probes.suspects)
         self._share_rings()
-        replicas = sorted(self._fleet.replicas.values(), key=lambda replica: replica.lease.replica)
         paces = self._paces(now)
-        return {
-            "time": time.time(),
-            "version": VERSION,
-            "router": self._router,
-            "uptime_seconds": round(now - self._started, 1),
-            "policy": self._steering.describe(),
-            "experiment": experiment,
-            "alarms": [{"kind": one.kind, "text": one.text} for one in self._health.degradations()],
-            "fleet": self._describe_fleet(replicas),
-            "replicas": [
-                self._describe_replica(
-                    replica, paces.get(replica, 1.0), replica.lease.replica not in suspects
-                )
-                for replica in replicas
-            ],
-            "routers": list(self._describe_routers()),
-        }
+        return [
+            self._describe_replica(replica, paces.get(replica, 1.0), replica_id not in suspects)
+            for replica_id, replica in sorted(self._fleet.replicas.items())
+        ]
 
-    def _describe_fleet(self, replicas: list[Replica]) -> dict[str, Any]:
+    def _describe_fleet(self) -> FleetAnswer:
         fleet, past = self._fleet, self._past
+        replicas = fleet.replicas.values()
         requests_per_second, tokens_per_second = past.per_second(RATE_SECONDS)
         warm, cold = past.ttft(None)
-        return {
-            "replicas": len(replicas),
-            "ready": sum(replica.takes_requests for replica in replicas),
-            "draining": sum(
+        return FleetAnswer(
+            replicas=len(replicas),
+            ready=sum(replica.takes_requests for replica in replicas),
+            draining=sum(
                 replica.drained or replica.lease.state is ReplicaState.DRAINING for replica in replicas
             ),
-            "running": sum(replica.load.running for replica in replicas),
-            "waiting": sum(replica.load.waiting for replica in replicas),
-            "queued_tokens": sum(
+            running=sum(replica.load.running for replica in replicas),
+            waiting=sum(replica.load.waiting for replica in replicas),
+            queued_tokens=sum(
                 replica.queued_tokens + fleet.peers[replica.lease.replica].queued_tokens
                 for replica in replicas
             ),
-            "open_bookings": fleet.open_bookings,
-            "held_requests": fleet.waiting_requests,
-            "index_blocks": len(fleet.index),
-            "requests_per_second": round(requests_per_second, 3),
-            "prompt_tokens_per_second": round(tokens_per_second, 1),
-            "recent": past.fleet_rates(RECENT_SECONDS),
-            "hour": past.fleet_rates(HOUR_SECONDS),
-            "ttft": {"warm": warm, "cold": cold},
-        }
+            open_bookings=fleet.open_bookings,
+            held_requests=fleet.waiting_requests,
+            index_blocks=len(fleet.index),
+            requests_per_second=round(requests_per_second, 3),
+            prompt_tokens_per_second=round(tokens_per_second, 1),
+            recent=past.fleet_rates(RECENT_SECONDS),
+            hour=past.fleet_rates(HOUR_SECONDS),
+            ttft=WarmCold(warm, cold),
+        )
 
-    def _describe_replica(self, replica: Replica, pace: float, reachable: bool) -> dict[str, Any]:
+    def _describe_replica(self, replica: Replica, pace: float, reachable: bool) -> ReplicaAnswer:
         lease, load = replica.lease, replica.load
         evictions = self._evictions.get(lease.replica)
-        return {
-            "replica": lease.replica,
-            "model": lease.model,
-            "url": lease.url,
-            "state": lease.state,
-            "epoch": replica.epoch,
-            "adapters": lease.adapters,
-            "alarms": lease.alarms,
-            "drained": replica.drained,
-            "reachable": reachable,
-            "load": {
-                "booked": replica.running,
-                "held": replica.held,
-                "queued_tokens": replica.queued_tokens,
-                "active_tokens": replica.active_tokens,
-                "booked_by_others": self._fleet.peers[lease.replica].running,
-                "running": load.running,
-                "waiting": load.waiting,
-                "kv_usage": load.kv_usage,
-            },
-            "block_size": lease.block_size,
-            "capacity_blocks": lease.capacity_blocks,
-            "owned_blocks": self._fleet.index.num_owned(replica.slot),
-            "stored_blocks": load.stored_blocks,
-            "evicted_blocks": load.evicted_blocks,
-            "evictions_per_second": round(evictions.per_second, 2) if evictions else 0.0,
-            "last_event_age_seconds": load.last_event_age if load.last_event_age >= 0 else None,
-            "ring_share": self._ring_shares.get(lease.replica, 0.0),
-            "pace": pace,
-            "seconds_per_token": replica.pace.seconds_per_token,
-            "engine": {"prefix_queries": load.prefix_queries, "prefix_hits": load.prefix_hits},
-            "recent": self._past.rates(lease.replica, RECENT_SECONDS),
-            "hour": self._past.rates(lease.replica, HOUR_SECONDS),
-        }
+        return ReplicaAnswer(
+            replica=lease.replica,
+            model=lease.model,
+            url=lease.url,
+            state=lease.state,
+            epoch=replica.epoch,
+            adapters=lease.adapters,
+            alarms=lease.alarms,
+            drained=replica.drained,
+            reachable=reachable,
+            load=LoadAnswer(
+                booked=replica.running,
+                held=replica.held,
+                queued_tokens=replica.queued_tokens,
+                active_tokens=replica.active_tokens,
+                engine_tokens=replica.engine_tokens,
+                booked_by_others=self._fleet.peers[lease.replica].running,
+                running=load.running,
+                waiting=load.waiting,
+                kv_usage=load.kv_usage,
+            ),
+            block_size=lease.block_size,
+            capacity_blocks=lease.capacity_blocks,
+            owned_blocks=self._fleet.index.num_owned(replica.slot),
+            stored_blocks=load.stored_blocks,
+            evicted_blocks=load.evicted_blocks,
+            evictions_per_second=round(evictions.per_second, 2) if evictions else 0.0,
+            last_event_age_seconds=load.last_event_age if load.last_event_age >= 0 else None,
+            ring_share=self._ring_shares.get(lease.replica, 0.0),
+            pace=pace,
+            seconds_per_token=replica.pace.seconds_per_token,
+            engine=EngineAnswer(prefix_queries=load.prefix_queries, prefix_hits=load.prefix_hits),
+            recent=self._past.rates(lease.replica, RECENT_SECONDS),
+            hour=self._past.rates(lease.replica, HOUR_SECONDS),
+        )
 
-    def _describe_routers(self) -> Iterator[dict[str, Any]]:
+    def _describe_routers(self) -> Iterator[RouterAnswer]:
         own = {replica_id: self._fleet.booked(replica_id) for replica_id in self._fleet.replicas}
         for router, booked in ((self._router, own), *sorted(self._fleet.peers.by_router().items())):
             busy = [bookings for bookings in booked.values() if bookings.running]
-            yield {
-                "router": router,
-                "this": router == self._router,
-                "running": sum(bookings.running for bookings in busy),
-                "queued_tokens": sum(bookings.queued_tokens for bookings in busy),
-                "active_tokens": sum(bookings.active_tokens for bookings in busy),
-                "replicas": len(busy),
-            }
+            yield RouterAnswer(
+                router=router,
+                this=router == self._router,
+                running=sum(bookings.running for bookings in busy),
+                queued_tokens=sum(bookings.queued_tokens for bookings in busy),
+                active_tokens=sum(bookings.active_tokens for bookings in busy),
+                replicas=len(busy),
+            )
 
     def _paces(self, now: float) -> dict[Replica, float]:
-        """Of every replica, compared with the others of its base model."""
+        """The pace of every replica, compared with the others of its base model."""
         paces: dict[Replica, float] = {}
         for model in self._base_models():
             relative = relative_paces([replica.pace for replica in model.replicas], now)

@@ -4,25 +4,43 @@ import asyncio
 from heapq import nlargest
 from typing import Annotated
 
+import msgspec
 import numpy as np
 from fastapi import APIRouter, Query
 
 from cluster.fleet.branches import Branch
 from cluster.fleet.fleet import Fleet
 from router.admin.access import DOCUMENTED
-from router.answers.general import PrefixAnswer, PrefixesAnswer
+from router.answers import Answer, JsonResponse, answers
 
 MAX_PREFIXES = 100
 DESCRIBED = 10
 """Blocks whose holders are looked up in one go: 2 ms with a thousand replicas."""
 
 
+class HotPrefix(msgspec.Struct, kw_only=True):
+    """A beginning that many prompts share: its last block, and how long it is."""
+
+    key: str
+    model: str
+    tokens: int
+    holders: list[str]
+    share: float
+    prompts: float
+
+
+class PrefixesAnswer(Answer):
+    """The hottest first."""
+
+    prefixes: list[HotPrefix]
+
+
 def prefix_routes(fleet: Fleet) -> APIRouter:
     """The route that shows them."""
     routes = APIRouter(**DOCUMENTED)
 
-    @routes.get("/admin/prefixes")
-    async def prefixes(limit: Annotated[int, Query(ge=1, le=MAX_PREFIXES)] = 20) -> PrefixesAnswer:
+    @routes.get("/admin/prefixes", **answers(PrefixesAnswer))
+    async def prefixes(limit: Annotated[int, Query(ge=1, le=MAX_PREFIXES)] = 20) -> JsonResponse:
         """Blocks after which prompts that this router has sent part ways, the most frequent first."""
         hottest: list[tuple[Branch, str]] = []
         for model, branches in list(fleet.branches.items()):
@@ -34,7 +52,7 @@ def prefix_routes(fleet: Fleet) -> APIRouter:
             described.append(_describe(fleet, branch, model))
             if not len(described) % DESCRIBED:
                 await asyncio.sleep(0)
-        return {"prefixes": described}
+        return JsonResponse(PrefixesAnswer(prefixes=described))
 
     return routes
 
@@ -45,12 +63,12 @@ def holders_of(fleet: Fleet, key: int) -> list[str]:
     return sorted(replica_id for replica_id, replica in fleet.replicas.items() if held[replica.slot])
 
 
-def _describe(fleet: Fleet, branch: Branch, model: str) -> PrefixAnswer:
-    return {
-        "key": f"{branch.key:016x}",
-        "model": model,
-        "tokens": branch.tokens,
-        "holders": holders_of(fleet, branch.key),
-        "share": round(branch.share, 4),
-        "prompts": round(branch.prompts, 2),
-    }
+def _describe(fleet: Fleet, branch: Branch, model: str) -> HotPrefix:
+    return HotPrefix(
+        key=f"{branch.key:016x}",
+        model=model,
+        tokens=branch.tokens,
+        holders=holders_of(fleet, branch.key),
+        share=round(branch.share, 4),
+        prompts=round(branch.prompts, 2),
+    )

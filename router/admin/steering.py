@@ -11,14 +11,14 @@ from fastapi import APIRouter, Request
 
 from cluster.store.steering import Experiment
 from router.admin.access import DOCUMENTED, who_asks
-from router.admin.actions import ERRORS, decided
+from router.admin.actions import UNDECIDED, decided
 from router.admin.audit import AuditLog
-from router.answers.general import ExperimentAnswer, ExperimentEndedAnswer, PolicyAnswer
+from router.answers import REFERENCE, Answer, JsonResponse, answers
 from router.api.transport import read_body
 from router.errors import InvalidRequestError, quoted
 from router.requests.schema import decode_body
 from router.settings import RouterSettings
-from router.steer.steering import Steering
+from router.steer.steering import PolicyAnswer, Steering
 
 MAX_BODY_BYTES = 64 * 1024
 
@@ -37,39 +37,52 @@ class ExperimentPlan(msgspec.Struct, forbid_unknown_fields=True):
     name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = "experiment"
 
 
+class ExperimentAnswer(Answer):
+    """What an experiment shows, over all routers."""
+
+    experiment: dict[str, Any] | None
+
+
+class ExperimentEndedAnswer(ExperimentAnswer):
+    """The last figures of an experiment that has just ended."""
+
+    ended: dict[str, Any] | None
+
+
 def steering_routes(steering: Steering, settings: RouterSettings, audit: AuditLog) -> APIRouter:
     """The routes that decide."""
     routes = APIRouter(**DOCUMENTED)
-    errors: dict[int | str, dict[str, Any]] = {503: ERRORS[503]}
 
-    @routes.get("/admin/policy")
-    async def policy() -> PolicyAnswer:
+    @routes.get("/admin/policy", **answers(PolicyAnswer))
+    async def policy() -> JsonResponse:
         """The policy in force, where it comes from, all that there are, and the experiment."""
-        return steering.describe()
+        return JsonResponse(steering.describe())
 
-    @routes.put("/admin/policy", responses=errors, openapi_extra=_body_of(PolicyChoice))
-    async def switch_policy(request: Request) -> PolicyAnswer:
+    @routes.put("/admin/policy", **answers(PolicyAnswer, UNDECIDED), openapi_extra=_body_of(PolicyChoice))
+    async def switch_policy(request: Request) -> JsonResponse:
         """Switch all routers to another policy."""
         choice = await chosen(request, PolicyChoice)
         _require_known(steering, choice.policy, "policy")
         await decided(steering.decide_policy(choice.policy))
         await note(request, "switch_policy", choice.policy)
-        return steering.describe()
+        return JsonResponse(steering.describe())
 
-    @routes.delete("/admin/policy", responses=errors)
-    async def forget_policy(request: Request) -> PolicyAnswer:
+    @routes.delete("/admin/policy", **answers(PolicyAnswer, UNDECIDED))
+    async def forget_policy(request: Request) -> JsonResponse:
         """Go back to the policy of each router's settings."""
         await decided(steering.decide_policy(""))
         await note(request, "forget_policy", "")
-        return steering.describe()
+        return JsonResponse(steering.describe())
 
-    @routes.get("/admin/experiment")
-    async def experiment() -> ExperimentAnswer:
+    @routes.get("/admin/experiment", **answers(ExperimentAnswer))
+    async def experiment() -> JsonResponse:
         """What the running experiment shows, over all routers; null when there is none."""
-        return {"experiment": await steering.report()}
+        return JsonResponse(ExperimentAnswer(experiment=await steering.report()))
 
-    @routes.put("/admin/experiment", responses=errors, openapi_extra=_body_of(ExperimentPlan))
-    async def start_experiment(request: Request) -> ExperimentAnswer:
+    @routes.put(
+        "/admin/experiment", **answers(ExperimentAnswer, UNDECIDED), openapi_extra=_body_of(ExperimentPlan)
+    )
+    async def start_experiment(request: Request) -> JsonResponse:
         """Give a share of conversations to a control policy, and count from zero."""
         choice = await chosen(request, ExperimentPlan)
         _require_known(steering, choice.control, "control")
@@ -79,15 +92,15 @@ def steering_routes(steering: Steering, settings: RouterSettings, audit: AuditLo
             )
         )
         await note(request, "start_experiment", choice.name, f"{choice.control} for {choice.share:g}")
-        return {"experiment": await steering.report()}
+        return JsonResponse(ExperimentAnswer(experiment=await steering.report()))
 
-    @routes.delete("/admin/experiment", responses=errors)
-    async def end_experiment(request: Request) -> ExperimentEndedAnswer:
+    @routes.delete("/admin/experiment", **answers(ExperimentEndedAnswer, UNDECIDED))
+    async def end_experiment(request: Request) -> JsonResponse:
         """Give all conversations back to the default policy. The answer holds the last figures."""
         last = await steering.report()
         await decided(steering.decide_experiment(None))
         await note(request, "end_experiment", last["name"] if last else "")
-        return {"experiment": None, "ended": last}
+        return JsonResponse(ExperimentEndedAnswer(experiment=None, ended=last))
 
     async def note(request: Request, action: str, target: str, detail: str = "") -> None:
         await audit.write(who_asks(request), action, target, detail)
@@ -100,7 +113,7 @@ def steering_routes(steering: Steering, settings: RouterSettings, audit: AuditLo
 
 
 def _require_known(steering: Steering, name: str, param: str) -> None:
-    choices = steering.describe()["policies"]
+    choices = steering.describe().policies
     if name not in choices:
         raise InvalidRequestError(
             f"There is no policy {quoted(name)}; choose one of {', '.join(choices)}.", param
@@ -109,6 +122,6 @@ def _require_known(steering: Steering, name: str, param: str) -> None:
 
 def _body_of(shape: type[msgspec.Struct]) -> dict[str, Any]:
     """What OpenAPI says of a body that is read here and not by FastAPI."""
-    [schema], components = msgspec.json.schema_components([shape], ref_template="#/components/schemas/{name}")
+    [schema], components = msgspec.json.schema_components([shape], ref_template=REFERENCE)
     schema = components.get(shape.__name__, schema)
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import structlog
@@ -20,10 +20,10 @@ from starlette.types import Receive, Scope, Send
 from cluster.errors import StoreUnavailableError
 from router.admin.access import DOCUMENTED
 from router.admin.audit import AuditLog
-from router.admin.overview import Overview
-from router.answers.overview import OverviewAnswer
+from router.admin.overview import Overview, OverviewAnswer
+from router.answers import JsonResponse, answers
 from router.errors import OverloadedError
-from router.history.history import CompletedBucket
+from router.history.history import History
 from router.http.direct_reply import direct_reply
 from router.observe.explanations import Explanations
 
@@ -41,47 +41,40 @@ ALIVE = b": alive\n\n"
 log = structlog.get_logger()
 
 
-class Buckets(Protocol):
-    """Where complete buckets of time come from: `router.history.history.History`."""
-
-    def completed(self) -> CompletedBucket:
-        """The last one."""
-
-
 class Page:
     """What one open page has not been sent yet."""
 
     def __init__(self) -> None:
         self._overview = b""
         self._events: deque[bytes] = deque()
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self.over = False
         """Whether its stream should end."""
 
     def show(self, overview: bytes) -> None:
         """A newer overview takes the place of one that was not sent."""
         self._overview = overview
-        self._news.set()
+        self._changed.set()
 
     def add(self, event: bytes) -> None:
         """One more event."""
         self._events.append(event)
         self.over = self.over or len(self._events) > MAX_WAITING
-        self._news.set()
+        self._changed.set()
 
     def end(self) -> None:
         """Its client has left, or the router stops."""
         self.over = True
-        self._news.set()
+        self._changed.set()
 
     async def next(self) -> bytes:
         """All that there is, as soon as there is something; a comment after a while without."""
         try:
             async with asyncio.timeout(ALIVE_SECONDS):
-                await self._news.wait()
+                await self._changed.wait()
         except TimeoutError:
             return ALIVE
-        self._news.clear()
+        self._changed.clear()
         events = b"".join([self._overview, *self._events])
         self._overview = b""
         self._events.clear()
@@ -92,12 +85,12 @@ class Stream:
     """All open pages of one router. `run` feeds them."""
 
     def __init__(
-        self, overview: Overview, explanations: Explanations, audit: AuditLog, buckets: Buckets
+        self, overview: Overview, explanations: Explanations, audit: AuditLog, history: History
     ) -> None:
         self._overview = overview
         self._explanations = explanations
         self._audit = audit
-        self._buckets = buckets
+        self._history = history
         self._pages: set[Page] = set()
         self._opened = asyncio.Event()
         self._latest = b""
@@ -143,13 +136,13 @@ class Stream:
         for page in self._pages:
             page.show(self._latest)
         for make in (self._new_bucket, self._new_requests, self._new_entries):
-            with suppress(StoreUnavailableError):  # the overview says so
-                if (news := await make()) is not None:
+            with suppress(StoreUnavailableError):  # the overview shows it
+                if (encoded := await make()) is not None:
                     for page in self._pages:
-                        page.add(news)
+                        page.add(encoded)
 
     async def _new_bucket(self) -> bytes | None:
-        bucket = self._buckets.completed()
+        bucket = self._history.completed()
         if bucket.time == self._last_bucket:
             return None
         self._last_bucket = bucket.time
@@ -160,7 +153,7 @@ class Stream:
         others: list[Any] = []
         with suppress(StoreUnavailableError):
             self._last_shared, others = await self._explanations.shared_since(self._last_shared, MAX_REQUESTS)
-        newest = sorted([*own, *others], key=lambda summary: -summary["time"])[:MAX_REQUESTS]
+        newest = sorted([*own, *others], key=lambda summary: -summary.time)[:MAX_REQUESTS]
         return event("requests", msgspec.json.encode(newest)) if newest else None
 
     async def _new_entries(self) -> bytes | None:
@@ -169,7 +162,7 @@ class Stream:
 
     def _forget_past(self) -> None:
         """Pages have read themselves what was before."""
-        self._last_bucket = self._buckets.completed().time
+        self._last_bucket = self._history.completed().time
         self._last_added = self._explanations.num_added
         self._last_shared = self._last_entry = b""
 
@@ -201,7 +194,7 @@ class PageResponse(Response):
                     await send({"type": "http.response.body", "body": events, "more_body": True})
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         except TimeoutError:
-            log.info("page_does_not_read", seconds=STALLED_SECONDS)
+            log.info("page_stalled", seconds=STALLED_SECONDS)
             if reply is not None:
                 reply.cut()
         finally:
@@ -213,10 +206,10 @@ def stream_routes(overview: Overview, stream: Stream) -> APIRouter:
     """The overview, once or live."""
     routes = APIRouter(**DOCUMENTED)
 
-    @routes.get("/admin/overview", response_model=OverviewAnswer)
-    async def get_overview() -> Response:
+    @routes.get("/admin/overview", **answers(OverviewAnswer))
+    async def get_overview() -> JsonResponse:
         """The state of everything: fleet, replicas, routers, policy, alarms."""
-        return Response(await overview.encoded(), media_type="application/json")
+        return JsonResponse(await overview.encoded())
 
     events = {"content": {PageResponse.media_type: {"schema": {"type": "string"}}}}
 

@@ -16,11 +16,11 @@ MAX_BYTES = 64 * 1024 * 1024
 MAX_REQUEST_BYTES = 1024 * 1024
 """Longer requests are not remembered."""
 MAX_MARKS = 100_000
-"""Of texts, to know in which namespaces they have been sent."""
+"""Of so many texts it is known in which namespaces they have been sent."""
 ENTRY_BYTES = 500
-"""Memory of an entry besides its request, about."""
+"""The memory that an entry takes besides its request, about."""
 LOOKED_AT = 2
-"""User messages, from the last one back, by which a conversation is looked for."""
+"""A conversation is looked for by so many user messages, from the last one back."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -33,7 +33,7 @@ class Turn(msgspec.Struct, gc=False):
     raw: bytes
     prompt_tokens: int
     tokens: int
-    """Of the prompt and its answer."""
+    """The tokens of the prompt and of its answer."""
 
 
 class Conversations:
@@ -86,7 +86,7 @@ class Conversations:
 
 def marks_of(messages: Messages) -> list[int]:
     """Hashes of the last user messages, the last one first, each with the answer that came before it: what
-    tells conversations apart, whatever happens to their openings.
+    distinguishes conversations, whatever happens to their openings.
     """
     marks: list[int] = []
     for number in range(len(messages) - 1, -1, -1):
@@ -99,7 +99,7 @@ def marks_of(messages: Messages) -> list[int]:
 
 
 def _exchange_mark(messages: Messages) -> int:
-    """As `_hash` tells them apart; where they are nothing but texts, in a tenth of its time."""
+    """A hash that distinguishes as `_hash` does; where they are nothing but texts, in a tenth of its time."""
     texts = []
     for message in messages:
         text = message.get("content")

@@ -12,9 +12,9 @@ from typing import Any, TypeAlias
 import msgspec
 
 MAX_CHARACTERS = 4096
-"""Of what differs in a message, so much is looked at to tell what kind of change it is: 6 ms at most."""
+"""So much of what differs in a message is looked at to classify the change: 6 ms at most."""
 CONTEXT_CHARACTERS = 64
-"""Looked at before and after what differs, so that dates and ids are seen as a whole."""
+"""So much is looked at before and after what differs, so that dates and ids are seen as a whole."""
 MAX_WORD_CHARACTERS = 256
 """Words that begin or end further away are not seen as a whole."""
 

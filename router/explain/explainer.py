@@ -1,4 +1,4 @@
-"""Explains misses: says before a request is sent why each of its tokens would have to be computed, and
+"""Explains misses: predicts before a request is sent why each of its tokens would have to be computed, and
 afterwards why those were that the engine did not find in its cache.
 """
 
@@ -17,7 +17,7 @@ from router.explain.conversations import (
     opening_mark,
 )
 from router.explain.divergence import first_change
-from router.explain.misses import Divergence, Misses, Reason, Spans, attribute
+from router.explain.misses import Divergence, Misses, PromptParts, Reason, attribute
 from router.http.sse import Usage
 from router.requests.bodies import INLINE_SECONDS, parse_seconds
 from router.requests.prompts import PreparedPrompt
@@ -29,7 +29,7 @@ REASON_OF = {Outcome.EVICTED: Reason.EVICTED, Outcome.LOST: Reason.REPLICA_LOST}
 class Prediction(msgspec.Struct, gc=False):
     """What a decision knew of one prompt."""
 
-    spans: Spans
+    parts: PromptParts
     keys: BlockKeys
     block_size: int
     prompt_tokens: int
@@ -38,7 +38,7 @@ class Prediction(msgspec.Struct, gc=False):
     """The body, where it is worth remembering."""
     namespace: int
     marks: list[int]
-    """Of the conversation; none when it cannot be told from others."""
+    """The marks of the conversation; none when it cannot be distinguished from others."""
 
 
 class Explainer:
@@ -56,11 +56,11 @@ class Explainer:
         and for a body that is nested almost as deeply as can be parsed.
         """
         try:
-            return self._look(call, prompt, model, row, expected, available)
+            return self._predict(call, prompt, model, row, expected, available)
         except RecursionError:  # of encoding or comparing messages
             return None
 
-    def _look(
+    def _predict(
         self, call: Call, prompt: PreparedPrompt, model: Model, row: int, expected: int, available: int
     ) -> Prediction | None:
         if model.namespace is None or not prompt.exact or not model.replicas[row].lease.publishes_events:
@@ -68,7 +68,7 @@ class Explainer:
         block_size, keys = model.namespace.block_size, prompt.keys
         reusable = (prompt.prompt_tokens - 1) // block_size
         full = min(reusable, len(keys))
-        spans = [(expected, Reason.UNKNOWN), (available, Reason.DIVERTED)]
+        parts = [(expected, Reason.UNKNOWN), (available, Reason.DIVERTED)]
         known = available // block_size
         messages = call.messages
         marks = marks_of(messages)
@@ -77,26 +77,26 @@ class Explainer:
         if known < full:
             for outcome, count in self._fleet.index.outcomes(keys[known:full]):
                 known += count
-                spans.append((known * block_size, REASON_OF[outcome]))
+                parts.append((known * block_size, REASON_OF[outcome]))
         if known < full and marks:
             turn = self._conversations.last_turn(marks, namespace)
             if turn is None:
                 tokens = self._tokens_elsewhere(messages, marks, namespace, prompt, known * block_size)
-                spans.append((min(tokens // block_size, full) * block_size, Reason.OTHER_NAMESPACE))
+                parts.append((min(tokens // block_size, full) * block_size, Reason.OTHER_NAMESPACE))
             elif known < turn.prompt_tokens // block_size and _answered_before(messages):
                 divergence = _divergence(turn, call, known * block_size)
                 reason = Reason.UNKNOWN if divergence is None else Reason.DIVERGED
-                spans.append((min(turn.tokens // block_size, full) * block_size, reason))
-        spans.append((full * block_size, Reason.COLD))
+                parts.append((min(turn.tokens // block_size, full) * block_size, reason))
+        parts.append((full * block_size, Reason.COLD))
         if full < reusable:  # of several prompts in one request only the first has keys
-            spans.append((reusable * block_size, Reason.UNKNOWN))
-        spans.append((prompt.prompt_tokens, Reason.TAIL))
+            parts.append((reusable * block_size, Reason.UNKNOWN))
+        parts.append((prompt.prompt_tokens, Reason.TAIL))
         raw = call.raw if len(call.raw) <= MAX_REQUEST_BYTES else b""
-        return Prediction(spans, keys, block_size, prompt.prompt_tokens, divergence, raw, namespace, marks)
+        return Prediction(parts, keys, block_size, prompt.prompt_tokens, divergence, raw, namespace, marks)
 
     def reconcile(self, prediction: Prediction | None, usage: Usage, answered: bool) -> Misses | None:
-        """Why tokens were computed; None when the engine does not say what it had cached. The conversation of
-        a request that was ``answered`` is remembered.
+        """Why tokens were computed; None when the engine does not report what it had cached. The conversation
+        of a request that was ``answered`` is remembered.
         """
         cached = usage.cached_tokens
         if prediction is not None and answered and prediction.marks:
@@ -107,15 +107,15 @@ class Explainer:
             return None
         if prediction is None or prediction.prompt_tokens != usage.prompt_tokens:
             return attribute((), cached, usage.prompt_tokens)
-        spans = prediction.spans
-        believed, _ = spans[0]
+        parts = prediction.parts
+        believed, _ = parts[0]
         if cached < believed:
             first = int(prediction.keys[cached // prediction.block_size])
             if (
                 self._fleet.index.evicted.outcome(first) is Outcome.EVICTED
             ):  # between the decision and the engine
-                spans = [(believed, Reason.EVICTED), *spans[1:]]
-        return attribute(spans, cached, usage.prompt_tokens)
+                parts = [(believed, Reason.EVICTED), *parts[1:]]
+        return attribute(parts, cached, usage.prompt_tokens)
 
     def _tokens_elsewhere(
         self, messages: Messages, marks: list[int], namespace: int, prompt: PreparedPrompt, known_tokens: int

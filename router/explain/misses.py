@@ -38,16 +38,16 @@ Misses: TypeAlias = dict[Reason, int]
 """Tokens by reason; reasons without tokens are left out."""
 
 
-Spans: TypeAlias = Sequence[tuple[int, Reason]]
+PromptParts: TypeAlias = Sequence[tuple[int, Reason]]
 """A prompt cut into parts, from its first token on: where each part ends, in tokens, and why its tokens would
 be computed."""
 
 
-def attribute(spans: Spans, cached_tokens: int, prompt_tokens: int) -> Misses:
-    """Why the tokens from ``cached_tokens`` on were computed. What lies beyond the spans is unknown."""
+def attribute(parts: PromptParts, cached_tokens: int, prompt_tokens: int) -> Misses:
+    """Why the tokens from ``cached_tokens`` on were computed. What lies beyond the parts is unknown."""
     misses: Misses = {}
     start = cached_tokens
-    for end, reason in spans:
+    for end, reason in parts:
         if start < end and start < prompt_tokens:
             end = min(end, prompt_tokens)
             misses[reason] = misses.get(reason, 0) + end - start
@@ -73,7 +73,7 @@ class Considered(msgspec.Struct, frozen=True, gc=False):
 
     replicas: tuple[str, ...]
     row: int
-    """Of the chosen one."""
+    """The row of the chosen replica."""
     eligible: Mask
     cached_tokens: Counts
     queued_tokens: Counts

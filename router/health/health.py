@@ -34,12 +34,12 @@ Kind = Literal[
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 REASON = 120
-"""Characters of what Redis says."""
+"""Of what Redis answers so many characters are shown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Degradation:
-    """One of them, in words."""
+    """One way in which the router is degraded, in words."""
 
     kind: Kind
     text: str
@@ -96,7 +96,3 @@ class Health:
                     "or cannot write; it serves on with what was known of its blocks"
                 )
                 yield Degradation("lease", text)
-
-    def count(self, kind: Kind) -> int:
-        """How many of one kind."""
-        return sum(degradation.kind == kind for degradation in self.degradations())

@@ -104,12 +104,12 @@ class Probes:
         if healthy or not wanted:
             if self._suspects.pop(replica) and healthy:
                 replica.failed_until = 0.0
-                log.info("replica_answers_again", replica=replica.lease.replica)
+                log.info("replica_resumed_answering", replica=replica.lease.replica)
             return
         self._suspects[replica] += 1
         replica.failed_until = time.monotonic() + 2 * PROBE_SECONDS + HEALTH_SECONDS
         if self._suspects[replica] == 1:
-            log.warning("replica_does_not_answer", replica=replica.lease.replica)
+            log.warning("replica_stopped_answering", replica=replica.lease.replica)
         if self._suspects[replica] >= FAILURES and self._others_can_serve(replica):
             for watch in self._waiting.get(replica, {}):
                 watch.give_up()

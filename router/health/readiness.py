@@ -12,8 +12,8 @@ POLL_SECONDS = 0.05
 
 
 def without_replicas(fleet: Fleet, name: str) -> ApiError:
-    """What a client hears who names a model that no replica serves. One that was served a while ago, and any
-    while this router knows of no replica at all because of Redis, may be there again in a moment.
+    """The error for a client that names a model that no replica serves. One that was served a while ago, and
+    any while this router knows of no replica at all because of Redis, may be there again in a moment.
     """
     blind = not fleet.replicas and not (fleet.store_reachable and not fleet.store.refusal)
     if blind or fleet.served_lately(name):

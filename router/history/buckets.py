@@ -18,12 +18,12 @@ STEP_SECONDS = 10
 HOUR_BUCKETS = 360
 RECENT_BUCKETS = 30
 HELD_BUCKETS = HOUR_BUCKETS + 4
-"""So that an hour of buckets that are over can be shown."""
+"""The buckets that are kept, so that an hour of buckets that are over can be shown."""
 MAX_REPLICAS = 2048
-"""With traffic in the last hour. Those beyond count for the fleet, not by themselves."""
+"""So many replicas with traffic in the last hour are counted by themselves; others only for the fleet."""
 FIRST_ROWS = 65
 REST = 0
-"""Row of all replicas that found no place."""
+"""The row of all replicas that found no place."""
 
 Rows: TypeAlias = NDArray[np.int64]
 
@@ -33,7 +33,7 @@ class Buckets:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        """Of the bucket that is not over."""
+        """The number of the bucket that is not over."""
         self._clear()
 
     def _clear(self) -> None:
@@ -94,7 +94,7 @@ class Buckets:
         }
 
     def by_replica(self, replica: str, last: int, length: int) -> Rows:
-        """The same of one replica."""
+        """Sums of one replica, as `fleet` gives them of all."""
         place = self._places.get(replica)
         if place is None:
             return np.zeros((length, NUM_COLUMNS), np.int64)
@@ -102,7 +102,7 @@ class Buckets:
         return rows
 
     def replicas(self, last: int, length: int) -> list[str]:
-        """Those with traffic in these buckets, ordered."""
+        """The replicas with traffic in these buckets, ordered."""
         busy = self._counts[self._positions(last, length), :, Column.REQUESTS].sum(axis=0)
         return sorted(replica for replica, place in self._places.items() if busy[place])
 

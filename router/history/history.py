@@ -1,13 +1,12 @@
 """The last hour of a deployment: how well caches served, by replica, over all routers.
 
 Requests of this process are counted as they end. Every ten seconds their sums become a finished bucket, which
-`router.history.history_sharing` tells the other routers; theirs come in through `merge`.
+`router.history.history_sharing` publishes; those of other routers come in through `merge`.
 """
 
 from __future__ import annotations
 
 import math
-import operator
 import time
 from collections import deque
 from collections.abc import Callable
@@ -20,7 +19,8 @@ from router.history.buckets import HOUR_BUCKETS, STEP_SECONDS, Buckets
 from router.history.latencies import ALL_MODELS, NUM_COUNTS, Latency, LatencyWindow, latencies_of, place_of
 from router.history.record import RequestRecord
 from router.history.savings import Savings
-from router.history.tally import NUM_COLUMNS, REASON_NAMES, Column, Rates, Tally
+from router.history.tallies import Tallies
+from router.history.tally import NUM_COLUMNS, REASON_NAMES, Column, Rates, Row, add_row, sum_of
 
 SHOWN = (
     Column.REQUESTS,
@@ -29,8 +29,8 @@ SHOWN = (
     Column.PREDICTED_TOKENS,
     Column.DELIVERED_TOKENS,
 )
-"""Of each replica over time."""
-SETTLE_SECONDS = 5.0
+"""The columns that are shown of each replica over time."""
+GRACE_SECONDS = 5.0
 """How long after the end of a bucket the other routers' share of it is waited for."""
 
 
@@ -43,7 +43,7 @@ class FinishedBucket(msgspec.Struct, frozen=True, array_like=True):
 
     number: int
     replicas: list[str]
-    rows: list[list[_Sum]]
+    rows: list[tuple[_Sum, ...]]
     """One for each replica, ordered as `Column`."""
     ttfts: dict[str, list[_Count]]
     """Histograms by model."""
@@ -53,11 +53,11 @@ class CompletedBucket(msgspec.Struct, frozen=True, kw_only=True):
     """One bucket over all routers, as the dashboard's stream shows it."""
 
     time: float
-    """When it began."""
+    """When the bucket began."""
     replicas: dict[str, list[int]]
     """Requests, prompt tokens, available, predicted and delivered tokens; those with traffic."""
     misses: dict[str, int]
-    """Of the fleet: tokens computed again, by reason."""
+    """Tokens computed again in the whole fleet, by reason."""
 
 
 class History:
@@ -68,31 +68,25 @@ class History:
         self._clock = clock
         number = int(clock() // STEP_SECONDS)
         self._ends = (number + 1.0) * STEP_SECONDS
-        self._tallies: dict[str, dict[str, Tally]] = {}
-        """Of the bucket that is not over, by replica and model."""
+        self.tallies = Tallies()
         self._ttfts: dict[str, list[int]] = {}
         self._buckets = Buckets(number)
         self._latencies = LatencyWindow(HOUR_BUCKETS)
         self.finished: deque[bytes] = deque(maxlen=HOUR_BUCKETS)
-        """`FinishedBucket` of this process that the others have not been told, encoded; the oldest go when
+        """`FinishedBucket` of this process that has not been published, encoded; the oldest go when
         there are too many."""
         self.asked_at = 0.0
-        """When somebody last read."""
+        """When somebody last read this history."""
         self._own: deque[tuple[int, int, int]] = deque(maxlen=HOUR_BUCKETS)
-        """Number, requests and prompt tokens of buckets of this process."""
+        """The number, the requests and the prompt tokens of each bucket of this process."""
 
     def add(self, record: RequestRecord, ttft: float | None, now: float) -> None:
         """Count a finished request. Those that never came to a replica are not part of any history."""
         if now >= self._ends:
             self.advance(now)
-        replica, model = record.replica, record.model
-        if not replica:
+        if not record.replica:
             return
-        try:
-            tally = self._tallies[replica][model]
-        except KeyError:
-            tally = self._tallies.setdefault(replica, {}).setdefault(model, Tally())
-        tally.add(record)
+        self.tallies.add(record)
         if (
             ttft is not None
             and record.stream
@@ -101,9 +95,9 @@ class History:
         ):
             cached = usage.cached_tokens
             if cached is not None:
-                counts = self._ttfts.get(model)
+                counts = self._ttfts.get(record.model)
                 if counts is None:
-                    counts = self._ttfts[model] = [0] * NUM_COUNTS
+                    counts = self._ttfts[record.model] = [0] * NUM_COUNTS
                 counts[place_of(ttft, warm=2 * cached >= usage.prompt_tokens)] += 1
 
     def advance(self, now: float) -> None:
@@ -118,24 +112,23 @@ class History:
 
     def finish(self) -> None:
         """Make a finished bucket of what was counted in this one: it is over, or the process ends."""
-        if not self._tallies:
+        number, rows = self._buckets.number, self.tallies.finish()
+        if not rows:
             return
-        number = self._buckets.number
-        rows = []
-        for replica, by_model in self._tallies.items():
-            for model, tally in by_model.items():
-                self._savings.add(number * STEP_SECONDS, replica, model, tally)
-            rows.append(_sum([tally.row() for tally in by_model.values()]))
-        bucket = FinishedBucket(number, list(self._tallies), rows, self._ttfts)
-        self._tallies, self._ttfts = {}, {}
+        by_replica: dict[str, Row] = {}
+        for (replica, model, *_), row in rows.items():
+            self._savings.add(number * STEP_SECONDS, replica, model, row)
+            add_row(by_replica, replica, row)
+        bucket = FinishedBucket(number, list(by_replica), list(by_replica.values()), self._ttfts)
+        self._ttfts = {}
         self.finished.append(msgspec.msgpack.encode(bucket))
-        total = _sum(rows)
+        total = sum_of(bucket.rows)
         self._own.append((number, total[Column.REQUESTS], total[Column.PROMPT_TOKENS]))
         self._count(bucket)
 
     def merge(self, encoded: bytes, newer_than: int) -> int:
-        """Count what another process has told, unless its number says that it is old. Returns the number.
-        Raises `ValueError`, and counts nothing, when it was not made as here: by another version."""
+        """Count what another process has published, unless its number says that it is old. Returns the
+        number. Raises `ValueError`, and counts nothing, when it was not made as here: by another version."""
         bucket = _bucket_decoder.decode(encoded)
         if bucket.number > newer_than:
             self._count(bucket)
@@ -155,18 +148,16 @@ class History:
             self._latencies.add(number, model, counts)
 
     def rates(self, replica: str, seconds: float) -> Rates:
-        """Of one replica over the last 5 minutes or hour, or any time within it."""
+        """The rates of one replica over the last 5 minutes or hour, or any time within it."""
         self._now()
         row = self._buckets.replica(replica, _num_buckets(seconds))
-        for tally in self._tallies.get(replica, {}).values():
-            row = list(map(operator.add, row, tally.row()))
-        return Rates.of(row)
+        return Rates.of(sum_of([row, *self.tallies.current(replica)]))
 
     def fleet_rates(self, seconds: float) -> Rates:
-        """Of all replicas, those included that have left."""
+        """The rates of all replicas, also of those that have left."""
         self._now()
         rows = self._buckets.fleet(self._buckets.number, _num_buckets(seconds))
-        return Rates.of(_sum([rows.sum(axis=0).tolist(), *self._current_rows()]))
+        return Rates.of(sum_of([rows.sum(axis=0).tolist(), *self.tallies.all_current().values()]))
 
     def per_second(self, seconds: float) -> tuple[float, float]:
         """Requests and prompt tokens per second. What this router counted is taken up to now, what others did
@@ -175,7 +166,8 @@ class History:
         number, length = self._buckets.number, _num_buckets(seconds)
         elapsed = (length - 1) * STEP_SECONDS + max(now - number * STEP_SECONDS, 1.0)
         completed = self._completed(now)
-        own = np.array([*self._own, (number, *self._current_counts())])
+        current = sum_of([(0,) * NUM_COLUMNS, *self.tallies.all_current().values()])
+        own = np.array([*self._own, (number, current[Column.REQUESTS], current[Column.PROMPT_TOKENS])])
         until_now = own[own[:, 0] > number - length, 1:].sum(axis=0)
         completed_own = own[(own[:, 0] > completed - length) & (own[:, 0] <= completed), 1:].sum(axis=0)
         completed_all = self._buckets.fleet(completed, length).sum(axis=0)
@@ -194,7 +186,7 @@ class History:
         return latencies_of(counts)
 
     def models(self) -> list[str]:
-        """Those of which `ttft` knows times."""
+        """The models of which `ttft` knows times."""
         return sorted({*self._latencies.models(), *self._ttfts})
 
     def completed(self) -> CompletedBucket:
@@ -221,14 +213,7 @@ class History:
 
     def _completed(self, now: float) -> int:
         number = self._buckets.number
-        return number - (1 if now - number * STEP_SECONDS >= SETTLE_SECONDS else 2)
-
-    def _current_rows(self) -> list[list[int]]:
-        return [tally.row() for by_model in self._tallies.values() for tally in by_model.values()]
-
-    def _current_counts(self) -> tuple[int, int]:
-        tallies = [tally for by_model in self._tallies.values() for tally in by_model.values()]
-        return sum(tally.requests for tally in tallies), sum(tally.prompt for tally in tallies)
+        return number - (1 if now - number * STEP_SECONDS >= GRACE_SECONDS else 2)
 
 
 class Timeline:
@@ -238,9 +223,9 @@ class Timeline:
         self._buckets = buckets
         self._last, self._length = last, length
         self.times = [float(number * STEP_SECONDS) for number in range(last - length + 1, last + 1)]
-        """When each began."""
+        """When each bucket began."""
         self.replicas = buckets.replicas(last, length)
-        """Those with traffic."""
+        """The replicas with traffic."""
 
     def columns(self, replica: str) -> dict[str, list[int]]:
         """Requests and tokens of one replica, a number for each bucket."""
@@ -256,10 +241,6 @@ class Timeline:
 
 def _num_buckets(seconds: float) -> int:
     return min(max(math.ceil(seconds / STEP_SECONDS), 1), HOUR_BUCKETS)
-
-
-def _sum(rows: list[list[int]]) -> list[int]:
-    return [sum(column) for column in zip(*rows, strict=True)]
 
 
 _bucket_decoder = msgspec.msgpack.Decoder(FinishedBucket)

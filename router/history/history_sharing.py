@@ -1,8 +1,8 @@
-"""Makes the history of one router that of all: tells what it has counted, and takes in what others tell.
+"""Shares history between routers: publishes what this one has counted, and adds what others publish.
 
-Nothing is counted twice: a router tells each of its buckets once, in order, so one that is not newer than its
-last one is the repetition of a write whose outcome was unknown. Without Redis the router's own numbers are
-there, and are told later: an hour of buckets, a day of savings.
+Nothing is counted twice: a router publishes each of its buckets once, in order, so one that is not newer than
+its last one is the repetition of a write whose outcome was unknown. Without Redis the router's own numbers
+are there, and are published later: an hour of buckets, a day of savings.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from contextlib import suppress
 from cluster.errors import StoreUnavailableError
 from router.history.buckets import HELD_BUCKETS, STEP_SECONDS
 from router.history.history import History
-from router.history.history_store import PAGE, HistoryStore, Told
+from router.history.history_store import PAGE, HistoryStore, SharedBucket
 from router.history.savings import Savings
 
 POLL_SECONDS = 2.0
 IDLE_SECONDS = 10.0
-"""How often the others are read while nobody looks."""
+"""How often other routers' buckets are read while nobody reads this history."""
 LOOKING_SECONDS = 60.0
-"""How long after a question somebody is taken to look."""
+"""How long after a read somebody is taken to go on reading."""
 SAVINGS_SECONDS = 60.0
-"""How often savings are told."""
+"""How often savings are shared."""
 
 
 class HistorySharing:
@@ -45,19 +45,19 @@ class HistorySharing:
         self._clock = clock
         self._last_entry = ""
         self._last_buckets: dict[str, int] = {}
-        """Number of the last bucket taken in, by router."""
+        """Number of the last bucket that was added, by router."""
         self._next_read = 0.0
         self._next_savings = clock() + SAVINGS_SECONDS
 
     async def run(self) -> None:
-        """Tell and read until cancelled."""
+        """Publish and read until cancelled."""
         while True:
-            with suppress(StoreUnavailableError):  # the follower says so
+            with suppress(StoreUnavailableError):  # the follower logs it
                 await self.step()
             await asyncio.sleep(POLL_SECONDS)
 
     async def step(self) -> None:
-        """Tell what is finished, and read where it is time. Raises `StoreUnavailableError`."""
+        """Publish what is finished, and read where it is time. Raises `StoreUnavailableError`."""
         now = self._clock()
         self._history.advance(now)
         await self._publish()
@@ -66,15 +66,15 @@ class HistorySharing:
             await self._read()
             self._next_read = now + IDLE_SECONDS
         if _is_due(self._next_savings, now, SAVINGS_SECONDS):
-            await self._savings.tell()
+            await self._savings.publish()
             self._next_savings = now + SAVINGS_SECONDS
 
     async def close(self) -> None:
-        """Tell everything, the bucket that is not over included. When Redis does not answer it is lost."""
+        """Publish everything, the bucket that is not over included. When Redis does not answer it is lost."""
         self._history.finish()
         with suppress(StoreUnavailableError):
             await self._publish()
-            await self._savings.tell()
+            await self._savings.publish()
 
     async def _publish(self) -> None:
         finished = self._history.finished
@@ -87,20 +87,20 @@ class HistorySharing:
     async def _read(self) -> None:
         while True:
             entries = await self._store.read(self._last_entry)
-            for told in entries:
-                self._last_entry = told.entry_id
-                if told.router != self._router_id:
-                    self._apply(told)
+            for shared in entries:
+                self._last_entry = shared.entry_id
+                if shared.router != self._router_id:
+                    self._apply(shared)
                 await asyncio.sleep(0)  # large ones take a millisecond
             if len(entries) < PAGE:
                 break
         oldest = self._clock() // STEP_SECONDS - HELD_BUCKETS
         self._last_buckets = {name: last for name, last in self._last_buckets.items() if last >= oldest}
 
-    def _apply(self, told: Told) -> None:
-        last = self._last_buckets.get(told.router, -1)
+    def _apply(self, shared: SharedBucket) -> None:
+        last = self._last_buckets.get(shared.router, -1)
         with suppress(ValueError):  # written by another version
-            self._last_buckets[told.router] = self._history.merge(told.bucket, last)
+            self._last_buckets[shared.router] = self._history.merge(shared.bucket, last)
 
 
 def _is_due(due: float, now: float, period: float) -> bool:

@@ -1,4 +1,4 @@
-"""What routers tell each other of the past, in Redis: a stream of finished buckets, and sums of each hour."""
+"""What routers share of the past, in Redis: a stream of finished buckets, and sums of each hour."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import msgspec
 from cluster.protocol.wire import Keys
 from cluster.store.commands import Commands
 from cluster.store.store import RedisClient, Script, translated_errors
+from router.history.tally import Column, Row
 
 HOUR_SECONDS = 3600
 MAX_ENTRIES = 10_000
-"""Of the stream: an hour of 27 routers that are never idle. With more of them a new one learns of less."""
+"""The stream keeps so many entries: an hour of 27 routers that are never idle. With more routers a new one
+learns of less."""
 PAGE = 20
 """Entries read at once: up to 15 KB each with 256 replicas."""
 SAVINGS_SECONDS = 8 * 24 * HOUR_SECONDS
@@ -23,12 +25,17 @@ MAX_ADDED = 512
 
 Pair: TypeAlias = tuple[str, str]
 """Replica and model."""
-Counts: TypeAlias = tuple[int, int, int, int]
-"""Requests, prompt tokens, delivered tokens, and microseconds saved."""
+SAVED_COLUMNS = (
+    Column.REQUESTS,
+    Column.PROMPT_TOKENS,
+    Column.DELIVERED_TOKENS,
+    Column.SAVED_MICROSECONDS,
+)
+"""What is kept of a row of sums."""
 
 
-class Told(NamedTuple):
-    """A finished bucket that some router told."""
+class SharedBucket(NamedTuple):
+    """A finished bucket that some router has written."""
 
     entry_id: str
     router: str
@@ -38,9 +45,10 @@ class Told(NamedTuple):
 class HourSums(NamedTuple):
     """One hour in Redis."""
 
-    pairs: dict[Pair, Counts]
+    pairs: dict[Pair, Row]
+    """Sums of `SAVED_COLUMNS`."""
     sequence: int
-    """Of this router's last addition; 0 when there was none."""
+    """The number of this router's last addition; 0 when there was none."""
 
 
 class HistoryStore:
@@ -61,16 +69,16 @@ class HistoryStore:
         await self._execute("XTRIM", self._stream, "MINID", "~", oldest)
         await self._execute("EXPIRE", self._stream, HOUR_SECONDS)
 
-    async def read(self, after: str) -> list[Told]:
+    async def read(self, after: str) -> list[SharedBucket]:
         """The next entries after an id; "" begins an hour ago."""
         start = f"({after}" if after else _stream_id(time.time() - HOUR_SECONDS)
         answer = await self._execute("XRANGE", self._stream, start, "+", "COUNT", PAGE)
         return [
-            Told(entry_id.decode(), fields.get(b"router", b"").decode(), fields.get(b"bucket", b""))
+            SharedBucket(entry_id.decode(), fields.get(b"router", b"").decode(), fields.get(b"bucket", b""))
             for entry_id, fields in answer
         ]
 
-    async def add_savings(self, hour: int, sequence: int, expected: int, sums: Mapping[Pair, Counts]) -> int:
+    async def add_savings(self, hour: int, sequence: int, expected: int, sums: Mapping[Pair, Row]) -> int:
         """Add to the sums of an hour, if the last addition of this router is the expected one. Returns the
         last addition's number, as it was."""
         arguments: list[str | bytes | int] = [self._fence, sequence, expected, SAVINGS_SECONDS]
@@ -87,8 +95,8 @@ class HistoryStore:
         for field, count in fields.items():
             if field.startswith(b"["):
                 replica, model, column = _field_decoder.decode(field)
-                columns.setdefault((replica, model), [0, 0, 0, 0])[column] = int(count)
-        pairs = {pair: (row[0], row[1], row[2], row[3]) for pair, row in columns.items()}
+                columns.setdefault((replica, model), [0] * len(SAVED_COLUMNS))[column] = int(count)
+        pairs = {pair: tuple(row) for pair, row in columns.items()}
         return HourSums(pairs, int(fields.get(self._fence.encode(), 0)))
 
     @property

@@ -16,7 +16,8 @@ from router.steer.geometric_bins import GeometricBins
 
 BINS = GeometricBins(error=0.05)
 MAX_MODELS = 64
-"""Each takes at most 0.8 MB. What further models take counts only for all models together."""
+"""So many models are kept by name, each in at most 0.8 MB. What further models take
+counts only for all models together."""
 ALL_MODELS = ""
 
 NUM_COUNTS = 2 * BINS.size
@@ -35,13 +36,13 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def place_of(seconds: float, *, warm: bool) -> int:
-    """Where a time counts in a histogram."""
+    """The bin of a histogram in which a time counts."""
     place = BINS.place_of(seconds)
     return place if warm else place + BINS.size
 
 
 def latencies_of(counts: Histogram) -> tuple[Latency, Latency]:
-    """Warm and cold."""
+    """The latencies of warm and of cold requests."""
     return _latency(counts[: BINS.size]), _latency(counts[BINS.size :])
 
 
@@ -79,9 +80,9 @@ class LatencyWindow:
                     del self._sums[model]
 
     def counts(self, model: str) -> Histogram:
-        """Of one model, or of all; a copy."""
+        """A copy of the histogram of one model, or of all."""
         return np.array(self._sums.get(model, np.zeros(NUM_COUNTS)), dtype=np.int64)
 
     def models(self) -> Iterator[str]:
-        """Those with traffic, ordered."""
+        """The models with traffic, ordered."""
         yield from sorted(model for model in self._sums if model != ALL_MODELS)

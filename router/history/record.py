@@ -31,7 +31,7 @@ class RequestRecord(msgspec.Struct, gc=False):  # nothing in it refers to it
     """Where traces are sent."""
     tenant: str = ""
     scope: str = ""
-    """Of `router.auth.Tenant`: with whom its tenant shares caches."""
+    """The scope of its `router.auth.Tenant`: with whom that shares caches."""
     sees_caches: bool = True
     """Whether its answer carries headers about caches."""
     model: str = ""
@@ -60,11 +60,11 @@ class RequestRecord(msgspec.Struct, gc=False):  # nothing in it refers to it
     sent: float | None = None
     """When the last attempt went to its engine."""
     prediction: Prediction | None = None
-    """Until the request has ended: why tokens would be computed."""
+    """Why tokens would be computed; kept until the request has ended."""
     available_cached_tokens: int = 0
-    """Of the prompt, the most that any replica of the model was believed to hold."""
+    """The most tokens of the prompt that any replica of the model was believed to hold."""
     misses: Misses | None = None
-    """Why tokens were computed again; None where the engine did not say what it had cached."""
+    """Why tokens were computed again; None where the engine did not report what it had cached."""
     divergence: Divergence | None = None
     considered: Considered | None = None
     seconds_per_token: float = 0.0

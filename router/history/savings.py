@@ -9,38 +9,50 @@ loses of the last ones stays lost.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import operator
 from itertools import islice
 from typing import TypeAlias
 
 import msgspec
 
 from cluster.errors import StoreUnavailableError
-from router.history.history_store import HOUR_SECONDS, MAX_ADDED, Counts, HistoryStore, HourSums, Pair
-from router.history.tally import Tally
+from router.history.history_store import (
+    HOUR_SECONDS,
+    MAX_ADDED,
+    SAVED_COLUMNS,
+    HistoryStore,
+    HourSums,
+    Pair,
+)
+from router.history.tally import Row, add_row
 
 HELD_HOURS = 24
-"""Of this router's own numbers, for as long as Redis is away."""
+"""While Redis is away, a router keeps its own numbers of so many hours."""
 MAX_PAIRS = 4096
-"""Of replica and model in one hour: 2 MB. What further ones do counts for none of them by name."""
+"""So many pairs of replica and model are kept for one hour: 2 MB. Further ones are counted together."""
 REST: Pair = ("", "")
 
 NOTHING = HourSums({}, 0)
 
-Sums: TypeAlias = dict[Pair, Counts]
+Sums: TypeAlias = dict[Pair, Row]
 
 
-class SavedHour(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of the report."""
+class Saved(msgspec.Struct, kw_only=True):
+    """What caches have saved."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    saved_tokens: int = 0
+    saved_seconds: float = 0.0
+
+
+class SavedHour(Saved):
+    """What caches have saved in one hour, on one replica for one model."""
 
     hour: float
     """When it began, seconds since 1970."""
     replica: str
     model: str
-    requests: int
-    prompt_tokens: int
-    saved_tokens: int
-    saved_seconds: float
 
 
 class _Hour:
@@ -56,20 +68,20 @@ class _Hour:
         self._sending: Sums | None = None
         """The addition whose answer has not come: it is sent again as it is."""
 
-    def count(self, pair: Pair, counts: Counts) -> None:
+    def count(self, pair: Pair, row: Row) -> None:
         if pair not in self.counted and len(self.counted) >= MAX_PAIRS:
             pair = REST
-        self.counted[pair] = _plus(self.counted.get(pair), counts)
+        add_row(self.counted, pair, row)
 
-    async def tell(self, hour: int, store: HistoryStore) -> None:
+    async def publish(self, hour: int, store: HistoryStore) -> None:
         """Add what Redis does not have. Raises `StoreUnavailableError`: then the same is sent again."""
         while sending := self._next():
             sequence = self._sequence + 1
             last = await store.add_savings(hour, sequence, self._expected, sending)
             self._sending = None
             if last in (self._expected, sequence):
-                for pair, counts in sending.items():
-                    self._published[pair] = _plus(self._published.get(pair), counts)
+                for pair, row in sending.items():
+                    add_row(self._published, pair, row)
                 self._expected = sequence
             else:  # Redis has lost some
                 self._expected = last
@@ -82,7 +94,7 @@ class _Hour:
         if not sums.sequence:
             return self.counted
         missing = self._missing()
-        if self._sending and sums.sequence > self._sequence:  # it arrived, and nobody has said so yet
+        if self._sending and sums.sequence > self._sequence:  # it arrived, and Redis has not answered yet
             missing = _minus(missing, self._sending)
         return missing
 
@@ -102,20 +114,19 @@ class Savings:
         self._store = store
         self._hours: dict[int, _Hour] = {}
 
-    def add(self, at: float, replica: str, model: str, tally: Tally) -> None:
+    def add(self, at: float, replica: str, model: str, row: Row) -> None:
         """Count what a replica did for a model in the bucket that began then (seconds since 1970)."""
         hour = int(at // HOUR_SECONDS)
         if hour not in self._hours:
             self._hours[hour] = _Hour()
             for old in sorted(self._hours)[:-HELD_HOURS]:
                 del self._hours[old]
-        counts = (tally.requests, tally.prompt, tally.delivered, tally.saved)
-        self._hours[hour].count((replica, model), counts)
+        self._hours[hour].count((replica, model), tuple(row[column] for column in SAVED_COLUMNS))
 
-    async def tell(self) -> None:
+    async def publish(self) -> None:
         """Add to Redis what it does not have. Raises `StoreUnavailableError`; the rest follows next time."""
         for number, hour in list(self._hours.items()):
-            await hour.tell(number, self._store)
+            await hour.publish(number, self._store)
 
     async def report(self, hours: int, now: float) -> list[list[SavedHour]]:
         """The sums of all routers in each of the last hours, oldest first; without Redis of this one."""
@@ -127,42 +138,31 @@ class Savings:
             if reachable:
                 try:
                     sums = await self._store.savings(number)
-                except StoreUnavailableError:  # the follower says so
+                except StoreUnavailableError:  # the follower logs it
                     reachable = False
+            total = dict(sums.pairs)
             own = self._hours[number].not_in(sums) if number in self._hours else {}
-            report.append(list(_rows(number, {**sums.pairs, **_sum(own, sums.pairs)})))
+            for pair, row in own.items():
+                add_row(total, pair, row)
+            report.append([_saved_hour(number, *pair, row) for pair, row in sorted(total.items())])
         return report
 
 
-def _rows(number: int, total: Sums) -> Iterator[SavedHour]:
-    for (replica, model), (requests, prompt, delivered, saved) in sorted(total.items()):
-        yield SavedHour(
-            hour=float(number * HOUR_SECONDS),
-            replica=replica,
-            model=model,
-            requests=requests,
-            prompt_tokens=prompt,
-            saved_tokens=delivered,
-            saved_seconds=saved / 1e6,
-        )
-
-
-def _plus(one: Counts | None, other: Counts) -> Counts:
-    if one is None:
-        return other
-    return (one[0] + other[0], one[1] + other[1], one[2] + other[2], one[3] + other[3])
-
-
-def _sum(sums: Sums, others: Sums) -> Sums:
-    return {pair: _plus(others.get(pair), counts) for pair, counts in sums.items()}
+def _saved_hour(number: int, replica: str, model: str, row: Row) -> SavedHour:
+    requests, prompt, delivered, saved = row
+    return SavedHour(
+        hour=float(number * HOUR_SECONDS),
+        replica=replica,
+        model=model,
+        requests=requests,
+        prompt_tokens=prompt,
+        saved_tokens=delivered,
+        saved_seconds=saved / 1e6,
+    )
 
 
 def _minus(sums: Sums, less: Sums) -> Sums:
-    """Pairs where something is left."""
-    rest = {}
-    for pair, counts in sums.items():
-        off = less.get(pair, (0, 0, 0, 0))
-        left = (counts[0] - off[0], counts[1] - off[1], counts[2] - off[2], counts[3] - off[3])
-        if any(left):
-            rest[pair] = left
-    return rest
+    """What is left of each pair, where something is."""
+    nothing = (0,) * len(SAVED_COLUMNS)
+    left = {pair: tuple(map(operator.sub, row, less.get(pair, nothing))) for pair, row in sums.items()}
+    return {pair: row for pair, row in left.items() if any(row)}

@@ -5,8 +5,10 @@ All are whole numbers, so sums stay exact whatever is added to them and taken of
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from enum import IntEnum
+from typing import TypeAlias, TypeVar
 
 import msgspec
 
@@ -18,6 +20,9 @@ FAILED = ("failed", "broken")
 REASONS = tuple(Reason)
 REASON_NAMES = tuple(reason.value for reason in REASONS)
 _PLACES = {reason: place for place, reason in enumerate(REASONS)}
+
+Row: TypeAlias = tuple[int, ...]
+"""All sums, ordered as `Column`."""
 
 
 class Column(IntEnum):
@@ -39,7 +44,7 @@ NUM_COLUMNS = Column.FIRST_MISS + len(REASONS)
 
 
 class Tally:
-    """Sums of one replica in one bucket of time."""
+    """Sums of requests that have something in common."""
 
     __slots__ = ("available", "delivered", "failures", "misses", "predicted", "prompt", "requests", "saved")
 
@@ -47,11 +52,11 @@ class Tally:
         self.requests = self.failures = 0
         self.prompt = self.available = self.predicted = self.delivered = 0
         self.saved = 0
-        """Microseconds."""
+        """The time saved, in microseconds."""
         self.misses = [0] * len(REASONS)
 
     def add(self, record: RequestRecord) -> None:
-        """Count a finished request. Without the engine's word on its cache only the request counts."""
+        """Count a finished request. Where the engine does not report its cache only the request counts."""
         self.requests += 1
         if record.outcome in FAILED:
             self.failures += 1
@@ -67,9 +72,9 @@ class Tally:
             for reason, tokens in record.misses.items():
                 self.misses[_PLACES[reason]] += tokens
 
-    def row(self) -> list[int]:
+    def row(self) -> Row:
         """All sums, ordered as `Column`."""
-        return [
+        return (
             self.requests,
             self.failures,
             self.prompt,
@@ -78,7 +83,23 @@ class Tally:
             self.delivered,
             self.saved,
             *self.misses,
-        ]
+        )
+
+
+K = TypeVar("K")
+
+
+def add_row(rows: dict[K, Row], key: K, row: Row) -> None:
+    """Add a row to what stands under a key."""
+    rows[key] = sum_of([rows[key], row]) if key in rows else row
+
+
+def sum_of(rows: Sequence[Sequence[int]]) -> Row:
+    """Rows added up, of which there is at least one."""
+    first, *others = rows
+    for other in others:
+        first = tuple(map(operator.add, first, other))
+    return tuple(first)
 
 
 class Rates(msgspec.Struct, frozen=True, gc=False):
@@ -87,26 +108,26 @@ class Rates(msgspec.Struct, frozen=True, gc=False):
     requests: int
     failures: int
     prompt_tokens: int
-    """Of requests whose engine reported what it had cached, as all that follows."""
+    """This and all that follows counts only requests whose engine reported what it had cached."""
     available_tokens: int
     """The most that any one replica was believed to hold of each prompt."""
     predicted_tokens: int
     """What the chosen one was believed to hold."""
     delivered_tokens: int
-    """What the engines say they had."""
+    """What the engines reported to have had."""
     available: float | None
-    """Share of the prompt tokens; None without any."""
+    """The share of the prompt tokens that were available; None without any."""
     predicted: float | None
     delivered: float | None
-    misses: dict[str, int]
+    misses: dict[Reason, int]
     """Tokens computed again: every reason, also those with none."""
     saved_tokens: int
     saved_seconds: float
-    """Of computing, at each replica's measured pace; nothing while that is not measured."""
+    """The time to compute these tokens at each replica's measured pace; nothing before that is measured."""
 
     @classmethod
     def of(cls, row: Sequence[int]) -> Rates:
-        """Those of a row of sums."""
+        """The rates that a row of sums amounts to."""
         requests, failures, prompt, available, predicted, delivered, saved, *misses = row
         return cls(
             requests,
@@ -118,7 +139,7 @@ class Rates(msgspec.Struct, frozen=True, gc=False):
             available / prompt if prompt else None,
             predicted / prompt if prompt else None,
             delivered / prompt if prompt else None,
-            dict(zip(REASON_NAMES, misses, strict=True)),
+            dict(zip(REASONS, misses, strict=True)),
             delivered,
             saved / 1e6,
         )

@@ -39,10 +39,10 @@ class Accounts:
         record.divergence = prediction.divergence if prediction is not None else None
         _count_for_experiment(record, ttft)
         self._metrics.observe(record, ttft)
-        self._explanations.add(record, ttft, ended)
         self._history.add(record, ttft, time.time())
+        self._explanations.add(record, ttft, ended)
         if self._log.is_enabled_for(logging.INFO):
-            self._log.info("request", **_event(record, ttft, ended))
+            self._log.info("request_finished", **_event(record, ttft, ended))
         if record.trace is not None:
             record.trace.finish(record, ended)
 

@@ -7,40 +7,39 @@ the same port, can show and explain it, too.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from heapq import nlargest
 from itertools import islice
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import msgspec
 
 from cluster.errors import StoreUnavailableError
 from cluster.protocol.wire import Keys
-from cluster.store.commands import Commands
-from cluster.store.store import RedisClient, translated_errors
-from router.answers.general import RequestExplanation, RequestSummary
+from cluster.store.store import RedisClient
 from router.explain.misses import Reason
 from router.history.record import RequestRecord
-from router.observe.request_summary import explain, summarise
+from router.observe.request_summary import RequestExplanation, RequestSummary, explain, summarise
+from router.observe.shared_log import SharedLog
 
 MAX_RECORDS = 1_000
 MAX_BYTES = 32 * 1024 * 1024
-"""Of what is kept here, roughly: a record takes `RECORD_BYTES`, and `ROW_BYTES` for each replica of its
+"""About so much memory is used here: a record takes `RECORD_BYTES`, and `ROW_BYTES` for each replica of its
 model."""
 RECORD_BYTES = 1_500
 ROW_BYTES = 64
 MAX_SHARED = 1_000
-"""Entries of all routers in Redis."""
+"""Redis keeps about so many entries of all routers."""
 SHARED_PER_SECOND = 10
-"""Of one router."""
+"""How many entries one router shares at most."""
 PUBLISH_SECONDS = 0.5
 UNEXPECTED = (Reason.DIVERGED, Reason.EVICTED, Reason.REPLICA_LOST, Reason.DIVERTED, Reason.UNKNOWN)
 """Reasons of misses that an operator may want to look into."""
 
 
 class Finished(NamedTuple):
-    """A request that has ended. Monotonic seconds."""
+    """A request that has ended. Times are monotonic seconds."""
 
     record: RequestRecord
     ttft: float | None
@@ -51,13 +50,12 @@ class Explanations:
     """The last requests of one router, and the shared ones of all. `run` shares."""
 
     def __init__(self, redis: RedisClient, keys: Keys, router: str) -> None:
-        self._commands = Commands.of(redis)
-        self._key = f"{keys.prefix}:requests"
+        self._shared = SharedLog(redis, f"{keys.prefix}:requests", RequestExplanation)
         self._router = router
         self._finished: deque[Finished] = deque()
         self._num_bytes = 0
         self.num_added = 0
-        """How many there have ever been."""
+        """How many requests have ever been added."""
         self._num_looked_at = 0
 
     def add(self, record: RequestRecord, ttft: float | None, ended: float) -> None:
@@ -73,7 +71,7 @@ class Explanations:
         """Share a sample of what has ended, twice a second, until cancelled."""
         while True:
             await asyncio.sleep(PUBLISH_SECONDS)
-            with suppress(StoreUnavailableError):  # the follower says so
+            with suppress(StoreUnavailableError):  # the follower logs it
                 await self._publish()
 
     def newest(self, limit: int) -> list[RequestSummary]:
@@ -89,21 +87,18 @@ class Explanations:
 
     async def recent(self, limit: int) -> list[RequestSummary]:
         """The last requests of this router and the shared ones of the others, the newest first."""
-        summaries = {summary["request_id"]: summary for summary in reversed(self.newest(limit))}
+        summaries = {summary.request_id: summary for summary in reversed(self.newest(limit))}
         with suppress(StoreUnavailableError):
-            for other in await self._shared(limit):
-                summaries.setdefault(other["request_id"], _summary_of(other))
-        return sorted(summaries.values(), key=lambda summary: -summary["time"])[:limit]
+            for other in await self._shared.newest(limit):
+                summaries.setdefault(other.request_id, _summary_of(other))
+        return sorted(summaries.values(), key=lambda summary: -summary.time)[:limit]
 
     async def shared_since(self, last: bytes, limit: int) -> tuple[bytes, list[RequestSummary]]:
         """Requests that other routers have shared after an entry, at most so many, the newest first; and the
         last entry's id. An empty id stands for the newest there is. Raises `StoreUnavailableError`.
         """
-        start = b"(" + last if last else b"-"
-        entries: Any = await self._execute("XREVRANGE", self._key, "+", start, "COUNT", limit if last else 1)
-        newest: bytes = entries[0][0] if entries else last or b"0-0"
-        others = [one for one in _decoded(entries if last else ()) if one["router"] != self._router]
-        return newest, [_summary_of(other) for other in others]
+        newest, entries = await self._shared.since(last, limit)
+        return newest, [_summary_of(other) for other in entries if other.router != self._router]
 
     async def explain(self, request_id: str) -> RequestExplanation | None:
         """One request with its decision; None when nobody remembers it."""
@@ -111,7 +106,7 @@ class Explanations:
             if finished.record.request_id == request_id:
                 return explain(*finished, _wall_offset(), self._router)
         with suppress(StoreUnavailableError):
-            for other in await self._shared(MAX_SHARED, request_id.encode()):
+            for other in await self._shared.newest(MAX_SHARED, request_id):
                 return other
         return None
 
@@ -122,25 +117,12 @@ class Explanations:
         for finished in sample(
             islice(reversed(self._finished), num_new), round(SHARED_PER_SECOND * PUBLISH_SECONDS)
         ):
-            await self._execute(
-                "XADD", self._key, "MAXLEN", "~", MAX_SHARED, "*",
-                "id", finished.record.request_id,
-                "request", msgspec.json.encode(explain(*finished, offset, self._router)),
-            )  # fmt: skip
-
-    async def _shared(self, limit: int, request_id: bytes = b"") -> list[RequestExplanation]:
-        """What is in Redis, the newest first; of one request when its id is given."""
-        entries: Any = await self._execute("XREVRANGE", self._key, "+", "-", "COUNT", limit)
-        wanted = [entry for entry in entries if not request_id or entry[1].get(b"id") == request_id]
-        return list(_decoded(wanted))
-
-    async def _execute(self, *command: str | bytes | int) -> Any:
-        with translated_errors():
-            return await self._commands.execute(*command)
+            explanation = explain(*finished, offset, self._router)
+            await self._shared.add(explanation, MAX_SHARED, explanation.request_id)
 
 
 def sample(finished: Iterable[Finished], limit: int) -> list[Finished]:
-    """Those that an operator would rather look into: failures, divergence, large unexpected misses."""
+    """The requests that an operator would rather look into: failures, divergence, large unexpected misses."""
     return nlargest(limit, finished, key=_weight)
 
 
@@ -161,12 +143,5 @@ def _wall_offset() -> float:
     return time.time() - time.monotonic()
 
 
-def _decoded(entries: Iterable[Any]) -> Iterator[RequestExplanation]:
-    for _, fields in entries:
-        with suppress(msgspec.DecodeError, KeyError):  # a router of another version
-            yield msgspec.json.decode(fields[b"request"], type=RequestExplanation)
-
-
 def _summary_of(explanation: RequestExplanation) -> RequestSummary:
-    names = RequestSummary.__annotations__
-    return cast(RequestSummary, {name: value for name, value in explanation.items() if name in names})
+    return msgspec.convert(explanation, RequestSummary, from_attributes=True)

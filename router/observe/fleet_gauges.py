@@ -2,86 +2,82 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from cluster.fleet.fleet import Fleet
 from cluster.log import num_lines_dropped
 from cluster.protocol.wire import ReplicaState
 
-AmongWorkers = Literal["livesum", "livemax"]
-"""What a gauge shows for several processes: their sum, or, of what all of them see, the largest."""
 
-
-class FleetGauge(NamedTuple):
+class Gauge(NamedTuple):
     """One gauge, and where its value is read."""
 
     name: str
     documentation: str
     read: Callable[[], float]
-    among: AmongWorkers = "livemax"
+    adds_up: bool = False
+    """Whether several processes show their sum, and not the largest of what all of them see."""
 
 
-def fleet_gauges(fleet: Fleet) -> Sequence[FleetGauge]:
+def fleet_gauges(fleet: Fleet) -> Sequence[Gauge]:
     """All gauges without labels."""
     replicas, index, store = fleet.replicas, fleet.index, fleet.store
     return (
-        FleetGauge(
+        Gauge(
             "warmroute_open_bookings",
             "Requests booked on replicas",
             lambda: fleet.open_bookings,
-            "livesum",
+            adds_up=True,
         ),
-        FleetGauge(
+        Gauge(
             "warmroute_waiting_requests",
             "Booked requests that wait in the router for room at an engine",
             lambda: fleet.waiting_requests,
-            "livesum",
+            adds_up=True,
         ),
-        FleetGauge("warmroute_index_blocks", "Distinct blocks in the prefix index", lambda: len(index)),
-        FleetGauge(
+        Gauge("warmroute_index_blocks", "Distinct blocks in the prefix index", lambda: len(index)),
+        Gauge(
             "warmroute_index_refused_blocks",
             "Blocks not taken in because the index was full",
             lambda: index.refused_blocks,
         ),
-        FleetGauge(
+        Gauge(
             "warmroute_index_evicted_blocks",
             "Blocks remembered that nobody holds any more",
             lambda: len(index.evicted),
         ),
-        FleetGauge(
+        Gauge(
             "warmroute_index_repairs",
             "Replicas read anew because the index differed from Redis",
             lambda: fleet.num_repairs,
-            "livesum",
+            adds_up=True,
         ),
-        FleetGauge("warmroute_redis_reachable", "1 while Redis answers", lambda: fleet.store_reachable),
-        FleetGauge(
-            "warmroute_redis_refuses_writes", "1 while Redis refuses writes", lambda: bool(store.refusal)
-        ),
-        FleetGauge(
+        Gauge("warmroute_redis_reachable", "1 while Redis answers", lambda: fleet.store_reachable),
+        Gauge("warmroute_redis_refuses_writes", "1 while Redis refuses writes", lambda: bool(store.refusal)),
+        Gauge(
             "warmroute_redis_round_trip_seconds",
             "How long Redis took for this router's last write",
             lambda: store.seconds(time.monotonic()),
         ),
-        FleetGauge(
+        Gauge(
             "warmroute_other_routers",
             "Other routers whose bookings are known",
             lambda: len(fleet.peers.by_router()),
         ),
-        FleetGauge(
+        Gauge(
             "warmroute_ready_replicas",
             "Replicas that take requests",
             lambda: sum(replica.lease.state is ReplicaState.READY for replica in replicas.values()),
         ),
-        FleetGauge(
+        Gauge(
             "warmroute_missing_leases",
             "Replicas that serve on though Redis has no lease of them",
             lambda: sum(replica.lease_missing_since is not None for replica in replicas.values()),
         ),
-        FleetGauge(
+        Gauge(
             "warmroute_log_lines_dropped",
             "Log lines that could not be written",
             num_lines_dropped,
-            "livesum",
+            adds_up=True,
         ),
     )

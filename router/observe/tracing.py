@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -27,12 +28,12 @@ from router.history.record import RequestRecord
 from router.requests.trace_headers import trace_headers
 
 QUEUED_SPANS = 8192
-"""That wait to be sent; beyond it the oldest are dropped."""
+"""So many spans wait to be sent; beyond it the oldest are dropped."""
 EXPORT_SECONDS = 10.0
 """Longest time for one batch, with repetitions."""
 CLOSE_SECONDS = 2.0
 LOG_SECONDS = 60.0
-"""At most so often the log says that traces cannot be sent."""
+"""How often, at most, it is logged that traces cannot be sent."""
 
 UNSET, FAILED = Status(StatusCode.UNSET), Status(StatusCode.ERROR)
 
@@ -50,7 +51,7 @@ class Trace:
     tracing: Tracing
 
     def headers(self) -> dict[str, str]:
-        """What tells the engine that its spans belong under this one."""
+        """The headers by which the engine's spans belong under this one."""
         context = self.context
         parent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
         if not context.trace_state:
@@ -95,45 +96,29 @@ class Tracing:
     def emit(self, trace: Trace, record: RequestRecord, ended: float) -> None:
         """Queue the spans of a finished request."""
         whole, to_wall_clock = trace.context, time.time_ns() - time.monotonic_ns()
-
-        def queue(
-            name: str,
-            began: float,
-            ended: float,
-            context: SpanContext,
-            parent: SpanContext | None,
-            kind: SpanKind = SpanKind.INTERNAL,
-            attributes: Attributes | None = None,
-            status: Status = UNSET,
-        ) -> None:
-            span = ReadableSpan(
+        new_span = partial(ReadableSpan, resource=self._resource, instrumentation_scope=self._scope)
+        for name, began, stage_ended in _stages(record, ended):
+            stage = new_span(
                 name,
-                context,
-                parent,
-                self._resource,
-                attributes,
-                kind=kind,
-                status=status,
+                self._within(whole),
+                whole,
+                kind=SpanKind.CLIENT if name == "upstream_first_byte" else SpanKind.INTERNAL,
+                status=UNSET,
                 start_time=int(began * 1e9) + to_wall_clock,
-                end_time=int(ended * 1e9) + to_wall_clock,
-                instrumentation_scope=self._scope,
+                end_time=int(stage_ended * 1e9) + to_wall_clock,
             )
-            self._processor.on_end(span)
-
-        for name, stage_began, stage_ended in _stages(record, ended):
-            kind = SpanKind.CLIENT if name == "upstream_first_byte" else SpanKind.INTERNAL
-            queue(name, stage_began, stage_ended, self._within(whole), whole, kind)
-        failed = record.outcome in ("failed", "broken")
-        queue(
+            self._processor.on_end(stage)
+        request = new_span(
             f"POST {record.path}",
-            record.started,
-            ended,
             whole,
             trace.parent,
-            SpanKind.SERVER,
-            _attributes(record),
-            FAILED if failed else UNSET,
+            attributes=_attributes(record),
+            kind=SpanKind.SERVER,
+            status=FAILED if record.outcome in ("failed", "broken") else UNSET,
+            start_time=int(record.started * 1e9) + to_wall_clock,
+            end_time=int(ended * 1e9) + to_wall_clock,
         )
+        self._processor.on_end(request)
 
     def _within(self, parent: SpanContext) -> SpanContext:
         """A new span in the same trace."""
@@ -185,7 +170,8 @@ def _stages(record: RequestRecord, ended: float) -> Iterator[tuple[str, float, f
 
 
 def _attributes(record: RequestRecord) -> Attributes:
-    """By OpenTelemetry's conventions for HTTP and for generative AI where they have a name; never text."""
+    """The attributes of the request's span, by OpenTelemetry's conventions for HTTP and generative AI where
+    they have a name; never text."""
     attributes: dict[str, str | bool | int | float] = {
         "http.request.method": "POST",
         "http.route": record.path,

@@ -65,7 +65,7 @@ class ArmTotals:
         self._ttfts += other._ttfts
 
     def encode(self) -> bytes:
-        """For Redis."""
+        """The sums as bytes for Redis."""
         return msgspec.msgpack.encode(_Encoded(self.sums.tobytes(), self._ttfts.tobytes()))
 
     @classmethod

@@ -26,13 +26,13 @@ class Assignment:
     policy: Policy
     arm: Arm = "default"
     totals: ArmTotals | None = None
-    """Of the arm, while an experiment runs. A request counts for the trial in which it began."""
+    """The sums of the arm, while an experiment runs. A request counts for the trial in which it began."""
     group: int = 0
 
 
 class _Counted(msgspec.Struct, frozen=True, array_like=True):
     since: float
-    """Seconds since 1970."""
+    """When counting began, in seconds since 1970."""
     arms: dict[Arm, bytes]
 
 
@@ -49,11 +49,11 @@ class Trial:
 
     @property
     def id(self) -> str:
-        """The same in all routers that run the same experiment against the same default policy."""
+        """The same name in all routers that run the same experiment against the same default policy."""
         return f"{self.experiment.name}:{self.experiment.started:.3f}:{self._names['default']}"
 
     def assign(self, conversation_key: int) -> Assignment:
-        """The same for every turn of a conversation, in every router, without anything being remembered.
+        """The arm of a conversation: the same for every turn and in every router, with nothing remembered.
 
         Another share moves only the conversations between the two shares.
         """
@@ -63,7 +63,7 @@ class Trial:
         return Assignment(self._names[arm], self._policies[arm], arm, self._totals[arm], number % GROUPS)
 
     def encode(self) -> bytes:
-        """What was counted here, for Redis."""
+        """What was counted here, as bytes for Redis."""
         arms = {arm: totals.encode() for arm, totals in self._totals.items()}
         return msgspec.msgpack.encode(_Counted(self._since, arms))
 
@@ -95,5 +95,5 @@ def draw(name: str, conversation_key: int) -> int:
 
 
 def describe_experiment(experiment: Experiment) -> dict[str, Any]:
-    """What was asked for."""
+    """The experiment as it was asked for."""
     return {"name": experiment.name, "control": experiment.control, "share": experiment.share}

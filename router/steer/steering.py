@@ -15,15 +15,25 @@ import structlog
 from cluster.errors import StoreUnavailableError
 from cluster.store.steering import Experiment, SteeringStore
 from policies.types import Catalog
-from router.answers.general import PolicyAnswer
+from router.answers import Answer
 from router.steer.experiment import Assignment, Trial, describe_experiment
 from router.steer.operator_commands import CommandFollower
 
 POLL_SECONDS = 0.5
 RESULTS_SECONDS = 2.0
-"""How often the other routers are told what this one has counted."""
+"""How often what this router has counted is published."""
 
 log = structlog.get_logger()
+
+
+class PolicyAnswer(Answer):
+    """The policy in force."""
+
+    policy: str
+    set_by: str
+    setting: str
+    policies: list[str]
+    experiment: dict[str, Any] | None
 
 
 class Steering:
@@ -58,9 +68,9 @@ class Steering:
         return self._trial.assign(conversation_key)
 
     async def run(self) -> None:
-        """Follow what is decided, and tell what was counted, until cancelled."""
+        """Follow what is decided, and publish what was counted, until cancelled."""
         while True:
-            with suppress(StoreUnavailableError):  # the follower says so
+            with suppress(StoreUnavailableError):  # the follower logs it
                 await self._refresh()
                 await self._publish_results()
             await asyncio.sleep(POLL_SECONDS)
@@ -81,13 +91,13 @@ class Steering:
 
     def describe(self) -> PolicyAnswer:
         """What is in force here."""
-        return {
-            "policy": self._default.policy_name,
-            "set_by": "admin" if self._default.policy_name == self._decided[0] else "setting",
-            "setting": self._setting,
-            "policies": sorted(self._catalog),
-            "experiment": describe_experiment(self._trial.experiment) if self._trial else None,
-        }
+        return PolicyAnswer(
+            policy=self._default.policy_name,
+            set_by="admin" if self._default.policy_name == self._decided[0] else "setting",
+            setting=self._setting,
+            policies=sorted(self._catalog),
+            experiment=describe_experiment(self._trial.experiment) if self._trial else None,
+        )
 
     async def report(self) -> dict[str, Any] | None:
         """What the running experiment shows, over all routers; without Redis over this one."""
@@ -105,9 +115,9 @@ class Steering:
         self.synchronised.set()
         if decided != self._decided:
             self._decided = decided
-            self._take_up(*decided)
+            self._apply(*decided)
 
-    def _take_up(self, decided_policy: str, encoded_experiment: bytes) -> None:
+    def _apply(self, decided_policy: str, encoded_experiment: bytes) -> None:
         problems = []
         name = decided_policy or self._setting
         if name not in self._catalog:
@@ -128,7 +138,7 @@ class Steering:
         if trial is None or self._trial is None or trial.id != self._trial.id:
             self._trial = trial
         self.problems = tuple(problems)
-        log.info("steering_changed", **self.describe(), problems=problems)
+        log.info("steering_changed", **msgspec.structs.asdict(self.describe()), problems=problems)
 
     async def _publish_results(self) -> None:
         if self._trial is not None and time.monotonic() >= self._next_results:

@@ -38,7 +38,16 @@ class LargeFleet:
     def replica(self, name: str) -> dict[str, Any]:
         """One replica of an overview."""
         chance = self._random
-        load = ("booked", "held", "queued_tokens", "active_tokens", "booked_by_others", "running", "waiting")
+        load = (
+            "booked",
+            "held",
+            "queued_tokens",
+            "active_tokens",
+            "engine_tokens",
+            "booked_by_others",
+            "running",
+            "waiting",
+        )
         return {
             "replica": name,
             "model": "large",

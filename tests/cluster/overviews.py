@@ -33,8 +33,8 @@ def latency(p50):
 def replica(number, **changes):
     """One replica; the higher its number, the more it has to do."""
     load = {
-        "booked": number, "held": 0, "queued_tokens": number * 100, "active_tokens": 0, "booked_by_others": 1,
-        "running": 2, "waiting": number, "kv_usage": 0.5,
+        "booked": number, "held": 0, "queued_tokens": number * 100, "active_tokens": 0, "engine_tokens": 0,
+        "booked_by_others": 1, "running": 2, "waiting": number, "kv_usage": 0.5,
     }  # fmt: skip
     values = {
         "replica": f"replica-{number:03}", "model": "m", "url": "http://x", "state": "ready", "epoch": 1,

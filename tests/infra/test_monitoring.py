@@ -16,6 +16,7 @@ from cluster.fleet.fleet import Fleet
 from router.explain.misses import Reason
 from router.health.health import KINDS
 from router.history.record import RequestRecord
+from router.history.tallies import Tallies
 from router.http.sse import PromptTokensDetails, Usage
 from router.observe.metrics import Metrics
 from workers.sim.metrics import render
@@ -50,12 +51,13 @@ needs_promtool = pytest.mark.skipif(
 
 def labels_by_metric():
     """Of every sample that a router and an engine show: its labels."""
-    metrics = Metrics(Fleet())
-    metrics.watch(SimpleNamespace(count=lambda kind: 0))
+    tallies = Tallies()
+    metrics = Metrics(Fleet(), SimpleNamespace(degradations=lambda: ()), tallies)
     record = RequestRecord("id", "/v1/completions", model="m", replica="a", outcome="failed", attempts=2)
     record.usage = Usage(100, 1, PromptTokensDetails(40))
     record.misses = {Reason.COLD: 60}
     metrics.observe(record, ttft=0.1)
+    tallies.add(record)
     metrics.refresh()
     found = defaultdict(set)
     for text in (metrics.exposition().decode(), render(idle_engine())):

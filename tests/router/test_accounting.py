@@ -1,5 +1,7 @@
 """What is remembered of finished requests."""
 
+from types import SimpleNamespace
+
 import pytest
 from structlog.testing import capture_logs
 
@@ -33,16 +35,21 @@ def fleet():
 
 
 @pytest.fixture
-def metrics(fleet):
-    """Metrics over that fleet."""
-    return Metrics(fleet)
+def history():
+    """A history that nobody shares."""
+    return History(Savings(HistoryStore(connect(NO_REDIS), Keys("test"), "router")))
 
 
 @pytest.fixture
-def accounts(fleet, metrics):
+def metrics(fleet, history):
+    """Metrics over that fleet."""
+    return Metrics(fleet, SimpleNamespace(degradations=lambda: ()), history.tallies)
+
+
+@pytest.fixture
+def accounts(fleet, metrics, history):
     """Accounts that feed them."""
     redis, keys = connect(NO_REDIS), Keys("test")
-    history = History(Savings(HistoryStore(redis, keys, "router")))
     return Accounts(Explainer(fleet, Conversations()), metrics, Explanations(redis, keys, "router"), history)
 
 
@@ -68,30 +75,27 @@ def test_sums_per_replica(accounts, metrics):
     """Predicted and delivered tokens, requests and failures add up."""
     for each in (record(), record(outcome="broken"), record(outcome="cancelled", usage=None)):
         accounts.finish(each)
+    metrics.refresh()
     totals = metrics.replica_totals()["a"]
     assert (totals.requests, totals.failures) == (3, 1)
-    assert (totals.prompt_tokens, totals.predicted_cached_tokens, totals.delivered_cached_tokens) == (
-        200,
-        64,
-        96,
-    )
-    assert totals.hit_rate == pytest.approx(0.48)
-    assert metrics.replica_totals()["b"].hit_rate is None
+    assert (totals.prompt_tokens, totals.predicted_tokens, totals.delivered_tokens) == (200, 64, 96)
+    assert totals.delivered == pytest.approx(0.48)
 
 
 def test_engine_that_does_not_say_what_was_cached(accounts, metrics):
     """Its hit rate is unknown, and not zero."""
     accounts.finish(record(usage=Usage(100, 5, None)))
+    metrics.refresh()
     totals = metrics.replica_totals()["a"]
-    assert (totals.requests, totals.prompt_tokens, totals.hit_rate) == (1, 0, None)
+    assert (totals.requests, totals.prompt_tokens, totals.delivered) == (1, 0, None)
 
 
 def test_request_that_reached_no_replica_counts_for_none(accounts, metrics):
     """A refused request has an outcome and no replica."""
     accounts.finish(record(replica="", outcome="refused", usage=None))
-    assert metrics.replica_totals()[""].requests == 0
     name = 'warmroute_requests_total{arm="",model="m",outcome="refused",policy=""}'
     assert samples(metrics)[name] == 1
+    assert metrics.replica_totals() == {}
 
 
 def test_metrics_say_what_records_say(accounts, metrics):

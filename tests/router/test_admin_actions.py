@@ -180,7 +180,7 @@ async def test_entries_have_a_bound(redis_server):
     log = AuditLog(redis, Keys("test"), "r")
     await log.write("me", "action", "t" * 10_000, "d" * 10_000)
     [entry] = await log.entries(1)
-    assert (len(entry["target"]), len(entry["detail"])) == (MAX_TEXT, MAX_TEXT)
+    assert (len(entry.target), len(entry.detail)) == (MAX_TEXT, MAX_TEXT)
     await asyncio.gather(*(log.write("me", "action", str(number)) for number in range(MAX_ENTRIES + 300)))
     assert MAX_ENTRIES <= await redis.xlen("test:audit") < MAX_ENTRIES + 200
     await redis.aclose()

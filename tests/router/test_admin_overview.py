@@ -2,14 +2,13 @@
 
 import time
 
+import msgspec
 import pytest
 
 from cluster.protocol.wire import Booked, Bookings, Load
 from cluster.sync import follower
 from policies.ring import shares_of, walk
-from router.answers.overview import OverviewAnswer
-from router.history.latencies import Latency
-from router.history.tally import NUM_COLUMNS, Rates
+from router.admin.overview import OverviewAnswer
 from tests.router.test_requests import CHAT
 from tests.waiting import eventually
 
@@ -18,7 +17,7 @@ async def overview(router):
     """The overview, whose shape is the documented one."""
     status, answer = await router.get("/admin/overview")
     assert status == 200
-    OverviewAnswer.model_validate(answer, extra="forbid")
+    assert msgspec.json.decode(msgspec.json.encode(msgspec.convert(answer, OverviewAnswer))) == answer
     return answer
 
 
@@ -72,30 +71,10 @@ async def test_experiment_side_by_side(start_router, redis_server):
     router = await start_router(redis_url=redis_server.url)
     await eventually(lambda: router.fleet.store_reachable)
     assert (await overview(router))["experiment"] is None
-    wish = {"control": "least-load", "share": 0.5}
-    async with router.client.put(router.url + "/admin/experiment", json=wish) as response:
+    plan = {"control": "least-load", "share": 0.5}
+    async with router.client.put(router.url + "/admin/experiment", json=plan) as response:
         assert response.status == 200
     assert set((await overview(router))["experiment"]["arms"]) == {"default", "control"}
-
-
-class NoPast:
-    """A history without requests."""
-
-    def rates(self, _replica, _seconds):
-        """None of a replica."""
-        return Rates.of([0] * NUM_COLUMNS)
-
-    def fleet_rates(self, _seconds):
-        """None of all."""
-        return Rates.of([0] * NUM_COLUMNS)
-
-    def per_second(self, _seconds):
-        """None."""
-        return 0.0, 0.0
-
-    def ttft(self, _model):
-        """None."""
-        return (Latency(count=0, p50=None, p95=None, p99=None),) * 2
 
 
 async def test_evictions_per_second(router):
@@ -103,8 +82,8 @@ async def test_evictions_per_second(router):
     shown, replica = router.app.state.overview, router.fleet.replicas["a"]
 
     def per_second():
-        found = shown.describe(None)["replicas"]
-        return [each["evictions_per_second"] for each in found]
+        found = shown.replicas()
+        return [each.evictions_per_second for each in found]
 
     began = time.monotonic() + 1000
     for number in range(20):
@@ -123,7 +102,7 @@ async def test_suspects_are_unreachable(router):
     router.fleet.drain({"a", "b"})
     async with router.post(CHAT) as response:
         assert response.status == 502
-    await eventually(lambda: router.app.state.overview.describe(None)["replicas"][2]["reachable"] is False)
+    await eventually(lambda: router.app.state.overview.replicas()[2].reachable is False)
     answer = await overview(router)
     assert [replica["drained"] for replica in answer["replicas"]] == [True, True, False]
     assert (answer["fleet"]["ready"], answer["fleet"]["draining"]) == (1, 2)

@@ -292,7 +292,7 @@ def test_reasons_add_up_to_all_that_was_computed(data):
     length=st.integers(0, 60),
 )
 def test_attribution_is_exact_for_any_spans(ends, cached, length):
-    """Spans may overlap, lie beyond the prompt, or leave a rest: the sum is right, the first span counts."""
+    """Parts may overlap, lie beyond the prompt, or leave a rest: the sum is right, the first part counts."""
     misses = attribute(tuple(ends), cached, length)
     assert sum(misses.values()) == max(length - cached, 0)
     expected = {}

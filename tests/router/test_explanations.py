@@ -6,15 +6,15 @@ import fakeredis
 import msgspec
 import numpy as np
 import pytest
-from pydantic import TypeAdapter
+from msgspec.structs import asdict, replace
 
 from cluster.protocol.wire import Keys
-from router.answers.general import RequestExplanation, RequestSummary
 from router.explain.misses import Considered, Divergence, Reason
 from router.history.record import RequestRecord
 from router.http.sse import PromptTokensDetails, Usage
 from router.observe import explanations as module
 from router.observe.explanations import MAX_BYTES, MAX_RECORDS, Explanations
+from router.observe.request_summary import RequestExplanation
 
 
 @pytest.fixture
@@ -68,25 +68,24 @@ async def test_summary_and_explanation(start):
     misses = {Reason.DIVERGED: 300, Reason.COLD: 90, Reason.TAIL: 10}
     finish(one, record("x/1", misses=misses, divergence=divergence, considered=considered(3)))
     [summary] = await one.recent(10)
-    TypeAdapter(RequestSummary).validate_python(summary, strict=True)
-    assert abs(summary["time"] - time.time()) < 60
-    assert (summary["ttft_ms"], summary["duration_ms"]) == (250.0, 1500.0)
-    assert (summary["prompt_tokens"], summary["delivered_tokens"], summary["completion_tokens"]) == (
+    assert abs(summary.time - time.time()) < 60
+    assert (summary.ttft_ms, summary.duration_ms) == (250.0, 1500.0)
+    assert (summary.prompt_tokens, summary.delivered_tokens, summary.completion_tokens) == (
         1000,
         600,
         5,
     )
-    assert summary["main_miss"] == "diverged"
+    assert summary.main_miss == "diverged"
     explanation = await one.explain("x/1")
-    TypeAdapter(RequestExplanation).validate_python(explanation)
-    assert summary.items() <= explanation.items()
-    assert set(explanation["misses"]) == set(Reason)
-    assert sum(explanation["misses"].values()) == 400
-    assert explanation["divergence"] == {"token": 32, "message": 1, "role": "user", "kind": "date"}
-    assert [one["replica"] for one in explanation["candidates"]] == ["r0", "r1", "r2"]
-    assert [one["cost"] for one in explanation["candidates"]] == [0.0, 1.0, None]
-    assert [one["last_replica"] for one in explanation["candidates"]] == [False, True, False]
-    assert (explanation["num_candidates"], explanation["router"]) == (3, "one")
+    assert asdict(summary).items() <= asdict(explanation).items()
+    assert msgspec.json.decode(msgspec.json.encode(explanation), type=RequestExplanation) == explanation
+    assert set(explanation.misses) == set(Reason)
+    assert sum(explanation.misses.values()) == 400
+    assert explanation.divergence == divergence
+    assert [one.replica for one in explanation.candidates] == ["r0", "r1", "r2"]
+    assert [one.cost for one in explanation.candidates] == [0.0, 1.0, None]
+    assert [one.last_replica for one in explanation.candidates] == [False, True, False]
+    assert (explanation.num_candidates, explanation.router) == (3, "one")
 
 
 async def test_a_request_that_never_came_to_a_decision(start):
@@ -94,8 +93,8 @@ async def test_a_request_that_never_came_to_a_decision(start):
     one = start()
     one.add(record(outcome="refused", usage=None, replica="", model=""), None, time.monotonic())
     explanation = await one.explain("x")
-    assert (explanation["misses"], explanation["candidates"], explanation["ttft_ms"]) == (None, [], None)
-    assert (explanation["delivered_tokens"], explanation["main_miss"]) == (None, None)
+    assert (explanation.misses, explanation.candidates, explanation.ttft_ms) == (None, [], None)
+    assert (explanation.delivered_tokens, explanation.main_miss) == (None, None)
     msgspec.json.encode(explanation)
 
 
@@ -105,12 +104,12 @@ async def test_of_many_candidates_those_that_matter(start, row, best):
     one = start()
     finish(one, record(considered=considered(1024, row, best)))
     explanation = await one.explain("x")
-    candidates, names = explanation["candidates"], [each["replica"] for each in explanation["candidates"]]
+    candidates, names = explanation.candidates, [each.replica for each in explanation.candidates]
     assert len(set(names)) == 16
     assert {f"r{row}", f"r{best}"} <= set(names)
-    assert [each["cost"] for each in candidates] == sorted(each["cost"] for each in candidates)
-    assert [each["replica"] for each in candidates if each["chosen"]] == [f"r{row}"]
-    assert explanation["num_candidates"] == 1024
+    assert [each.cost for each in candidates] == sorted(each.cost for each in candidates)
+    assert [each.replica for each in candidates if each.chosen] == [f"r{row}"]
+    assert explanation.num_candidates == 1024
 
 
 async def test_only_the_last_are_kept(start):
@@ -129,7 +128,7 @@ async def test_of_two_with_one_id_the_newest_is_explained(start):
     """Clients may choose ids."""
     one = start()
     finish(one, record("x", status=500), record("x", status=200))
-    assert (await one.explain("x"))["status"] == 200
+    assert (await one.explain("x")).status == 200
 
 
 async def test_other_routers_list_and_explain_what_was_shared(start):
@@ -138,10 +137,10 @@ async def test_other_routers_list_and_explain_what_was_shared(start):
     finish(one, record("shared", considered=considered(40)))
     await one._publish()
     finish(other, record("own"))
-    assert [summary["request_id"] for summary in await other.recent(10)] == ["own", "shared"]
-    assert [summary["request_id"] for summary in await other.recent(1)] == ["own"]
+    assert [summary.request_id for summary in await other.recent(10)] == ["own", "shared"]
+    assert [summary.request_id for summary in await other.recent(1)] == ["own"]
     explanation = await other.explain("shared")
-    assert explanation == await one.explain("shared") | {"time": explanation["time"]}
+    assert explanation == replace(await one.explain("shared"), time=explanation.time)
     assert await other.explain("unknown") is None
 
 
@@ -158,7 +157,7 @@ async def test_a_sample_is_shared_the_telling_ones_first(start):
     )
     await one._publish()
     await one._publish()
-    shared = {summary["request_id"] for summary in await other.recent(50)}
+    shared = {summary.request_id for summary in await other.recent(50)}
     assert len(shared) == 5
     assert {"evicted", "failed", "diverged", "lost"} <= shared
 
@@ -180,7 +179,7 @@ async def test_without_redis_the_own_ones_are_there(start, server):
     finish(one, record())
     server.connected = False
     assert len(await one.recent(10)) == 1
-    assert (await one.explain("x"))["request_id"] == "x"
+    assert (await one.explain("x")).request_id == "x"
     assert await one.explain("y") is None
 
 
@@ -189,9 +188,9 @@ async def test_entries_of_other_versions_are_skipped(start):
     one, other = start("one"), start("other")
     finish(one, record())
     await one._publish()
-    for fields in ({"id": "y", "request": "{}"}, {"id": "y", "request": "\xff"}, {"else": "?"}):
+    for fields in ({"id": "y", "entry": "{}"}, {"id": "y", "entry": "\xff"}, {"else": "?"}):
         await one.redis.xadd("test:requests", fields)
-    assert [summary["request_id"] for summary in await other.recent(10)] == ["x"]
+    assert [summary.request_id for summary in await other.recent(10)] == ["x"]
     assert await other.explain("y") is None
 
 
@@ -207,8 +206,8 @@ async def test_news_for_pages(start):
     await one._publish()
     await other._publish()
     last, found = await other.shared_since(last, 20)
-    assert [summary["request_id"] for summary in found] == ["new"]
+    assert [summary.request_id for summary in found] == ["new"]
     number, found = other.added_since(number, 20)
-    assert [summary["request_id"] for summary in found] == ["own"]
+    assert [summary.request_id for summary in found] == ["own"]
     assert other.added_since(number, 20) == (number, [])
     assert await other.shared_since(last, 20) == (last, [])

@@ -121,7 +121,7 @@ async def test_request_is_sent_when_the_first_token_of_an_earlier_one_comes(rout
             gate.end.set()
             await one
         await router.drained()
-    waited = {line["request_id"]: line["held_ms"] for line in logs if line["event"] == "request"}
+    waited = {line["request_id"]: line["held_ms"] for line in logs if line["event"] == "request_finished"}
     assert sorted(milliseconds > 50 for milliseconds in waited.values()) == [False, True]
     async with router.client.get(f"{router.url}/metrics") as response:
         text = await response.text()
@@ -184,7 +184,7 @@ async def test_replica_that_leaves_while_requests_wait(router, engines, gate, st
             await tasks[0]
         await router.drained()
     assert names(engines[0]) == ["one"]
-    assert [line["attempts"] for line in logs if line["event"] == "request"] == [1, 1, 1]
+    assert [line["attempts"] for line in logs if line["event"] == "request_finished"] == [1, 1, 1]
 
 
 async def test_replica_that_dies_while_requests_wait(router, engines):

@@ -34,7 +34,7 @@ def history(clock):
     return new_history(clock)
 
 
-def told(number, replicas=("a",), requests=1, ttfts=None, columns=NUM_COLUMNS):
+def bucket_of(number, replicas=("a",), requests=1, ttfts=None, columns=NUM_COLUMNS):
     """A bucket of another router, encoded."""
     rows = [[requests] + [0] * (columns - 1) for _ in replicas]
     return msgspec.msgpack.encode(FinishedBucket(number, list(replicas), rows, ttfts or {}))
@@ -105,13 +105,13 @@ def test_warm_is_half_of_the_prompt(history, clock):
 
 
 def test_completed_bucket_waits_for_the_others(history, clock):
-    """Five seconds after its end, when the other routers have told theirs."""
+    """Five seconds after its end, when the other routers have published theirs."""
     history.add(finished(), None, clock.now)
     clock.now += 14
     assert history.completed().time == NOON - 10
     assert history.completed().replicas == {}
     clock.now += 1
-    history.merge(told(int(NOON // 10), "ab"), -1)
+    history.merge(bucket_of(int(NOON // 10), "ab"), -1)
     completed = history.completed()
     assert completed.time == NOON
     assert completed.replicas == {"a": [2, 100, 80, 70, 64], "b": [1, 0, 0, 0, 0]}
@@ -120,13 +120,13 @@ def test_completed_bucket_waits_for_the_others(history, clock):
 
 
 def test_per_second_is_up_to_now(history, clock):
-    """What this router counts shows at once, what others tell once their bucket is over; nothing twice."""
+    """What this router counts shows at once, what others publish once their bucket is over; nothing twice."""
     clock.now += 60
     for _ in range(120):
         history.add(finished(), None, clock.now)
     assert history.per_second(60)[0] == pytest.approx(120 / 51)
     clock.now += 15
-    history.merge(told(int(NOON // 10) + 6, requests=30), -1)
+    history.merge(bucket_of(int(NOON // 10) + 6, requests=30), -1)
     requests, tokens = history.per_second(60)
     assert requests == pytest.approx(120 / 55 + 30 / 60)
     assert tokens == pytest.approx(120 * 100 / 55)
@@ -135,11 +135,11 @@ def test_per_second_is_up_to_now(history, clock):
 
 
 def test_another_routers_clock_may_differ(history, clock):
-    """What is told of the future counts now; what is over an hour old does not count."""
+    """What is published of the future counts now; what is over an hour old does not count."""
     now = int(NOON // 10)
-    history.merge(told(now + 50), -1)
-    history.merge(told(now - 359), -1)
-    history.merge(told(now - 360), -1)
+    history.merge(bucket_of(now + 50), -1)
+    history.merge(bucket_of(now - 359), -1)
+    history.merge(bucket_of(now - 360), -1)
     assert history.rates("a", 60).requests == 1
     assert history.rates("a", 3600).requests == 2
     clock.now += 3590
@@ -152,11 +152,11 @@ def test_another_routers_clock_may_differ(history, clock):
         b"",
         b"\x93",
         msgspec.msgpack.encode({"number": 1}),
-        told(170_000_640, columns=NUM_COLUMNS - 1),
-        told(170_000_640, requests=-1),
-        told(170_000_640, requests=2**60),
-        told(170_000_640, ttfts={"m": [1] * (NUM_COUNTS - 1)}),
-        told(170_000_640, ttfts={"m": [2**40] * NUM_COUNTS}),
+        bucket_of(170_000_640, columns=NUM_COLUMNS - 1),
+        bucket_of(170_000_640, requests=-1),
+        bucket_of(170_000_640, requests=2**60),
+        bucket_of(170_000_640, ttfts={"m": [1] * (NUM_COUNTS - 1)}),
+        bucket_of(170_000_640, ttfts={"m": [2**40] * NUM_COUNTS}),
     ],
 )
 def test_what_another_version_tells_is_refused_whole(history, bucket):
@@ -185,7 +185,7 @@ def test_replicas_that_left_are_forgotten_after_an_hour(history, clock):
 def test_replicas_beyond_the_bound_count_for_the_fleet(history, clock):
     """Their requests are in the sums of all, and under no other replica's name."""
     number = int(clock.now // 10)
-    history.merge(told(number, [f"r{number}" for number in range(buckets.MAX_REPLICAS + 3)]), -1)
+    history.merge(bucket_of(number, [f"r{number}" for number in range(buckets.MAX_REPLICAS + 3)]), -1)
     clock.now += 10
     assert history.fleet_rates(3600).requests == buckets.MAX_REPLICAS + 3
     clock.now += 5

@@ -32,7 +32,7 @@ async def start(clock):
 
 
 async def pass_time(clock, *parties):
-    """Let a minute pass in which everybody is asked, tells and reads."""
+    """Let a minute pass in which everybody is asked, publishes and reads."""
     for _ in range(7):
         clock.now += 10
         for party in parties:
@@ -47,7 +47,7 @@ async def saved_requests(party, clock):
 
 
 async def test_routers_answer_for_all(start, redis_server, clock):
-    """Also for one that died without a word: what it had told remains, and nothing counts twice."""
+    """Also for one that died without closing: what it had published remains, and nothing counts twice."""
     one, other, dead = (start(redis_server.url, name) for name in ("one", "other", "dead"))
     one.serve(3)
     other.serve(2, replica="b")

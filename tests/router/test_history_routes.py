@@ -1,4 +1,4 @@
-"""What the admin API tells of the past."""
+"""What the admin API shows of the past."""
 
 import json
 from types import SimpleNamespace
@@ -96,7 +96,7 @@ async def test_history_in_steps(admin):
 
 @pytest.mark.parametrize("replicas", [0, 1, routes.PIECE, routes.PIECE + 1])
 async def test_history_is_whole_json_of_any_number_of_replicas(admin, replicas):
-    """It is encoded in pieces, and none is missing; an hour unless told otherwise."""
+    """It is encoded in pieces, and none is missing; an hour by default."""
     for number in range(replicas):
         admin.history.add(finished(f'"{number}"'), None, admin.clock.now)
     admin.clock.now += 15

@@ -48,7 +48,7 @@ async def test_routers_see_each_other(start, clock):
 
 
 async def test_bucket_that_is_not_over_stays_at_home(start, clock):
-    """It counts at its own router only, and is told when it is over."""
+    """It counts at its own router only, and is published when it is over."""
     one, other = start("one"), start("other")
     one.serve()
     await one.sharing.step()
@@ -61,7 +61,7 @@ async def test_bucket_that_is_not_over_stays_at_home(start, clock):
 
 
 async def test_router_that_starts_learns_the_last_hour(start, clock):
-    """More than one page of it, of routers that have ended too: those tell at the end what they had."""
+    """More than one page of it, of routers that have ended too: those publish at the end what they had."""
     gone = start("gone")
     for _ in range(PAGE + 5):
         gone.serve()
@@ -78,7 +78,7 @@ async def test_router_that_starts_learns_the_last_hour(start, clock):
 
 
 async def test_write_that_is_repeated_counts_once(start, clock):
-    """A bucket whose arrival nobody confirmed is told again."""
+    """A bucket whose arrival nobody confirmed is published again."""
     one, other = start("one"), start("other")
     one.serve()
     clock.now += 10
@@ -101,7 +101,7 @@ async def test_write_that_is_repeated_counts_once(start, clock):
 
 
 async def test_without_redis_buckets_wait(start, clock, server):
-    """The router shows its own numbers, and tells them when Redis is back, each in its own time."""
+    """The router shows its own numbers, and publishes them when Redis is back, each in its own time."""
     one, other = start("one"), start("other")
     server.connected = False
     for _ in range(40):

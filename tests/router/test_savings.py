@@ -57,13 +57,13 @@ def save(savings, at=NOON, replica="a", model="m", requests=1):
     tally = Tally()
     for _ in range(requests):
         tally.add(finished(replica))
-    savings.add(at, replica, model, tally)
+    savings.add(at, replica, model, tally.row())
 
 
-async def told(savings):
-    """Tell, and say whether it went well."""
+async def published(savings):
+    """Publish, and return whether it went well."""
     try:
-        await savings.tell()
+        await savings.publish()
     except StoreUnavailableError:
         return False
     return True
@@ -75,14 +75,14 @@ async def requests_of(savings, hours=1, now=NOON):
 
 
 async def test_routers_add_up(start):
-    """Any router answers for all, by hour, replica and model; what it has not told yet is in its answer."""
+    """Any router answers for all, by hour, replica and model, also with what it has not published."""
     one, other = start("one"), start("other")
     save(one)
     save(one, replica="b", model="n")
     save(other, requests=2)
     save(other, at=NOON - 3600)
-    await one.tell()
-    await other.tell()
+    await one.publish()
+    await other.publish()
     save(one, requests=5)
     [before], rows = await one.report(2, NOON + 1800)
     assert (before.hour, before.replica, before.model, before.requests) == (NOON - 3600, "a", "m", 1)
@@ -109,10 +109,10 @@ async def test_nothing_is_lost_or_doubled(steps):
             save(savings, replica=replica, requests=requests)
             counted[replica] = counted.get(replica, 0) + requests
         savings._store.plan = [outcome]
-        await told(savings)
+        await published(savings)
         assert await requests_of(savings) == [counted]
     savings._store.plan = []
-    assert await told(savings)
+    assert await published(savings)
     assert await requests_of(reader) == [counted]
 
 
@@ -122,10 +122,10 @@ async def test_without_redis_own_numbers_are_shown_and_told_later(start, server)
     server.connected = False
     save(savings)
     save(savings, at=NOON - 3600, requests=2)
-    assert not await told(savings)
+    assert not await published(savings)
     assert await requests_of(savings, hours=3) == [{}, {"a": 2}, {"a": 1}]
     server.connected = True
-    assert await told(savings)
+    assert await published(savings)
     assert await requests_of(reader, hours=2) == [{"a": 2}, {"a": 1}]
 
 
@@ -133,11 +133,11 @@ async def test_redis_that_lost_everything_gets_it_again(start, server):
     """All that this router counted in hours it still holds."""
     savings, reader = start(), start("reader")
     save(savings, requests=3)
-    await savings.tell()
+    await savings.publish()
     await fakeredis.FakeAsyncRedis(server=server).flushall()
     assert await requests_of(savings) == [{"a": 3}]
     save(savings)
-    await savings.tell()
+    await savings.publish()
     assert await requests_of(reader) == [{"a": 4}]
     assert await requests_of(savings) == [{"a": 4}]
 
@@ -147,7 +147,7 @@ async def test_late_repetition_does_nothing(start):
     savings = start()
     for requests in (1, 2):
         save(savings, requests=requests)
-        await savings.tell()
+        await savings.publish()
     hour = int(NOON // 3600)
     assert await savings._store.add_savings(hour, 1, 0, {("a", "m"): (1, 100, 64, 64_000)}) == 2
     assert await requests_of(savings) == [{"a": 3}]
@@ -158,9 +158,9 @@ async def test_many_replicas_are_told_in_parts(start):
     savings, reader = start(plan=["ok", "lost"]), start("reader")
     for number in range(MAX_ADDED + 3):
         save(savings, replica=f"r{number}")
-    assert not await told(savings)
+    assert not await published(savings)
     assert len((await requests_of(reader))[0]) == MAX_ADDED
-    assert await told(savings)
+    assert await published(savings)
     assert len((await requests_of(reader))[0]) == MAX_ADDED + 3
 
 
@@ -189,6 +189,6 @@ async def test_sums_end_after_eight_days(start):
     """Redis forgets them by itself."""
     savings = start()
     save(savings)
-    await savings.tell()
+    await savings.publish()
     seconds = await savings._store.redis.ttl(f"test:savings:{int(NOON // 3600)}")
     assert 8 * 86400 - 5 < seconds <= 8 * 86400

@@ -3,6 +3,7 @@
 import time
 
 import fakeredis
+import msgspec
 import pytest
 
 from cluster.errors import StoreUnavailableError
@@ -54,7 +55,7 @@ async def test_setting_counts_until_something_is_decided(start):
         assert router.synchronised.is_set()
     assert one.policy_for(KEY).policy is POLICIES["warm"]
     assert other.policy_for(KEY).policy_name == "least-load"
-    assert other.describe() == {
+    assert msgspec.to_builtins(other.describe()) == {
         "policy": "least-load",
         "set_by": "setting",
         "setting": "least-load",
@@ -72,7 +73,7 @@ async def test_decided_policy_wins_until_it_is_taken_back(start):
     await late._refresh()
     for router in (one, other, late):
         assert router.policy_for(KEY).policy is POLICIES["round-robin"]
-        assert router.describe()["set_by"] == "admin"
+        assert router.describe().set_by == "admin"
     await other.decide_policy("")
     for router in (one, late):
         await router._refresh()
@@ -113,12 +114,12 @@ async def test_without_redis_the_last_decision_goes_on_and_none_is_taken(start, 
     for decision in (one.decide_policy("round-robin"), one.decide_experiment(None)):
         with pytest.raises(StoreUnavailableError):
             await decision
-    assert one.describe()["policy"] == "least-load"
+    assert one.describe().policy == "least-load"
     assert [one.policy_for(key).arm for key in range(1, 50)] == arms
     assert (await one.report())["routers"] == 1
     server.connected = True
     await other._refresh()
-    assert other.describe()["policy"] == "least-load"
+    assert other.describe().policy == "least-load"
 
 
 async def test_decisions_survive_a_redis_that_lost_everything(start):
@@ -130,13 +131,13 @@ async def test_decisions_survive_a_redis_that_lost_everything(start):
     await one._refresh()
     late = start()
     await late._refresh()
-    assert late.describe()["policy"] == "least-load"
-    assert late.describe()["experiment"]["control"] == "round-robin"
+    assert late.describe().policy == "least-load"
+    assert late.describe().experiment["control"] == "round-robin"
     await late.decide_policy("")
     await late.redis.flushall()
     await late._refresh()
     await one._refresh()
-    assert one.describe()["policy"] == "warm"
+    assert one.describe().policy == "warm"
 
 
 async def test_lost_decision_does_not_undo_a_newer_one(start):
@@ -146,7 +147,7 @@ async def test_lost_decision_does_not_undo_a_newer_one(start):
     await one.redis.flushall()
     await other.decide_policy("round-robin")
     await one._refresh()
-    assert one.describe()["policy"] == "round-robin"
+    assert one.describe().policy == "round-robin"
 
 
 async def test_policy_that_this_router_does_not_know_is_ignored_and_said(start):

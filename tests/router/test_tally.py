@@ -1,15 +1,12 @@
 """Sums of finished requests, and the rates that come of them."""
 
-import functools
-import operator
-
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from router.explain.misses import Reason
-from router.history.tally import NUM_COLUMNS, Column, Rates, Tally
+from router.history.tally import NUM_COLUMNS, Column, Rates, Tally, sum_of
 from tests.router.finished_requests import finished
 
 TOKENS = st.integers(0, 200_000)
@@ -35,24 +32,24 @@ def row_of(records):
 
 def added(*rows):
     """Rows added up."""
-    return functools.reduce(lambda one, other: list(map(operator.add, one, other)), rows, [0] * NUM_COLUMNS)
+    return sum_of([(0,) * NUM_COLUMNS, *rows])
 
 
 @given(st.lists(REQUESTS, max_size=12))
 def test_sums_are_those_of_a_plain_model(records):
     """Every request counts; tokens count only where the engine said what it had cached."""
-    told = [record for record in records if record.usage.cached_tokens is not None]
+    reported = [record for record in records if record.usage.cached_tokens is not None]
     row = row_of(records)
     assert row[Column.REQUESTS] == len(records)
     assert row[Column.FAILURES] == sum(record.outcome in ("failed", "broken") for record in records)
-    assert row[Column.PROMPT_TOKENS] == sum(record.usage.prompt_tokens for record in told)
-    assert row[Column.AVAILABLE_TOKENS] == sum(record.available_cached_tokens for record in told)
-    assert row[Column.PREDICTED_TOKENS] == sum(record.expected_cached_tokens for record in told)
-    assert row[Column.DELIVERED_TOKENS] == sum(record.usage.cached_tokens for record in told)
-    saved = sum(record.usage.cached_tokens * record.seconds_per_token for record in told)
-    assert row[Column.SAVED_MICROSECONDS] / 1e6 == pytest.approx(saved, abs=1e-6 * (1 + len(told)))
+    assert row[Column.PROMPT_TOKENS] == sum(record.usage.prompt_tokens for record in reported)
+    assert row[Column.AVAILABLE_TOKENS] == sum(record.available_cached_tokens for record in reported)
+    assert row[Column.PREDICTED_TOKENS] == sum(record.expected_cached_tokens for record in reported)
+    assert row[Column.DELIVERED_TOKENS] == sum(record.usage.cached_tokens for record in reported)
+    saved = sum(record.usage.cached_tokens * record.seconds_per_token for record in reported)
+    assert row[Column.SAVED_MICROSECONDS] / 1e6 == pytest.approx(saved, abs=1e-6 * (1 + len(reported)))
     for place, reason in enumerate(Reason):
-        expected = sum((record.misses or {}).get(reason, 0) for record in told)
+        expected = sum((record.misses or {}).get(reason, 0) for record in reported)
         assert row[Column.FIRST_MISS + place] == expected
 
 

@@ -1,4 +1,4 @@
-"""What the router tells its operators about requests, and that nothing blocks it."""
+"""What the router shows its operators about requests, and that nothing blocks it."""
 
 import pytest
 from blockbuster import blockbuster_ctx

@@ -1,7 +1,7 @@
 // What operators changed, newest first.
 
 import { get } from "./api.js";
-import { h, one } from "./dom.js";
+import { h, one, region, table } from "./dom.js";
 import { moment } from "./format.js";
 
 const KEPT = 100;
@@ -11,25 +11,8 @@ export class AuditPanel {
 
   constructor() {
     this.body = h("tbody");
-    this.table = h(
-      "div",
-      { class: "scroll tall", tabindex: "0", role: "region", "aria-label": "Audit log" },
-      h(
-        "table",
-        {},
-        h("caption", {}, "Audit log"),
-        h(
-          "thead",
-          {},
-          h(
-            "tr",
-            {},
-            ...["Time", "Action", "Target", "Detail", "By"].map((text) => h("th", { scope: "col" }, text)),
-          ),
-        ),
-        this.body,
-      ),
-    );
+    const columns = [["Time"], ["Action"], ["Target"], ["Detail"], ["By"]];
+    this.table = region("Audit log", "scroll tall", table(null, "Audit log", columns, this.body));
     this.empty = h("p", { class: "empty" }, "Nothing has been changed yet.");
     one("#audit-list").append(this.table, this.empty);
   }

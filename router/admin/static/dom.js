@@ -24,6 +24,18 @@ function fill(element, properties, children) {
   return element;
 }
 
+/** A part of the page that scrolls by itself. */
+export const region = (name, kind, ...children) =>
+  h("div", { class: kind, tabindex: "0", role: "region", "aria-label": name }, ...children);
+
+/** A table with its caption. Columns are [heading, class]; one without a heading is []. */
+export function table(kind, caption, columns, body) {
+  const cells = columns.map(([text, kind]) =>
+    text ? h("th", { scope: "col", class: kind }, text) : h("td"),
+  );
+  return h("table", { class: kind }, h("caption", {}, caption), h("thead", {}, h("tr", {}, ...cells)), body);
+}
+
 /** Set an element's text. */
 export function put(element, text) {
   const value = String(text);

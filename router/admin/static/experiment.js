@@ -1,6 +1,6 @@
 // A running experiment: both arms side by side.
 
-import { h, one, put } from "./dom.js";
+import { h, one, put, region, table } from "./dom.js";
 import { compact, count, duration, percent, plural, points } from "./format.js";
 
 const ROWS = [
@@ -47,25 +47,19 @@ export class ExperimentPanel {
 }
 
 function arms({ arms: { default: ours, control }, default_minus_control: difference }) {
-  return h(
-    "div",
-    { class: "scroll", tabindex: "0", role: "region", "aria-label": "Experiment arms" },
-    h(
-      "table",
-      { class: "dense" },
-      h("caption", {}, "Both arms of the experiment"),
-      h(
-        "thead",
-        {},
-        h(
-          "tr",
-          {},
-          h("td"),
-          h("th", { scope: "col", class: "n" }, `${ours.policy} (default)`),
-          h("th", { scope: "col", class: "n" }, `${control.policy} (control)`),
-          h("th", { scope: "col", class: "n" }, "Difference, 95% interval"),
-        ),
-      ),
+  const columns = [
+    [],
+    [`${ours.policy} (default)`, "n"],
+    [`${control.policy} (control)`, "n"],
+    ["Difference, 95% interval", "n"],
+  ];
+  return region(
+    "Experiment arms",
+    "scroll",
+    table(
+      "dense",
+      "Both arms of the experiment",
+      columns,
       h(
         "tbody",
         {},

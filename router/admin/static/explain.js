@@ -2,7 +2,7 @@
 
 import { get, part } from "./api.js";
 import { closeSheet, fillSheet, openSheet } from "./dialogs.js";
-import { h, vary } from "./dom.js";
+import { h, region, table, vary } from "./dom.js";
 import { compact, count, milliseconds, moment, number, percent, plural } from "./format.js";
 import { divergenceSentence, LABELS, REASONS } from "./reasons.js";
 import { outcomeBadge } from "./requests.js";
@@ -41,7 +41,7 @@ async function explain(id) {
 }
 
 function sections(request) {
-  return [head(request), verdict(request), tokens(request), timing(request), candidates(request)].filter(
+  return [head(request), decision(request), tokens(request), timing(request), candidates(request)].filter(
     Boolean,
   );
 }
@@ -74,7 +74,7 @@ const WHY = {
 };
 
 /** The decision and its outcome in two sentences. */
-function verdict(request) {
+function decision(request) {
   const {
     replica,
     reason,
@@ -205,25 +205,13 @@ function candidates({ candidates: rows, num_candidates: all, prompt_tokens: prom
     "section",
     {},
     h("h3", {}, "Candidates, cheapest first"),
-    h(
-      "div",
-      { class: "scroll", tabindex: "0", role: "region", "aria-label": "Candidates" },
-      h(
-        "table",
-        { class: "dense inner" },
-        h("caption", {}, "Replicas that could have served it"),
-        h(
-          "thead",
-          {},
-          h(
-            "tr",
-            {},
-            h("th", { scope: "col" }, "Replica"),
-            ...["Cached", "Queued", "Running", "Cost"].map((text) =>
-              h("th", { scope: "col", class: "n" }, text),
-            ),
-          ),
-        ),
+    region(
+      "Candidates",
+      "scroll",
+      table(
+        "dense inner",
+        "Replicas that could have served it",
+        [["Replica"], ["Cached", "n"], ["Queued", "n"], ["Running", "n"], ["Cost", "n"]],
         h("tbody", {}, ...rows.map((row) => candidate(row, prompt))),
       ),
     ),

@@ -29,7 +29,7 @@ export class FleetPanel {
       put(figure.note, notes[name]);
       mark(figure.value, "aria-label", `${label} ${percent(recent[name])}, last 5 minutes`);
     }
-    const [tone, word] = verdict(recent.delivered);
+    const [tone, word] = rating(recent.delivered);
     mark(this.rates.delivered.badge, "data-tone", tone);
     mark(this.rates.delivered.badge, "hidden", word ? null : "");
     put(this.rates.delivered.badge, word);
@@ -84,7 +84,7 @@ function gapNotes({ available, predicted, delivered }) {
   };
 }
 
-function verdict(rate) {
+function rating(rate) {
   if (rate === null) return ["", ""];
   if (rate >= HEALTHY) return ["good", "healthy"];
   return rate < LOW ? ["warn", "low"] : ["", ""];

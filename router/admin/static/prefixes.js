@@ -2,7 +2,7 @@
 
 import { change, get, part } from "./api.js";
 import { confirmed } from "./dialogs.js";
-import { h, one } from "./dom.js";
+import { h, one, region, table } from "./dom.js";
 import { compact, count, percent, plural } from "./format.js";
 
 const SHOWN_HOLDERS = 3;
@@ -10,33 +10,16 @@ const SHOWN_HOLDERS = 3;
 export class PrefixPanel {
   constructor() {
     this.body = h("tbody");
-    this.table = h(
-      "div",
-      { class: "scroll", tabindex: "0", role: "region", "aria-label": "Top shared prefixes" },
-      h(
-        "table",
-        {},
-        h("caption", {}, "Top shared prefixes"),
-        h(
-          "thead",
-          {},
-          h(
-            "tr",
-            {},
-            ...[
-              ["Key"],
-              ["Model", "wide"],
-              ["Tokens", "n"],
-              ["Share", "n"],
-              ["Prompts", "n wide"],
-              ["Holders"],
-            ].map(([text, kind]) => h("th", { scope: "col", class: kind }, text)),
-            h("td"),
-          ),
-        ),
-        this.body,
-      ),
-    );
+    const columns = [
+      ["Key"],
+      ["Model", "wide"],
+      ["Tokens", "n"],
+      ["Share", "n"],
+      ["Prompts", "n wide"],
+      ["Holders"],
+      [],
+    ];
+    this.table = region("Top shared prefixes", "scroll", table(null, "Top shared prefixes", columns, this.body));
     this.empty = h("p", { class: "empty" }, "No prefix is shared by several prompts yet.");
     one("#prefix-list").append(this.table, this.empty);
   }

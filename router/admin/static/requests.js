@@ -1,7 +1,7 @@
 // The latest requests as they end. Each links to the explanation of its decision.
 
 import { get } from "./api.js";
-import { h, one, put } from "./dom.js";
+import { h, one, put, region, table } from "./dom.js";
 import { clock, compact, count, milliseconds, percent } from "./format.js";
 import { LABELS } from "./reasons.js";
 
@@ -28,7 +28,7 @@ export class RequestPanel {
     );
     this.shown = h("span", { class: "small muted" });
     this.body = h("tbody");
-    const heads = [
+    const columns = [
       ["Request"],
       ["Time", "wide"],
       ["Model", "wide"],
@@ -39,21 +39,7 @@ export class RequestPanel {
       ["Main miss"],
       ["Outcome"],
     ];
-    this.table = h(
-      "div",
-      { class: "scroll tall", tabindex: "0", role: "region", "aria-label": "Latest requests" },
-      h(
-        "table",
-        { class: "dense" },
-        h("caption", {}, "Latest requests"),
-        h(
-          "thead",
-          {},
-          h("tr", {}, ...heads.map(([text, kind]) => h("th", { scope: "col", class: kind }, text))),
-        ),
-        this.body,
-      ),
-    );
+    this.table = region("Latest requests", "scroll tall", table("dense", "Latest requests", columns, this.body));
     this.empty = h("p", { class: "empty" });
     one("#request-tools").append(
       h("form", { role: "search", submit: (event) => this.#find(event) }, this.search),
@@ -163,7 +149,7 @@ function row(request) {
   );
 }
 
-/** Enough of an id to tell it from others; the whole one is in the title and the address. */
+/** Enough of an id to recognise it; the whole one is in the title and the address. */
 const shortId = (id) => (id.length > 18 ? `${id.slice(0, 17)}…` : id);
 
 /** How a request ended; only what went wrong stands out. */

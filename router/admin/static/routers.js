@@ -1,34 +1,15 @@
 // The routers, and what each has booked.
 
-import { h, keyed, mark, one, put } from "./dom.js";
+import { h, keyed, mark, one, put, region, table } from "./dom.js";
 import { compact, count } from "./format.js";
 
 export class RouterPanel {
   constructor() {
     const body = h("tbody");
+    const columns = ["Requests booked", "Queued tokens", "Active tokens", "Replicas in use"];
+    const headings = [["Router"], ...columns.map((text) => [text, "n"])];
     one("#router-list").append(
-      h(
-        "div",
-        { class: "scroll", tabindex: "0", role: "region", "aria-label": "Routers" },
-        h(
-          "table",
-          {},
-          h("caption", {}, "Routers and their bookings"),
-          h(
-            "thead",
-            {},
-            h(
-              "tr",
-              {},
-              h("th", { scope: "col" }, "Router"),
-              ...["Requests booked", "Queued tokens", "Active tokens", "Replicas in use"].map((text) =>
-                h("th", { scope: "col", class: "n" }, text),
-              ),
-            ),
-          ),
-          body,
-        ),
-      ),
+      region("Routers", "scroll", table(null, "Routers and their bookings", headings, body)),
     );
     this.sync = keyed(
       body,

@@ -1,7 +1,7 @@
 // What the caches saved, hour by hour, by model and replica.
 
 import { get } from "./api.js";
-import { h, mark, one, put } from "./dom.js";
+import { h, mark, one, put, region, table } from "./dom.js";
 import { compact, count, duration, hours, number, percent } from "./format.js";
 import { stackChart } from "./stackchart.js";
 
@@ -69,18 +69,8 @@ export class SavingsPanel {
       { class: "empty" },
       "Nothing saved yet. This fills as soon as a prompt meets its own cache.",
     );
-    this.table = h("div", {
-      class: "scroll",
-      tabindex: "0",
-      role: "region",
-      "aria-label": "Savings by model and replica",
-    });
-    this.models = h("div", {
-      class: "scroll",
-      tabindex: "0",
-      role: "region",
-      "aria-label": "Time to first token by model",
-    });
+    this.table = region("Savings by model and replica", "scroll");
+    this.models = region("Time to first token by model", "scroll");
     place.append(this.empty);
     one("#savings-table").append(this.table, this.models);
   }
@@ -138,27 +128,18 @@ function perReplica(rows) {
     sums.set(key, sum);
   }
   const ordered = [...sums.values()].sort((one, other) => other.saved_tokens - one.saved_tokens);
-  return h(
-    "table",
-    { class: "dense" },
-    h("caption", {}, "Savings in 24 hours by replica and model"),
-    h(
-      "thead",
-      {},
-      h(
-        "tr",
-        {},
-        ...[
-          ["Replica"],
-          ["Model", "wide"],
-          ["Requests", "n"],
-          ["Prompt tokens", "n wide"],
-          ["Tokens saved", "n"],
-          ["Share", "n"],
-          ["Time saved", "n"],
-        ].map(([text, kind]) => h("th", { scope: "col", class: kind }, text)),
-      ),
-    ),
+  return table(
+    "dense",
+    "Savings in 24 hours by replica and model",
+    [
+      ["Replica"],
+      ["Model", "wide"],
+      ["Requests", "n"],
+      ["Prompt tokens", "n wide"],
+      ["Tokens saved", "n"],
+      ["Share", "n"],
+      ["Time saved", "n"],
+    ],
     h(
       "tbody",
       {},
@@ -182,22 +163,17 @@ function perReplica(rows) {
 function perModel(ttft) {
   const cells = ({ p50, p95, p99 }) =>
     [p50, p95, p99].map((value) => h("td", { class: "n" }, duration(value)));
-  return h(
-    "table",
-    { class: "dense" },
-    h("caption", {}, "Time to first token in the last hour"),
-    h(
-      "thead",
-      {},
-      h(
-        "tr",
-        {},
-        h("th", { scope: "col" }, "Time to first token, 1 h"),
-        h("th", { scope: "col" }, "Cache"),
-        ...["p50", "p95", "p99"].map((text) => h("th", { scope: "col", class: "n" }, text)),
-        h("th", { scope: "col", class: "n wide" }, "Requests"),
-      ),
-    ),
+  return table(
+    "dense",
+    "Time to first token in the last hour",
+    [
+      ["Time to first token, 1 h"],
+      ["Cache"],
+      ["p50", "n"],
+      ["p95", "n"],
+      ["p99", "n"],
+      ["Requests", "n wide"],
+    ],
     h(
       "tbody",
       {},

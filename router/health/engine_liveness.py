@@ -27,7 +27,7 @@ class _Engine:
     failures: int = 0
 
 
-class EngineWitness:
+class EngineLiveness:
     """Asks the engines that somebody wants to know of. `run` does it."""
 
     def __init__(self, upstream: Upstream) -> None:
