@@ -1,4 +1,4 @@
-"""Puts a router together: an ASGI application that runs under any server, inside Ray or outside."""
+"""Puts a router together: an ASGI application, to be served on `router.http.client_connection`."""
 
 import asyncio
 import uuid
@@ -135,7 +135,6 @@ def create_app(settings: RouterSettings) -> RouterApplication:
                 dispatcher,
                 accounts,
                 authenticate,
-                app.admission,
                 tracing,
                 threads,
                 settings,
@@ -150,7 +149,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         audit = AuditLog(redis, settings.keys, router_id)
         overview = Overview(router_id, fleet, steering, health, probes, history)
         stream = Stream(overview, explanations, audit, history)
-        app.include_router(steering_routes(steering, settings, audit))
+        app.include_router(steering_routes(steering, audit))
         app.include_router(stream_routes(overview, stream))
         app.include_router(request_routes(explanations))
         app.include_router(prefix_routes(fleet))

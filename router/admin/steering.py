@@ -14,10 +14,9 @@ from router.admin.access import DOCUMENTED, who_asks
 from router.admin.actions import ERRORS, decided
 from router.admin.audit import AuditLog
 from router.answers.general import ExperimentAnswer, ExperimentEndedAnswer, PolicyAnswer
-from router.api.transport import read_body
 from router.errors import InvalidRequestError, quoted
+from router.http.client_request import client_request
 from router.requests.schema import decode_body
-from router.settings import RouterSettings
 from router.steer.steering import Steering
 
 MAX_BODY_BYTES = 64 * 1024
@@ -37,7 +36,7 @@ class ExperimentPlan(msgspec.Struct, forbid_unknown_fields=True):
     name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = "experiment"
 
 
-def steering_routes(steering: Steering, settings: RouterSettings, audit: AuditLog) -> APIRouter:
+def steering_routes(steering: Steering, audit: AuditLog) -> APIRouter:
     """The routes that decide."""
     routes = APIRouter(**DOCUMENTED)
     errors: dict[int | str, dict[str, Any]] = {503: ERRORS[503]}
@@ -93,7 +92,7 @@ def steering_routes(steering: Steering, settings: RouterSettings, audit: AuditLo
         await audit.write(who_asks(request), action, target, detail)
 
     async def chosen(request: Request, shape: Any) -> Any:
-        raw = await read_body(request.headers, request.receive, MAX_BODY_BYTES, settings.body_seconds)
+        raw = await client_request(request.scope).read_body(MAX_BODY_BYTES)
         return decode_body(raw or b"", shape)[1]
 
     return routes

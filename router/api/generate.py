@@ -9,16 +9,13 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from cluster.fleet.fleet import Fleet
-from router.api.direct import DirectClient
 from router.api.dispatch import Dispatcher, Exchange
-from router.api.transport import AsgiClient, Client
 from router.auth import Authenticator
 from router.errors import ApiError, ClientStalledError, UpstreamError
 from router.explain.conversations import MAX_REQUEST_BYTES
 from router.health.readiness import without_replicas
 from router.history.record import RequestRecord
-from router.http.admission import Admission, Claim
-from router.http.direct_reply import direct_reply
+from router.http.client_request import ClientRequest, client_request
 from router.http.sse import DONE, EventFilter, usage_of_reply
 from router.observe.accounting import Accounts
 from router.requests.bodies import parse_body
@@ -46,7 +43,6 @@ class GenerationEndpoint:
         dispatcher: Dispatcher,
         accounts: Accounts,
         authenticate: Authenticator,
-        admission: Admission,
         tracing: "Tracing | None",
         threads: PromptThreads,
         settings: RouterSettings,
@@ -57,7 +53,6 @@ class GenerationEndpoint:
         self._dispatcher = dispatcher
         self._accounts = accounts
         self._authenticate = authenticate
-        self._admission = admission
         self._tracing = tracing
         self._threads = threads
         self._settings = settings
@@ -65,15 +60,13 @@ class GenerationEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         headers = dict(reversed(scope["headers"]))  # the first of several counts
-        client = self._client(scope, receive, send)
+        client = client_request(scope)
         record = RequestRecord(request_id=_request_id(headers), path=scope["path"])
         if self._tracing is not None:
             record.trace = self._tracing.begin(headers)
         try:
             await self._answer_or_refuse(client, headers, record)
         except ClientStalledError as error:
-            # An answer that has begun cannot be ended properly. Our own server has cut the connection; others
-            # do when the application returns.
             record.outcome, record.status, record.error = "cancelled", CLIENT_CLOSED_REQUEST, str(error)
         except BaseException as error:
             record.outcome = record.outcome or "failed"
@@ -84,7 +77,7 @@ class GenerationEndpoint:
             self._accounts.finish(record)
 
     async def _answer_or_refuse(
-        self, client: Client, headers: dict[bytes, bytes], record: RequestRecord
+        self, client: ClientRequest, headers: dict[bytes, bytes], record: RequestRecord
     ) -> None:
         try:
             tenant = self._authenticate(headers.get(b"authorization"))
@@ -96,17 +89,9 @@ class GenerationEndpoint:
             record.status, record.error = error.status, error.message
             await client.reply(error.status, _error_headers(error, record), msgspec.json.encode(error.body()))
 
-    def _client(self, scope: Scope, receive: Receive, send: Send) -> Client:
-        if (direct := direct_reply(scope)) is not None:
-            return DirectClient(direct)
-        client = scope.get("client") or ("",)
-        claim = Claim(self._admission, self._admission.address(client[0]))
-        return AsgiClient(scope, receive, send, self._settings.stalled_client_seconds, claim)
-
-    async def _serve(self, client: Client, headers: dict[bytes, bytes], record: RequestRecord) -> bool:
+    async def _serve(self, client: ClientRequest, headers: dict[bytes, bytes], record: RequestRecord) -> bool:
         """Read and answer the request. False when the client left first."""
-        limits = self._settings
-        raw = await client.read_body(limits.max_body_bytes, limits.body_seconds)
+        raw = await client.read_body(self._settings.max_body_bytes)
         if raw is None:
             return False
         client.claim.admit(record.tenant)
@@ -115,7 +100,7 @@ class GenerationEndpoint:
         return await client.stays_for(answering)
 
     async def _answer(
-        self, raw: bytes, headers: dict[bytes, bytes], record: RequestRecord, client: Client
+        self, raw: bytes, headers: dict[bytes, bytes], record: RequestRecord, client: ClientRequest
     ) -> None:
         party = client.claim.party
         call = await parse_body(self._path, raw, record.scope, self._threads, party)
@@ -153,7 +138,7 @@ class GenerationEndpoint:
             self._tokenizers.compare(model.name, call, prompt, record.usage.prompt_tokens)
 
 
-async def _relay_whole(exchange: Exchange, record: RequestRecord, client: Client) -> bool:
+async def _relay_whole(exchange: Exchange, record: RequestRecord, client: ClientRequest) -> bool:
     """Pass on an answer that has been read whole. True when the engine succeeded."""
     reply = exchange.reply
     record.first_byte = time.monotonic()
@@ -164,7 +149,7 @@ async def _relay_whole(exchange: Exchange, record: RequestRecord, client: Client
     return reply.status == 200
 
 
-async def _relay_stream(call: Call, exchange: Exchange, record: RequestRecord, client: Client) -> bool:
+async def _relay_stream(call: Call, exchange: Exchange, record: RequestRecord, client: ClientRequest) -> bool:
     """Pass on a stream event by event. True when it was complete."""
     reply = exchange.reply
     record.first_byte = time.monotonic()

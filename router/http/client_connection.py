@@ -4,14 +4,18 @@ Bounds are on bytes and on time: of a request that arrives, of an answer that is
 """
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+
+import msgspec
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from router.errors import ApiError, OverloadedError, RequestTooSlowError, TooManyConnectionsError
 from router.http.admission import Admission, Claim, Party, network_of
 from router.http.arrival import HEAD_SECONDS, too_slow
+from router.http.client_request import IN_SCOPE, ClientRequest
 from router.http.connection_limit import ConnectionLimit, Entry
-from router.http.direct_reply import EXTENSION, DirectReply, raw_answer
 from router.http.request_reader import SLICE_BYTES, RequestReader
 from router.http.time_limits import NEVER, Watchdog
 
@@ -40,7 +44,7 @@ class ClientConnection(RequestReader):
         self.deadline = NEVER
         """Until when the client must take something of its answers; see `router.http.time_limits.Watched`."""
         self._bounds = bounds
-        self._unanswered: deque[DirectReply] = deque()
+        self._unanswered: deque[ClientRequest] = deque()
         self._address: Party
         self._entry: Entry | None = None
         self._ahead: Claim | None = None
@@ -48,9 +52,9 @@ class ClientConnection(RequestReader):
 
     def on_response_complete(self) -> None:
         """The first of its open requests has its answer. Uvicorn would set a timer for each."""
-        reply = self._unanswered.popleft()
-        reply.drop_body()
-        if reply.expects_continue and self.cycle.more_body and not self._arrival.received:
+        request = self._unanswered.popleft()
+        request.drop_body()
+        if request.expects_continue and self.cycle.more_body and not self._arrival.received:
             self.transport.close()  # the body will not come, and what comes next would be taken for it
         self.server_state.total_requests += 1
         if self.transport.is_closing():
@@ -69,9 +73,9 @@ class ClientConnection(RequestReader):
     def shutdown(self) -> None:
         """The server stops."""
         super().shutdown()
-        for reply in self._unanswered:
-            if reply.on_shutdown is not None:
-                reply.on_shutdown()
+        for request in self._unanswered:
+            if request.on_shutdown is not None:
+                request.on_shutdown()
 
     # ---- called by the transport ----
 
@@ -97,24 +101,24 @@ class ClientConnection(RequestReader):
         self._unread = b""
         if self._ahead is not None:
             self._ahead.close()
-        for reply in self._unanswered:
-            reply.client_left()
+        for request in self._unanswered:
+            request.client_left()
         self._unanswered.clear()
 
     def pause_writing(self) -> None:
         """More waits for the client than should."""
         super().pause_writing()
         self._wait_for_client(self._bounds.stalled_seconds)
-        if self._unanswered and (on_full := self._unanswered[0].on_full) is not None:
-            on_full()
+        if self._unanswered:
+            self._unanswered[0].write_paused()
 
     def resume_writing(self) -> None:
         """The client takes data again."""
         super().resume_writing()
         if not self.transport.is_closing():
             self._bounds.watchdog.discard(self)
-        if self._unanswered and (on_resumed := self._unanswered[0].on_resumed) is not None:
-            on_resumed()
+        if self._unanswered:
+            self._unanswered[0].write_resumed()
 
     # ---- bounds ----
 
@@ -187,17 +191,18 @@ class ClientConnection(RequestReader):
             self._unanswered[-1].close_after()
             return
         if not self.transport.is_closing():
-            self.transport.write(raw_answer(error, self.server_state.default_headers))
+            self.transport.write(_raw_answer(error, self.server_state.default_headers))
             self._close()
 
     # ---- called by the reader ----
 
     def _request_began(self) -> None:
-        """Its answer has a direct way."""
-        reply = DirectReply(self, self.cycle, Claim(self._bounds.admission, self._address), self._declared)
-        self._unanswered.append(reply)
+        """Applications find it in its scope."""
+        claim = Claim(self._bounds.admission, self._address)
+        request = ClientRequest(self.cycle, claim, self._declared, self.read_on)
+        self.scope[IN_SCOPE] = request  # type: ignore[literal-required]
+        self._unanswered.append(request)
         self.read_on()
-        self.scope["extensions"] = {EXTENSION: {"reply": reply}}
 
     def _wants_part(self, body: bytes) -> bool:
         """Not while too many bytes are held, or after it came too slowly."""
@@ -223,3 +228,14 @@ class ClientConnection(RequestReader):
         except OverloadedError as error:
             self._unread = b""
             self._refuse(error)
+
+
+def _raw_answer(error: ApiError, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """An answer to what never became a request; the connection ends after it."""
+    body = msgspec.json.encode(error.body())
+    lines = [STATUS_LINE[error.status], *(b"%b: %b\r\n" % header for header in headers)]
+    if error.retry_after is not None:
+        lines.append(b"retry-after: %d\r\n" % error.retry_after)
+    lines.append(b"content-type: application/json\r\nconnection: close\r\n")
+    lines.append(b"content-length: %d\r\n\r\n" % len(body))
+    return b"".join([*lines, body])

@@ -77,13 +77,12 @@ class Router:
 
 
 @asynccontextmanager
-async def running(settings, http=None):
-    """Serve a router on a port that the system gives; ``http`` names connections that are not our own."""
+async def running(settings):
+    """Serve a router on a port that the system gives."""
     app = create_app(settings)
     listener = bind(settings.host, settings.port)
     config = server_config(app)
     config.timeout_graceful_shutdown = 1
-    config.http = http or config.http
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)

@@ -9,8 +9,6 @@ from contextlib import suppress
 import pytest
 
 from router.http import arrival
-from router.settings import RouterSettings
-from tests.router.conftest import NO_REDIS, running
 from tests.router.fake_engine import REPLY, never_end, stay_silent
 from tests.router.test_requests import CHAT, STREAM
 from tests.waiting import eventually
@@ -69,17 +67,14 @@ def hurried(monkeypatch):
     monkeypatch.setattr(arrival, "BODY_BYTES_PER_SECOND", 10_000)
 
 
-@pytest.fixture(params=["own", "httptools"])
-async def either(request, engines, hurried):
-    """A router on our own connections, and one on those of another server."""
-    settings = RouterSettings(
-        redis_url=NO_REDIS, port=0, policy="round-robin", body_seconds=2.0, stalled_client_seconds=0.4
-    )
-    async with running(settings, http=None if request.param == "own" else request.param) as router:
-        router.admit(engines[0].url)
-        yield router
-        await router.drained()
-        await eventually(lambda: hold_nothing(router))
+@pytest.fixture
+async def hurried_router(start_router, engines, hurried):
+    """A router with short deadlines; at the end it holds nothing."""
+    router = await start_router(body_seconds=2.0, stalled_client_seconds=0.4)
+    router.admit(engines[0].url)
+    yield router
+    await router.drained()
+    await eventually(lambda: hold_nothing(router))
 
 
 @pytest.mark.parametrize(
@@ -146,9 +141,9 @@ async def test_half_a_head_behind_a_request_does_not_harm_that(start_router, eng
 
 
 @pytest.mark.parametrize("start", [head(9000) + b"{", CHUNKED + b"1\r\n{\r\n", CHUNKED + b"23"])
-async def test_body_that_does_not_come_is_given_up(either, engines, start):
+async def test_body_that_does_not_come_is_given_up(hurried_router, engines, start):
     """After the grace, and long before the time that a body may take at all."""
-    reader, writer = await connect(either, start)
+    reader, writer = await connect(hurried_router, start)
     got = await asyncio.wait_for(reader.readuntil(b"}}"), 1.5)
     assert got.startswith(b"HTTP/1.1 408")
     assert b"request_timeout" in got
@@ -157,10 +152,10 @@ async def test_body_that_does_not_come_is_given_up(either, engines, start):
 
 
 @pytest.mark.parametrize(("bytes_per_step", "answer"), [(50, 408), (3000, 200)])
-async def test_body_must_keep_a_rate(either, bytes_per_step, answer):
+async def test_body_must_keep_a_rate(hurried_router, bytes_per_step, answer):
     """A slow one is given up though it goes on; a long one at a fair rate is not."""
     text = json.dumps({**CHAT, "padding": "x" * 20 * bytes_per_step}).encode()
-    reader, writer = await connect(either, head(len(text)))
+    reader, writer = await connect(hurried_router, head(len(text)))
 
     async def send():
         for start in range(0, len(text), bytes_per_step):
@@ -221,30 +216,26 @@ async def test_half_sent_bodies_take_no_place(start_router, engines):
     await eventually(lambda: hold_nothing(router))
 
 
-@pytest.mark.parametrize("own", [True, False])
-async def test_bodies_are_bounded_in_bytes(engines, own):
+async def test_bodies_are_bounded_in_bytes(start_router, engines):
     """Those of one address that arrive have half of the room; beyond it others are refused with 429."""
-    settings = RouterSettings(
-        redis_url=NO_REDIS, port=0, max_body_bytes=64 * KIB, max_body_bytes_in_flight=128 * KIB
-    )
-    async with running(settings, http=None if own else "httptools") as router:
-        router.admit(engines[0].url)
-        admission = router.app.admission
-        _, holder = await connect(router, head(60 * KIB) + b" " * 50 * KIB)
-        await eventually(lambda: admission.body_bytes == 50 * KIB)
-        assert await status(router) == 200
-        for data in (head(20 * KIB), CHUNKED + b"5000\r\n" + b" " * 20 * KIB):
-            reader, writer = await connect(router, data)
-            got = await asyncio.wait_for(reader.readuntil(b"}}"), 5)
-            assert got.startswith(b"HTTP/1.1 429")
-            assert b"retry-after: 1\r\n" in got
-            assert b"rate_limit_exceeded" in got
-            writer.close()
-        await eventually(lambda: admission.body_bytes == 50 * KIB)
-        holder.close()
-        await eventually(lambda: hold_nothing(router))
-        assert await status(router, {**CHAT, "padding": "x" * 50 * KIB}) == 200
-        await eventually(lambda: hold_nothing(router))
+    router = await start_router(max_body_bytes=64 * KIB, max_body_bytes_in_flight=128 * KIB)
+    router.admit(engines[0].url)
+    admission = router.app.admission
+    _, holder = await connect(router, head(60 * KIB) + b" " * 50 * KIB)
+    await eventually(lambda: admission.body_bytes == 50 * KIB)
+    assert await status(router) == 200
+    for data in (head(20 * KIB), CHUNKED + b"5000\r\n" + b" " * 20 * KIB):
+        reader, writer = await connect(router, data)
+        got = await asyncio.wait_for(reader.readuntil(b"}}"), 5)
+        assert got.startswith(b"HTTP/1.1 429")
+        assert b"retry-after: 1\r\n" in got
+        assert b"rate_limit_exceeded" in got
+        writer.close()
+    await eventually(lambda: admission.body_bytes == 50 * KIB)
+    holder.close()
+    await eventually(lambda: hold_nothing(router))
+    assert await status(router, {**CHAT, "padding": "x" * 50 * KIB}) == 200
+    await eventually(lambda: hold_nothing(router))
 
 
 async def test_pipelined_bodies_count_too(start_router, engines):
@@ -374,11 +365,9 @@ async def test_client_that_reads_no_answer_is_cut_wherever_it_asks(start_router,
         await eventually(lambda: not router.server.server_state.connections, 10)
 
 
-def assert_quiet(router, caplog):
-    """No traceback, and on our own connections no error: another server says that an answer broke off."""
-    own = router.server.config.http != "httptools"
-    level = logging.ERROR if own else logging.CRITICAL
-    assert not [record for record in caplog.records if record.exc_info or record.levelno >= level]
+def assert_quiet(caplog):
+    """No traceback, and no error."""
+    assert not [record for record in caplog.records if record.exc_info or record.levelno >= logging.ERROR]
 
 
 async def leave(writer):
@@ -409,15 +398,15 @@ async def reset(writer):
     ],
     ids=range(11),
 )
-async def test_leaving_is_no_error_of_ours(either, engines, caplog, data, go):
+async def test_leaving_is_no_error_of_ours(hurried_router, engines, caplog, data, go):
     """A client that leaves, wherever it is, puts no traceback into the log."""
     engines[0].script.append(never_end if b'"stream"' in data else stay_silent)
-    _, writer = await connect(either, data)
+    _, writer = await connect(hurried_router, data)
     await asyncio.sleep(0.05)
     await go(writer)
-    await either.drained()
-    await eventually(lambda: not either.server.server_state.tasks)
-    assert_quiet(either, caplog)
+    await hurried_router.drained()
+    await eventually(lambda: not hurried_router.server.server_state.tasks)
+    assert_quiet(caplog)
 
 
 @pytest.mark.parametrize("body", [CHAT, STREAM])
@@ -442,7 +431,7 @@ async def test_leaving_is_no_error_whenever_it_happens(router, engines, caplog, 
     await asyncio.gather(*map(impatient, range(60)))
     await router.drained()
     await eventually(lambda: not router.server.server_state.tasks)
-    assert_quiet(router, caplog)
+    assert_quiet(caplog)
 
 
 async def pour(exchange):
@@ -462,14 +451,14 @@ async def large(exchange):
     [(pour, ASK_STREAM), (pour, ASK_STREAM.replace(b"HTTP/1.1", b"HTTP/1.0")), (large, ASK)],
     ids=["stream", "old client", "whole"],
 )
-async def test_stalling_is_no_error_of_ours(either, engines, caplog, script, data):
+async def test_stalling_is_no_error_of_ours(hurried_router, engines, caplog, script, data):
     """Nor does one that reads nothing of its answer: it is given up without a traceback."""
     engines[0].script.append(script)
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
-        client.connect(("127.0.0.1", either.port))
+        client.connect(("127.0.0.1", hurried_router.port))
         client.sendall(data)
         await eventually(lambda: bool(engines[0].exchanges))
-        await eventually(lambda: not either.server.server_state.tasks, 10)
-    await either.drained()
-    assert_quiet(either, caplog)
+        await eventually(lambda: not hurried_router.server.server_state.tasks, 10)
+    await hurried_router.drained()
+    assert_quiet(caplog)
