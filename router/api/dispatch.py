@@ -30,7 +30,8 @@ from router.requests.prompts import PreparedPrompt
 from router.requests.schema import Call
 from router.settings import RouterSettings
 from router.steer.steering import Steering
-from router.upstream.client import Upstream, UpstreamReply
+from router.upstream.client import Upstream
+from router.upstream.reply import UpstreamReply
 
 MAX_HELD_SECONDS = 60.0
 """Longest wait in the router; then a request joins its engine's queue whatever that is believed to be."""
