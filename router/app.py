@@ -49,8 +49,7 @@ from router.history.history import History
 from router.history.history_sharing import HistorySharing
 from router.history.history_store import HistoryStore
 from router.history.savings import Savings
-from router.http.admission import Admission
-from router.http.connection_limit import max_connections
+from router.http.admission import Admission, max_connections
 from router.observe.accounting import Accounts
 from router.observe.explanations import Explanations
 from router.observe.metrics import Metrics

@@ -8,8 +8,8 @@ import uvicorn
 from cluster.errors import StartUpError
 from cluster.process.collector import give_back_large_blocks
 from router.app import RouterApplication, create_app
+from router.http.admission import ConnectionLimit, max_connections, raise_file_limit
 from router.http.client_connection import Bounds, ClientConnection
-from router.http.connection_limit import ConnectionLimit, max_connections, raise_file_limit
 from router.http.time_limits import Watchdog
 from router.settings import RouterSettings
 

@@ -21,9 +21,8 @@ from router.observe.accounting import Accounts
 from router.requests.bodies import parse_body
 from router.requests.prompt_threads import PromptThreads
 from router.requests.prompts import prepare
-from router.requests.schema import Call
+from router.requests.schema import Call, trace_headers
 from router.requests.tokenizers import Tokenizers
-from router.requests.trace_headers import trace_headers
 from router.settings import RouterSettings
 
 if TYPE_CHECKING:

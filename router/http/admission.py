@@ -1,14 +1,50 @@
-"""What requests may take of a router at once: places, and bytes that the bodies of requests occupy.
+"""What clients may take of a router at once: connections, places for requests, and bytes of request bodies.
 
-Nobody may have all of it, so that one client never makes everybody wait. Until a body is complete its bytes
-count for the address that it comes from; then the request takes a place, and both count for its party: its
-tenant, or its address where there are no tenants.
+At the bound of connections one that waits for its client gives way to a new one. Of places and bytes nobody
+may have all, so that one client never makes everybody wait. Until a body is complete its bytes count for the
+address that it comes from; then the request takes a place, and both count for its party: its tenant, or its
+address where there are no tenants.
 """
 
+import gc
+import resource
+import time
+from collections.abc import Callable
 from ipaddress import IPv6Address
 from weakref import WeakValueDictionary
 
+import structlog
+
 from router.errors import OverloadedError
+
+RESERVED_FILES = 64
+"""For listening, Redis, logs, metrics, tokenizers that are read."""
+FILES_PER_CLIENT = 3
+"""Its connection; one to the engine that answers it; one that idles at an engine asked a moment ago."""
+MAX_CONNECTIONS = 16_384
+"""However many files there may be: each holds some kilobytes."""
+COLLECTED = 1024
+"""Connections that have ended before the garbage collector looks for them. Each is a cycle of 11 KiB, and it
+would come by itself only once several thousand have.
+"""
+LOG_SECONDS = 60.0
+
+log = structlog.get_logger()
+
+
+def raise_file_limit() -> None:
+    """Let this process open as many files as it may without privileges."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def max_connections() -> int:
+    """How many clients the file limit leaves room for, all of them with a request open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return max(1, min((soft - RESERVED_FILES) // FILES_PER_CLIENT, MAX_CONNECTIONS))
 
 
 def network_of(host: str) -> str:
@@ -23,13 +59,18 @@ def network_of(host: str) -> str:
 class Party:
     """A tenant or an address, and what it has taken. It is forgotten when nobody holds it any more."""
 
-    __slots__ = ("__weakref__", "arriving_bytes", "body_bytes", "requests")
+    __slots__ = ("__weakref__", "arriving", "arriving_bytes", "body_bytes", "connections", "idle", "requests")
 
     def __init__(self) -> None:
         self.requests = 0
         self.body_bytes = 0
         """Of complete bodies."""
         self.arriving_bytes = 0
+        self.connections = 0
+        """Of an address. Those whose request is being answered are only counted."""
+        self.idle: dict[Entry, None] = {}
+        self.arriving: dict[Entry, None] = {}
+        """Both in the order in which they came here."""
 
 
 class Admission:
@@ -141,3 +182,82 @@ class Claim:
             self._party.requests -= 1
             self._admission.open -= 1
             self._party = None
+
+
+class Entry:
+    """One connection among the others, from its opening to its end."""
+
+    __slots__ = ("_among", "evict", "party")
+
+    def __init__(self, party: Party, evict: Callable[[], None]) -> None:
+        self.party = party
+        self.evict = evict
+        """Ends the connection at once."""
+        self._among: dict[Entry, None] | None = None
+
+    def is_idle(self) -> None:
+        """Its client has asked for nothing more."""
+        self._move(self.party.idle)
+
+    def is_arriving(self) -> None:
+        """Its request is not complete, or it is new."""
+        self._move(self.party.arriving)
+
+    def is_answered(self) -> None:
+        """It has a whole request, and is not to be given up for another connection."""
+        self._move(None)
+
+    def _move(self, to: "dict[Entry, None] | None") -> None:
+        if self._among is not to:
+            if self._among is not None:
+                del self._among[self]
+            if to is not None:
+                to[self] = None
+            self._among = to
+
+
+class ConnectionLimit:
+    """Bounds connections. At the bound a new one takes the place of one that waits for its client."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._count = 0
+        self._num_left = 0
+        self._parties: dict[Party, None] = {}
+        """Those that have connections."""
+        self._log_again = 0.0
+
+    def enter(self, party: Party, evict: Callable[[], None]) -> Entry | None:
+        """Count a new connection of an address; None when there is no room for it. Then call `leave`."""
+        if self._count >= self._limit and not self._make_room():
+            return None
+        self._parties[party] = None
+        party.connections += 1
+        self._count += 1
+        return Entry(party, evict)
+
+    def leave(self, entry: Entry) -> None:
+        """A connection has ended."""
+        entry.is_answered()
+        entry.party.connections -= 1
+        self._count -= 1
+        if not entry.party.connections:
+            del self._parties[entry.party]
+        self._num_left += 1
+        if self._num_left % COLLECTED == 0:
+            gc.collect(1)  # what is young: a few milliseconds
+
+    def _make_room(self) -> bool:
+        """Give up a connection of the address that has most: idle for longest, or else slowest to ask."""
+        self._warn()
+        candidates = [party for party in self._parties if party.idle or party.arriving]
+        if not candidates:
+            return False
+        party = max(candidates, key=lambda party: party.connections)
+        next(iter(party.idle or party.arriving)).evict()
+        return True
+
+    def _warn(self) -> None:
+        if (now := time.monotonic()) >= self._log_again:
+            self._log_again = now + LOG_SECONDS
+            log.warning("client_connections_at_limit", limit=self._limit, addresses=len(self._parties))

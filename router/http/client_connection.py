@@ -12,11 +12,15 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from router.errors import ApiError, OverloadedError, RequestTooSlowError, TooManyConnectionsError
-from router.http.admission import Admission, Claim, Party, network_of
-from router.http.arrival import HEAD_SECONDS, too_slow
+from router.http.admission import Admission, Claim, ConnectionLimit, Entry, Party
 from router.http.client_request import IN_SCOPE, ClientRequest
-from router.http.connection_limit import ConnectionLimit, Entry
-from router.http.request_reader import SLICE_BYTES, RequestReader
+from router.http.request_reader import (
+    BODY_BYTES_PER_SECOND,
+    HEAD_SECONDS,
+    SLICE_BYTES,
+    Arrival,
+    RequestReader,
+)
 from router.http.time_limits import NEVER, Watchdog
 
 CLOSING_SECONDS = 30.0
@@ -40,7 +44,7 @@ class ClientConnection(RequestReader):
     """uvicorn's connection for HTTP/1.1. It keeps alive, and answers pipelined requests in turn."""
 
     def __init__(self, bounds: Bounds, *args: Any, **kwargs: Any) -> None:
-        super().__init__(bounds.body_seconds, *args, **kwargs)
+        super().__init__(*args, **kwargs)
         self.deadline = NEVER
         """Until when the client must take something of its answers; see `router.http.time_limits.Watched`."""
         self._bounds = bounds
@@ -82,9 +86,10 @@ class ClientConnection(RequestReader):
     def connection_made(self, transport: Any) -> None:
         """Wait for a request, if there is room for one more connection."""
         super().connection_made(transport)
+        self._arrival = Arrival(self.flow, self.loop, self._bounds.body_seconds, self._request_is_late)
         host = self.client[0] if self.client is not None else ""
         self._address = self._bounds.admission.address(host)
-        self._entry = self._bounds.connections.enter(self, network_of(host))
+        self._entry = self._bounds.connections.enter(self._address, self._evict)
         if self._entry is None:
             self._refuse(TooManyConnectionsError("This router has as many connections as it may."))
             return
@@ -137,7 +142,7 @@ class ClientConnection(RequestReader):
             self._unanswered[0].client_stalled()
         self.transport.abort()
 
-    def request_is_late(self) -> None:
+    def _request_is_late(self) -> None:
         """What has begun to arrive has taken too long: 408, where there is still something to answer."""
         if self._arrival.in_head:
             if self._unanswered or self._outside_body_bytes:
@@ -147,10 +152,15 @@ class ClientConnection(RequestReader):
         elif self.cycle.response_complete:
             self._close()
         else:
+            rate = f"{BODY_BYTES_PER_SECOND // 1024} KiB/s"
+            error = RequestTooSlowError(
+                f"The request body did not arrive within {self._bounds.body_seconds:g} s, "
+                f"or came at less than {rate}."
+            )
             self._unanswered[-1].close_after()
-            self._unanswered[-1].refuse_body(too_slow(self._bounds.body_seconds))
+            self._unanswered[-1].refuse_body(error)
 
-    def evict(self) -> None:
+    def _evict(self) -> None:
         """End at once: another connection needs the room."""
         self._leave()
         self.transport.abort()

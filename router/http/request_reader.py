@@ -1,16 +1,20 @@
 """Turns what a client sends into requests: uvicorn's way, bounded in bytes, in number and in work at a time.
 
-Offers to change the protocol are ignored. What cannot be taken for exactly one request is refused.
+A head must come within some seconds, a body at a lowest rate and within a time. Offers to change the protocol
+are ignored. What cannot be taken for exactly one request is refused.
 """
 
 from abc import ABC, abstractmethod
+from asyncio import AbstractEventLoop
+from collections.abc import Callable
 from typing import Any
 
 import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from router.errors import ApiError, InvalidRequestError
-from router.http.arrival import Arrival
+from router.http.time_limits import NEVER
 
 MAX_HEAD_BYTES = 64 * 1024
 """How much may come without becoming part of a body: headers, chunk extensions, trailers."""
@@ -22,6 +26,12 @@ SLICE_BYTES = 1024
 MAX_SLICES = 32
 """Parsed before other connections have their turn: 32 KiB of one-byte chunks take 7 ms."""
 
+HEAD_SECONDS = 10.0
+"""From the opening of a connection, or the first byte of a later request, to the end of its headers."""
+BODY_GRACE_SECONDS = 5.0
+BODY_BYTES_PER_SECOND = 16 * 1024
+"""What a body must have brought on average, once the grace is over."""
+
 NO_HTTP = "Invalid HTTP request received."
 
 
@@ -29,21 +39,99 @@ class _RefusedError(Exception):
     """Ends the parser: the head of a request is not acceptable."""
 
 
+class Arrival:
+    """Watches what arrives on one connection; see `router.http.time_limits.Watched`.
+
+    A whole request in one read sets no deadline: only what is unfinished after a read does.
+    """
+
+    __slots__ = (
+        "_began",
+        "_body_seconds",
+        "_flow",
+        "_loop",
+        "_on_late",
+        "deadline",
+        "in_body",
+        "in_head",
+        "received",
+    )
+
+    def __init__(
+        self, flow: FlowControl, loop: AbstractEventLoop, body_seconds: float, on_late: Callable[[], None]
+    ) -> None:
+        self._flow = flow
+        self._loop = loop
+        self._body_seconds = body_seconds
+        self._on_late = on_late
+        self._began = 0.0
+        self.deadline = NEVER
+        self.in_head = self.in_body = False
+        self.received = 0
+        """Bytes of the body that arrives."""
+
+    def head_begins(self) -> None:
+        """The first byte of a request, or a connection that has none yet."""
+        self.in_head = True
+        self.deadline = NEVER
+
+    def body_begins(self) -> None:
+        """A head is complete."""
+        self.in_head, self.in_body = False, True
+        self.received = 0
+        self.deadline = NEVER
+
+    def ends(self) -> None:
+        """Nothing is awaited until the next request begins."""
+        self.in_head = self.in_body = False
+        self.deadline = NEVER
+
+    def idle(self, seconds: float) -> None:
+        """Everything has its answer; unless something arrives already, wait so long for more."""
+        if not (self.in_head or self.in_body):
+            self.deadline = self._loop.time() + seconds
+
+    def wait(self) -> None:
+        """What is unfinished after a read must go on; repeating this changes nothing."""
+        if self.deadline == NEVER:
+            self._count_from_now()
+
+    def _count_from_now(self) -> None:
+        self._began = self._loop.time()
+        if self.in_head:
+            self.deadline = self._began + HEAD_SECONDS
+        else:
+            self.deadline = self._body_deadline()
+
+    def _body_deadline(self) -> float:
+        """Until when more of the body must have come."""
+        seconds = BODY_GRACE_SECONDS + self.received / BODY_BYTES_PER_SECOND
+        return self._began + min(self._body_seconds, seconds)
+
+    def overdue(self) -> None:
+        """Called by the watchdog. More of a body may have come since the deadline was set."""
+        if self._flow.read_paused:  # a client cannot be late
+            self._count_from_now()
+            return
+        if self.in_body:
+            self.deadline = self._body_deadline()
+            if self.deadline >= self._loop.time():
+                return
+        self.deadline = NEVER
+        self._on_late()
+
+
 class RequestReader(HttpToolsProtocol, ABC):
     """The reading half of a client's connection. The application gets each request from uvicorn."""
 
-    def __init__(self, body_seconds: float, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._arrival = Arrival(self, self.loop, body_seconds)
+        self._arrival: Arrival
         self._unread: bytes | memoryview = b""
         self._declared = 0
         """Length of the body that arrives, by its header; 0 where that does not say."""
         self._outside_body_bytes = 0
         self._refused = False
-
-    @abstractmethod
-    def request_is_late(self) -> None:
-        """What has begun to arrive has taken too long."""
 
     @abstractmethod
     def _refuse(self, error: ApiError) -> None:
@@ -65,11 +153,6 @@ class RequestReader(HttpToolsProtocol, ABC):
     def bytes_ahead(self) -> int:
         """How much is held that belongs to no request yet."""
         return len(self._unread) + (self._outside_body_bytes if self._arrival.in_head else 0)
-
-    @property
-    def reading_is_paused(self) -> bool:
-        """Whether nothing is read, so that a client cannot be late."""
-        return self.flow.read_paused
 
     def read_on(self) -> None:
         """Undo what long bodies and pipelined requests pause, else nobody would see the client leave."""

@@ -1,4 +1,4 @@
-"""What the router needs to know of a request body. Everything else passes through unseen."""
+"""What the router needs to know of a request. Everything else of its body passes through unseen."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -27,9 +27,20 @@ REPORT_MODE = "kv_cache_report_mode"
 ENGINE_INTERNALS = ("kv_transfer_params", "ec_transfer_params")
 """Fields that steer an engine's own KV transfers: from a client they would bypass tokenisation and
 routing."""
-
+MAX_TRACE_BYTES = {b"traceparent": 128, b"tracestate": 1024}
+"""Longer ones are left out: a request's trace is remembered with it. W3C's trace context has 55 bytes for the
+one, and asks for 512 of the other."""
 
 _Token: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+
+
+def trace_headers(headers: Mapping[bytes, bytes]) -> dict[str, str]:
+    """The headers by which a client's request belongs to a trace."""
+    return {
+        name.decode(): headers[name].decode("latin-1")
+        for name, most in MAX_TRACE_BYTES.items()
+        if name in headers and len(headers[name]) <= most
+    }
 
 
 class StreamOptions(msgspec.Struct):

@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
-from router.http.admission import Admission
+from router.http.admission import Admission, ConnectionLimit
 from router.http.client_connection import Bounds, ClientConnection
 from router.http.client_request import client_request
-from router.http.connection_limit import ConnectionLimit
 from router.http.sse import EventFilter
 from router.http.time_limits import NEVER, Watchdog
 from router.upstream.engine_connection import EngineConnection

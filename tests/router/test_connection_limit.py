@@ -8,18 +8,24 @@ import pytest
 
 from cluster.errors import StartUpError
 from cluster.settings import load_settings
-from router.http import connection_limit
-from router.http.admission import network_of
-from router.http.connection_limit import MAX_CONNECTIONS, ConnectionLimit, max_connections, raise_file_limit
+from router.http import admission
+from router.http.admission import (
+    MAX_CONNECTIONS,
+    ConnectionLimit,
+    Party,
+    max_connections,
+    network_of,
+    raise_file_limit,
+)
 from router.settings import RouterSettings
 
 
 class Connection:
     """One that leaves when it is told to."""
 
-    def __init__(self, limit, address, state):
+    def __init__(self, limit, party, state):
         self.limit, self.evicted = limit, False
-        self.entry = limit.enter(self, address)
+        self.entry = limit.enter(party, self.evict)
         getattr(self.entry, f"is_{state}")()
 
     def evict(self):
@@ -42,8 +48,9 @@ class Connection:
 def test_who_gives_way(held, evicted):
     """Of the address with most connections that has one to give: the longest idle, then the slowest."""
     limit = ConnectionLimit(3)
-    connections = [Connection(limit, *each.split()) for each in held]
-    entry = limit.enter(None, "c")
+    parties = {"a": Party(), "b": Party()}
+    connections = [Connection(limit, parties[address], state) for address, state in map(str.split, held)]
+    entry = limit.enter(Party(), print)
     assert (entry is None) == (evicted is None)
     assert [each.evicted for each in connections] == [number == evicted for number in range(3)]
 
@@ -51,9 +58,9 @@ def test_who_gives_way(held, evicted):
 def test_nothing_is_left_of_those_that_left():
     """Addresses are forgotten with their last connection."""
     limit = ConnectionLimit(2)
-    for number in range(100):
-        limit.leave(limit.enter(None, str(number)))
-    assert not limit._peers
+    for _ in range(100):
+        limit.leave(limit.enter(Party(), print))
+    assert not limit._parties
     assert limit._count == 0
 
 
@@ -85,11 +92,11 @@ def test_file_limit_is_raised(monkeypatch):
 def test_reaching_the_limit_is_logged_once_a_minute(monkeypatch):
     """Not with every connection."""
     lines = []
-    monkeypatch.setattr(connection_limit.log, "warning", lambda event, **_: lines.append(event))
+    monkeypatch.setattr(admission.log, "warning", lambda event, **_: lines.append(event))
     limit = ConnectionLimit(1)
-    limit.enter(None, "a")
+    limit.enter(Party(), print)
     for _ in range(10):
-        assert limit.enter(None, "b") is None
+        assert limit.enter(Party(), print) is None
     assert lines == ["client_connections_at_limit"]
 
 
@@ -118,11 +125,11 @@ def test_bytes_in_flight_leave_room_for_a_body(monkeypatch):
 
 def test_connections_that_have_ended_do_not_stay(monkeypatch):
     """They are cycles, which would otherwise wait for thousands of others."""
-    monkeypatch.setattr(connection_limit, "COLLECTED", 2)
+    monkeypatch.setattr(admission, "COLLECTED", 2)
     limit = ConnectionLimit(10)
     gc.disable()
     try:
-        first, second = (Connection(limit, "a", "idle") for _ in range(2))
+        first, second = (Connection(limit, Party(), "idle") for _ in range(2))
         first.itself = first
         lives = weakref.ref(first)
         limit.leave(first.entry)

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from router.http import arrival
+from router.http import request_reader
 from tests.router.fake_engine import REPLY, never_end, stay_silent
 from tests.router.test_requests import CHAT, STREAM
 from tests.waiting import eventually
@@ -62,9 +62,9 @@ def hold_nothing(router):
 @pytest.fixture
 def hurried(monkeypatch):
     """Short deadlines."""
-    monkeypatch.setattr(arrival, "HEAD_SECONDS", 0.2)
-    monkeypatch.setattr(arrival, "BODY_GRACE_SECONDS", 0.2)
-    monkeypatch.setattr(arrival, "BODY_BYTES_PER_SECOND", 10_000)
+    monkeypatch.setattr(request_reader, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(request_reader, "BODY_GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(request_reader, "BODY_BYTES_PER_SECOND", 10_000)
 
 
 @pytest.fixture

@@ -15,10 +15,9 @@ from cluster.prompts.tokenizer import PromptTokenizer
 from cluster.protocol.wire import Lease, Load, ReplicaState
 from router.errors import AttemptFailedError
 from router.requests import tokenizers as module
-from router.requests.exactness import Exactness
+from router.requests.exactness import Exactness, shape_of
 from router.requests.prompt_threads import PromptThreads
 from router.requests.prompts import PreparedPrompt, prepare
-from router.requests.shapes import shape_of
 from router.requests.tokenizers import Tokenizers
 from router.settings import RouterSettings
 from router.upstream.client import Upstream
