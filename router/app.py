@@ -35,8 +35,7 @@ from router.admin.requests import request_routes
 from router.admin.steering import steering_routes
 from router.admin.stream import Stream, stream_routes
 from router.api.dispatch import Dispatcher
-from router.api.generate import GenerationEndpoint
-from router.api.models import model_routes
+from router.api.generate import GenerationEndpoint, model_routes
 from router.auth import authenticator
 from router.errors import MAX_QUOTED, ApiError, InvalidRequestError, UnknownPathError, quoted
 from router.explain.conversations import Conversations

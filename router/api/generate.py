@@ -1,11 +1,12 @@
-"""The endpoints that generate: one request from its bytes to the last byte of its answer."""
+"""OpenAI's API: a request for a generation from its bytes to the last byte of its answer, and the models."""
 
 import time
 from collections.abc import Mapping
 from secrets import token_hex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+from fastapi import APIRouter, Request
 from starlette.types import Receive, Scope, Send
 
 from cluster.fleet.fleet import Fleet
@@ -198,3 +199,30 @@ def _request_id(headers: dict[bytes, bytes]) -> str:
 
 def _text(value: bytes | None) -> str | None:
     return value.decode("latin-1") if value is not None else None
+
+
+def model_routes(fleet: Fleet, authenticate: Authenticator) -> APIRouter:
+    """``GET /v1/models``: what the fleet serves, known from leases, so that no engine has to be asked."""
+    routes = APIRouter()
+
+    @routes.get("/v1/models")
+    async def list_models(request: Request) -> dict[str, Any]:
+        """All models and adapters that clients can name, whether a replica is ready for them or not."""
+        authenticate(dict(reversed(request.headers.raw)).get(b"authorization"))
+        return {
+            "object": "list",
+            "data": [
+                {
+                    "id": model.name,
+                    "object": "model",
+                    "created": 0,
+                    "owned_by": "warmroute",
+                    "max_model_len": model.max_model_len or None,
+                    "parent": model.replicas[0].lease.model if model.lora else None,
+                    "ready_replicas": model.num_ready,
+                }
+                for model in sorted(fleet.models.values(), key=lambda model: model.name)
+            ],
+        }
+
+    return routes
