@@ -17,7 +17,8 @@ from cluster.process.collector import give_back_large_blocks
 from cluster.prompts.tokenizer import forgo_torch
 from router.app import RouterApplication, create_app
 from router.http.admission import ConnectionLimit, max_connections, raise_file_limit
-from router.http.client_connection import Bounds, ClientConnection
+from router.http.client_connection import ClientConnection
+from router.http.request_reader import Bounds
 from router.http.time_limits import Watchdog
 from router.settings import RouterSettings
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
@@ -32,38 +33,27 @@ if TYPE_CHECKING:
 CLIENT_CLOSED_REQUEST = 499
 
 
+@dataclass(slots=True, eq=False)
 class GenerationEndpoint:
     """ASGI application for one path; shares everything but the parser with its siblings."""
 
-    def __init__(
-        self,
-        path: str,
-        fleet: Fleet,
-        tokenizers: Tokenizers,
-        dispatcher: Dispatcher,
-        accounts: Accounts,
-        authenticate: Authenticator,
-        tracing: "Tracing | None",
-        threads: PromptThreads,
-        settings: RouterSettings,
-    ) -> None:
-        self._path = path
-        self._fleet = fleet
-        self._tokenizers = tokenizers
-        self._dispatcher = dispatcher
-        self._accounts = accounts
-        self._authenticate = authenticate
-        self._tracing = tracing
-        self._threads = threads
-        self._settings = settings
+    path: str
+    fleet: Fleet
+    tokenizers: Tokenizers
+    dispatcher: Dispatcher
+    accounts: Accounts
+    authenticate: Authenticator
+    tracing: "Tracing | None"
+    threads: PromptThreads
+    settings: RouterSettings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         headers = dict(reversed(scope["headers"]))  # the first of several counts
         client = client_request(scope)
         record = RequestRecord(request_id=_request_id(headers), path=scope["path"])
-        if self._tracing is not None:
-            record.trace = self._tracing.begin(headers)
+        if self.tracing is not None:
+            record.trace = self.tracing.begin(headers)
         try:
             await self._answer_or_refuse(client, headers, record)
         except ClientStalledError as error:
@@ -74,47 +64,43 @@ class GenerationEndpoint:
             raise
         finally:
             client.claim.close()
-            self._accounts.finish(record)
+            self.accounts.finish(record)
 
     async def _answer_or_refuse(
         self, client: ClientRequest, headers: dict[bytes, bytes], record: RequestRecord
     ) -> None:
         try:
-            tenant = self._authenticate(headers.get(b"authorization"))
+            tenant = self.authenticate(headers.get(b"authorization"))
             record.tenant, record.scope, record.sees_caches = tenant.name, tenant.scope, tenant.sees_caches
-            if not await self._serve(client, headers, record):
+            stayed = False
+            if (raw := await client.read_body(self.settings.max_body_bytes)) is not None:
+                client.claim.admit(tenant.name)
+                answering = self._answer(raw, headers, record, client)
+                del raw  # see `_answer`
+                stayed = await client.stays_for(answering)
+            if not stayed:
                 record.outcome, record.status = "cancelled", CLIENT_CLOSED_REQUEST
         except ApiError as error:
             record.outcome = "failed" if error.status >= 500 else "refused"
             record.status, record.error = error.status, error.message
             await client.reply(error.status, _error_headers(error, record), msgspec.json.encode(error.body()))
 
-    async def _serve(self, client: ClientRequest, headers: dict[bytes, bytes], record: RequestRecord) -> bool:
-        """Read and answer the request. False when the client left first."""
-        raw = await client.read_body(self._settings.max_body_bytes)
-        if raw is None:
-            return False
-        client.claim.admit(record.tenant)
-        answering = self._answer(raw, headers, record, client)
-        del raw  # see `_answer`
-        return await client.stays_for(answering)
-
     async def _answer(
         self, raw: bytes, headers: dict[bytes, bytes], record: RequestRecord, client: ClientRequest
     ) -> None:
         party = client.claim.party
-        call = await parse_body(self._path, raw, record.scope, self._threads, party)
+        call = await parse_body(self.path, raw, record.scope, self.threads, party)
         del raw  # nothing here holds a long body once its answer streams
         record.stream = call.stream
-        model = self._fleet.models.get(call.model)
+        model = self.fleet.models.get(call.model)
         if model is None:
-            raise without_replicas(self._fleet, call.model)
+            raise without_replicas(self.fleet, call.model)
         record.model = model.name
         began = time.monotonic()
-        tokenizer = self._tokenizers.for_call(
+        tokenizer = self.tokenizers.for_call(
             model.name, call, call.conversation_key(call.cache_salt.encode())
         )
-        prompt = await prepare(call, model, tokenizer, self._threads, party)
+        prompt = await prepare(call, model, tokenizer, self.threads, party)
         record.prepare_seconds = time.monotonic() - began
         record.prompt_tokens, record.exact = prompt.prompt_tokens, prompt.exact
         passed = {"X-Request-Id": record.request_id}
@@ -122,7 +108,7 @@ class GenerationEndpoint:
             passed |= record.trace.headers()
         else:
             passed |= trace_headers(headers)
-        exchange = await self._dispatcher.start(call, prompt, record, passed)
+        exchange = await self.dispatcher.start(call, prompt, record, passed)
         if call.stream and len(call.raw) > MAX_REQUEST_BYTES:
             call = call.without_body()
             client.claim.release_body()
@@ -135,7 +121,7 @@ class GenerationEndpoint:
         finally:
             exchange.close(succeeded)
         if record.usage is not None and prompt.exact and call.raw:
-            self._tokenizers.compare(model.name, call, prompt, record.usage.prompt_tokens)
+            self.tokenizers.compare(model.name, call, prompt, record.usage.prompt_tokens)
 
 
 async def _relay_whole(exchange: Exchange, record: RequestRecord, client: ClientRequest) -> bool:
@@ -193,12 +179,8 @@ def _error_headers(error: ApiError, record: RequestRecord) -> Mapping[str, str]:
 
 
 def _request_id(headers: dict[bytes, bytes]) -> str:
-    given = _text(headers.get(b"x-request-id")) or ""
+    given = headers.get(b"x-request-id", b"").decode("latin-1")
     return given if 0 < len(given) <= 128 and given.isascii() and given.isprintable() else token_hex(16)
-
-
-def _text(value: bytes | None) -> str | None:
-    return value.decode("latin-1") if value is not None else None
 
 
 def model_routes(fleet: Fleet, authenticate: Authenticator) -> APIRouter:

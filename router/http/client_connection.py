@@ -3,53 +3,35 @@
 Bounds are on bytes and on time: of a request that arrives, of an answer that is not taken.
 """
 
-from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from router.errors import ApiError, OverloadedError, RequestTooSlowError, TooManyConnectionsError
-from router.http.admission import Admission, Claim, ConnectionLimit, Entry, Party
-from router.http.client_request import IN_SCOPE, ClientRequest
+from router.http.admission import Claim, Entry
 from router.http.request_reader import (
     BODY_BYTES_PER_SECOND,
     HEAD_SECONDS,
     SLICE_BYTES,
     Arrival,
+    Bounds,
     RequestReader,
 )
-from router.http.time_limits import NEVER, Watchdog
+from router.http.time_limits import NEVER
 
 CLOSING_SECONDS = 30.0
 """How long the end of an answer may wait for a client, once the connection is to be closed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What all connections of a router share."""
-
-    admission: Admission
-    connections: ConnectionLimit
-    watchdog: Watchdog
-    body_seconds: float
-    """How long a request body may take to arrive."""
-    stalled_seconds: float
-    """How long a client may take nothing of an answer."""
 
 
 class ClientConnection(RequestReader):
     """uvicorn's connection for HTTP/1.1. It keeps alive, and answers pipelined requests in turn."""
 
     def __init__(self, bounds: Bounds, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(bounds, *args, **kwargs)
         self.deadline = NEVER
         """Until when the client must take something of its answers; see `router.http.time_limits.Watched`."""
-        self._bounds = bounds
-        self._unanswered: deque[ClientRequest] = deque()
-        self._address: Party
         self._entry: Entry | None = None
         self._ahead: Claim | None = None
         """Counts `bytes_ahead` while they are many."""
@@ -205,18 +187,6 @@ class ClientConnection(RequestReader):
             self._close()
 
     # ---- called by the reader ----
-
-    def _request_began(self) -> None:
-        """Applications find it in its scope."""
-        claim = Claim(self._bounds.admission, self._address)
-        request = ClientRequest(self.cycle, claim, self._declared, self.read_on)
-        self.scope[IN_SCOPE] = request  # type: ignore[literal-required]
-        self._unanswered.append(request)
-        self.read_on()
-
-    def _wants_part(self, body: bytes) -> bool:
-        """Not while too many bytes are held, or after it came too slowly."""
-        return self._unanswered[-1].take_part(body)
 
     def _after_parsing(self) -> None:
         """What is unfinished must go on, and what is held of it counts."""

@@ -6,7 +6,9 @@ are ignored. What cannot be taken for exactly one request is refused.
 
 from abc import ABC, abstractmethod
 from asyncio import AbstractEventLoop
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import httptools
@@ -14,7 +16,9 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from router.errors import ApiError, InvalidRequestError
-from router.http.time_limits import NEVER
+from router.http.admission import Admission, Claim, ConnectionLimit, Party
+from router.http.client_request import IN_SCOPE, ClientRequest
+from router.http.time_limits import NEVER, Watchdog
 
 MAX_HEAD_BYTES = 64 * 1024
 """How much may come without becoming part of a body: headers, chunk extensions, trailers."""
@@ -121,12 +125,28 @@ class Arrival:
         self._on_late()
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What all connections of a router share."""
+
+    admission: Admission
+    connections: ConnectionLimit
+    watchdog: Watchdog
+    body_seconds: float
+    """How long a request body may take to arrive."""
+    stalled_seconds: float
+    """How long a client may take nothing of an answer."""
+
+
 class RequestReader(HttpToolsProtocol, ABC):
     """The reading half of a client's connection. The application gets each request from uvicorn."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, bounds: Bounds, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._bounds = bounds
+        self._address: Party
         self._arrival: Arrival
+        self._unanswered: deque[ClientRequest] = deque()
         self._unread: bytes | memoryview = b""
         self._declared = 0
         """Length of the body that arrives, by its header; 0 where that does not say."""
@@ -136,14 +156,6 @@ class RequestReader(HttpToolsProtocol, ABC):
     @abstractmethod
     def _refuse(self, error: ApiError) -> None:
         """End the connection for what has come. Whole requests before it are still answered."""
-
-    @abstractmethod
-    def _request_began(self) -> None:
-        """The application has been given the request `cycle`, or will be."""
-
-    @abstractmethod
-    def _wants_part(self, body: bytes) -> bool:
-        """Whether a part of the body of `cycle` is to be kept."""
 
     @abstractmethod
     def _after_parsing(self) -> None:
@@ -263,13 +275,17 @@ class RequestReader(HttpToolsProtocol, ABC):
         self._arrival.body_begins()
         self._outside_body_bytes = 0
         super().on_headers_complete()
-        self._request_began()
+        claim = Claim(self._bounds.admission, self._address)
+        request = ClientRequest(self.cycle, claim, self._declared, self.read_on)
+        self.scope[IN_SCOPE] = request  # type: ignore[literal-required]
+        self._unanswered.append(request)
+        self.read_on()
 
     def on_body(self, body: bytes) -> None:
         """Some bytes of a body."""
         self._outside_body_bytes = 0
         self._arrival.received += len(body)
-        if not self.cycle.response_complete and self._wants_part(body):
+        if not self.cycle.response_complete and self._unanswered[-1].take_part(body):
             super().on_body(body)
 
     def on_message_complete(self) -> None:

@@ -45,39 +45,14 @@ class _Event(msgspec.Struct):
 _event_decoder = msgspec.json.Decoder(_Event)
 
 
-class EventSplitter:
-    """Cuts a byte stream into whole events, each with the empty line that ends it."""
-
-    __slots__ = ("_rest",)
-
-    def __init__(self) -> None:
-        self._rest = b""
-
-    def split(self, data: bytes) -> list[bytes]:
-        """Take the next bytes; return the events that are complete now."""
-        data = self._rest + data
-        events, start = [], 0
-        for end in _END.finditer(data):
-            events.append(data[start : end.end()])
-            start = end.end()
-        self._rest = data[start:]
-        if len(self._rest) > MAX_EVENT_BYTES:
-            events.append(self.flush())
-        return events
-
-    def flush(self) -> bytes:
-        """What has not been a whole event so far."""
-        rest, self._rest = self._rest, b""
-        return rest
-
-
-class EventFilter(EventSplitter):
+class EventFilter:
     """What a client gets of an engine's stream, and what the router reads in it."""
 
-    __slots__ = ("_keep_usage", "done", "reported_error", "usage")
+    __slots__ = ("_keep_usage", "_rest", "done", "reported_error", "usage")
 
     def __init__(self, *, keep_usage: bool) -> None:
-        super().__init__()
+        self._rest = b""
+        """What has not been a whole event so far."""
         self._keep_usage = keep_usage
         self.usage: Usage | None = None
         self.done = False
@@ -112,6 +87,19 @@ class EventFilter(EventSplitter):
             and data.find(b'"error"') < 0
             and (data.find(b'"usage"') < 0 or data.count(b'"usage"') == data.count(b'"usage":null'))
         )
+
+    def split(self, data: bytes) -> list[bytes]:
+        """Take the next bytes; return the events that are whole now, each with the empty line at its end."""
+        data = self._rest + data
+        events, start = [], 0
+        for end in _END.finditer(data):
+            events.append(data[start : end.end()])
+            start = end.end()
+        self._rest = data[start:]
+        if len(self._rest) > MAX_EVENT_BYTES:
+            events.append(self._rest)
+            self._rest = b""
+        return events
 
     def _passes(self, event: bytes) -> bool:
         usage, nothing_else = parse_usage(event)

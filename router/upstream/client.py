@@ -1,10 +1,16 @@
-"""HTTP to engines: limits on every wait, and what failures say about request and engine."""
+"""HTTP to engines: connections that are kept, limits on every wait, and what failures say about request and
+engine.
+"""
 
 import asyncio
 import re
+import ssl
+from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -12,7 +18,7 @@ from router.errors import AttemptFailedError, Repeat, ReplyBrokenError, ReplyToo
 from router.http.sse import UNREADABLE, error_status
 from router.http.time_limits import Watchdog
 from router.settings import RouterSettings
-from router.upstream.engine_pool import EnginePool
+from router.upstream.engine_connection import EngineConnection
 from router.upstream.reply import UpstreamReply
 
 FAILED_STATUSES = {
@@ -30,12 +36,128 @@ HEARD_SECONDS = 3.0
 """An engine that has sent a byte of any answer within this time lives, whatever its health check says."""
 ERROR_BYTES = 300
 """How much of an engine's error is passed on to the client."""
+KEEP_ALIVE_SECONDS = 4.0
+"""Below the 5 s after which vLLM's server closes idle connections, so that none is reused as it closes."""
+MAX_IDLE_PER_ENGINE = 256
+"""Connections kept without work; those beyond are closed."""
+MAX_ENGINES = 8192
+"""Engines remembered; beyond, the one not used for longest is looked up anew."""
 
+_PLAIN = re.compile(r"[!-?A-~]+")
+"""Printable ASCII without "@": nothing that could end a line of a request, and no passwords."""
 _ENDS_A_LINE = re.compile(r"[\r\n\0]")
 
 
 class _Tokens(msgspec.Struct):
     tokens: list[int]
+
+
+@dataclass(slots=True)
+class Engine:
+    """Where an engine is, how requests to it begin, and the connections to it."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None
+    authority: str
+    """What the Host header says."""
+    path_prefix: str
+    connections: set[EngineConnection] = field(default_factory=set)
+    idle: list[EngineConnection] = field(default_factory=list)
+    """Of the connections, those that carry no request; the last used at the end."""
+
+
+class EnginePool:
+    """Opens connections, and keeps those that are free for at most `KEEP_ALIVE_SECONDS`."""
+
+    def __init__(self, connect_seconds: float, watchdog: Watchdog) -> None:
+        self._connect_seconds = connect_seconds
+        self._watchdog = watchdog
+        self._engines: OrderedDict[str, Engine] = OrderedDict()
+        self._tls: ssl.SSLContext | None = None
+
+    def engine(self, url: str) -> Engine:
+        """The engine at this URL. Raises `AttemptFailedError` when that is no URL of an HTTP server."""
+        engine = self._engines.get(url)
+        if engine is None:
+            engine = self._engines[url] = self._parse(url)
+            if len(self._engines) > MAX_ENGINES:
+                self._engines.popitem(last=False)
+        self._engines.move_to_end(url)
+        return engine
+
+    def _parse(self, url: str) -> Engine:
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError as error:
+            raise AttemptFailedError(f"{url!r} is no URL: {error}", replica_down=True) from error
+        if (
+            parts.scheme not in ("http", "https")
+            or not host
+            or not _PLAIN.fullmatch(parts.netloc + parts.path)
+        ):
+            raise AttemptFailedError(f"{url!r} is no URL of an engine", replica_down=True)
+        tls = None
+        if parts.scheme == "https":
+            tls = self._tls = self._tls or ssl.create_default_context()
+        return Engine(host, port or (443 if tls else 80), tls, parts.netloc, parts.path.rstrip("/"))
+
+    def idle_connection(self, engine: Engine) -> EngineConnection | None:
+        """A connection that was used before; None when there is none."""
+        now = asyncio.get_running_loop().time()
+        while engine.idle:
+            connection = engine.idle.pop()
+            if not connection.is_closing and now < connection.deadline:
+                return connection
+            connection.abort()
+        return None
+
+    def heard_at(self, url: str) -> float:
+        """When this engine sent its last bytes over a connection still open, in the event loop's time."""
+        engine = self._engines.get(url)
+        open_ones = (one for one in engine.connections if not one.is_closing) if engine is not None else ()
+        return max((one.heard_at for one in open_ones), default=float("-inf"))
+
+    async def connect(self, engine: Engine) -> EngineConnection:
+        """A new connection. Raises `AttemptFailedError`."""
+        loop = asyncio.get_running_loop()
+
+        def free(connection: EngineConnection) -> None:
+            if len(engine.idle) < MAX_IDLE_PER_ENGINE:
+                connection.deadline = loop.time() + KEEP_ALIVE_SECONDS
+                engine.idle.append(connection)
+            else:
+                connection.abort()
+
+        def lost(connection: EngineConnection) -> None:
+            self._watchdog.discard(connection)
+            engine.connections.discard(connection)
+            if connection in engine.idle:
+                engine.idle.remove(connection)
+
+        try:
+            async with asyncio.timeout(self._connect_seconds):
+                _, connection = await loop.create_connection(
+                    lambda: EngineConnection(free, lost), engine.host, engine.port, ssl=engine.tls
+                )
+        except TimeoutError as error:
+            raise AttemptFailedError(
+                f"no connection within {self._connect_seconds:g} s", replica_down=True, timed_out=True
+            ) from error
+        except OSError as error:
+            raise AttemptFailedError(str(error) or type(error).__name__, replica_down=True) from error
+        if connection.is_closing:  # whoever sent a request now would never hear of it again
+            raise AttemptFailedError("the engine closed a new connection at once", replica_down=True)
+        self._watchdog.add(connection)
+        engine.connections.add(connection)
+        return connection
+
+    def close(self) -> None:
+        """Cut every connection."""
+        for engine in self._engines.values():
+            for connection in list(engine.connections):
+                connection.abort()
 
 
 class Upstream:

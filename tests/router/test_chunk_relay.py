@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
 from router.http.admission import Admission, ConnectionLimit
-from router.http.client_connection import Bounds, ClientConnection
+from router.http.client_connection import ClientConnection
 from router.http.client_request import client_request
+from router.http.request_reader import Bounds
 from router.http.sse import EventFilter
 from router.http.time_limits import NEVER, Watchdog
 from router.upstream.engine_connection import EngineConnection
