@@ -22,7 +22,7 @@ from cluster.sync.follower import Follower
 from cluster.sync.gossip import Gossip
 from cluster.sync.index_watchdog import IndexWatchdog
 from policies.catalog import POLICIES
-from router.admin.access import DOCUMENTED, Access, AdminGate
+from router.admin.access import Access, AdminGate
 from router.admin.actions import action_routes
 from router.admin.api import admin_routes
 from router.admin.audit import AuditLog
@@ -139,21 +139,22 @@ def create_app(settings: RouterSettings) -> RouterApplication:
             )
             app.endpoints[path] = endpoint
             app.router.routes.append(Route(path, endpoint, methods=["POST"]))  # refuses other methods
-        app.include_router(model_routes(fleet, authenticate))
-        app.include_router(
-            admin_routes(router_id, fleet, follower, steering, tokenizers, health, upstream, metrics)
-        )
-        app.include_router(block_routes(fleet, follower, commands))
         audit = AuditLog(redis, settings.keys, router_id)
         overview = Overview(router_id, fleet, steering, health, probes, history)
         stream = Stream(overview, explanations, audit, history)
-        app.include_router(steering_routes(steering, audit))
-        app.include_router(stream_routes(overview, stream))
-        app.include_router(request_routes(explanations))
-        app.include_router(prefix_routes(fleet))
-        app.include_router(history_routes(history, savings), **DOCUMENTED)
-        app.include_router(action_routes(fleet, commands, audit))
-        app.include_router(page_routes())
+        for routes in (
+            model_routes(fleet, authenticate),
+            admin_routes(router_id, fleet, follower, steering, tokenizers, health, upstream, metrics),
+            block_routes(fleet, follower, commands),
+            steering_routes(steering, audit),
+            stream_routes(overview, stream),
+            request_routes(explanations),
+            prefix_routes(fleet),
+            history_routes(history, savings),
+            action_routes(fleet, commands, audit),
+            page_routes(),
+        ):
+            app.include_router(routes)
         app.state.overview, app.state.stream = overview, stream
         app.state.fleet = fleet
         parts = (
@@ -210,8 +211,7 @@ def _tracing(settings: RouterSettings, router_id: str) -> "Tracing | None":
 
 async def _api_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ApiError)
-    headers = {"retry-after": str(error.retry_after)} if error.retry_after is not None else None
-    return JSONResponse(error.body(), error.status, headers)
+    return JSONResponse(error.body(), error.status, error.headers)
 
 
 async def _parameter_error(_request: Request, error: Exception) -> JSONResponse:

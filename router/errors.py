@@ -37,6 +37,11 @@ class ApiError(Exception):
         self.param = param if param is None else param[:MAX_QUOTED]
         super().__init__(self.message)
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What its answer's head says besides."""
+        return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+
     def body(self) -> dict[str, Any]:
         """The error as OpenAI's API writes it."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Query, Response
 
+from router.admin.access import DOCUMENTED
 from router.answers.past import HistoryAnswer, SavingsAnswer
 from router.history.buckets import STEP_SECONDS
 from router.history.history import History
@@ -20,7 +21,7 @@ PIECE = 8
 
 def history_routes(history: History, savings: Savings) -> APIRouter:
     """The routes."""
-    routes = APIRouter()
+    routes = APIRouter(**DOCUMENTED)
 
     @routes.get("/admin/history", response_model=HistoryAnswer)
     async def past(seconds: Annotated[int, Query(ge=STEP_SECONDS, le=MAX_SECONDS)] = MAX_SECONDS) -> Response:

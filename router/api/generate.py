@@ -83,7 +83,8 @@ class GenerationEndpoint:
         except ApiError as error:
             record.outcome = "failed" if error.status >= 500 else "refused"
             record.status, record.error = error.status, error.message
-            await client.reply(error.status, _error_headers(error, record), msgspec.json.encode(error.body()))
+            about = {"content-type": "application/json", "x-request-id": record.request_id, **error.headers}
+            await client.reply(error.status, about, msgspec.json.encode(error.body()))
 
     async def _answer(
         self, raw: bytes, headers: dict[bytes, bytes], record: RequestRecord, client: ClientRequest
@@ -169,13 +170,6 @@ def _reply_headers(content_type: str, record: RequestRecord) -> Mapping[str, str
         "x-warmroute-reason": record.reason,
         "x-warmroute-policy": record.policy,
     }
-
-
-def _error_headers(error: ApiError, record: RequestRecord) -> Mapping[str, str]:
-    headers = {"content-type": "application/json", "x-request-id": record.request_id}
-    if error.retry_after is not None:
-        headers["retry-after"] = str(error.retry_after)
-    return headers
 
 
 def _request_id(headers: dict[bytes, bytes]) -> str:

@@ -195,25 +195,16 @@ class Entry:
         """Ends the connection at once."""
         self._among: dict[Entry, None] | None = None
 
-    def is_idle(self) -> None:
-        """Its client has asked for nothing more."""
-        self._move(self.party.idle)
-
-    def is_arriving(self) -> None:
-        """Its request is not complete, or it is new."""
-        self._move(self.party.arriving)
-
-    def is_answered(self) -> None:
-        """It has a whole request, and is not to be given up for another connection."""
-        self._move(None)
-
-    def _move(self, to: "dict[Entry, None] | None") -> None:
-        if self._among is not to:
+    def wait_among(self, others: "dict[Entry, None] | None") -> None:
+        """Its client is waited for, like those of others in its party. None: it has sent a whole request, and
+        is not to be given up for another connection.
+        """
+        if self._among is not others:
             if self._among is not None:
                 del self._among[self]
-            if to is not None:
-                to[self] = None
-            self._among = to
+            if others is not None:
+                others[self] = None
+            self._among = others
 
 
 class ConnectionLimit:
@@ -238,7 +229,7 @@ class ConnectionLimit:
 
     def leave(self, entry: Entry) -> None:
         """A connection has ended."""
-        entry.is_answered()
+        entry.wait_among(None)
         entry.party.connections -= 1
         self._count -= 1
         if not entry.party.connections:

@@ -160,11 +160,11 @@ class ClientConnection(RequestReader):
         if entry is None:
             return
         if self._unanswered and not (arrival.in_body and len(self._unanswered) == 1):
-            entry.is_answered()
+            entry.wait_among(None)
         elif arrival.in_head or arrival.in_body:
-            entry.is_arriving()
+            entry.wait_among(self._address.arriving)
         else:
-            entry.is_idle()
+            entry.wait_among(self._address.idle)
 
     def _refuse(self, error: ApiError) -> None:
         """End the connection for what has come. Whole requests before it are still answered."""
@@ -213,9 +213,7 @@ class ClientConnection(RequestReader):
 def _raw_answer(error: ApiError, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """An answer to what never became a request; the connection ends after it."""
     body = msgspec.json.encode(error.body())
+    about = {**error.headers, "content-type": "application/json", "content-length": str(len(body))}
     lines = [STATUS_LINE[error.status], *(b"%b: %b\r\n" % header for header in headers)]
-    if error.retry_after is not None:
-        lines.append(b"retry-after: %d\r\n" % error.retry_after)
-    lines.append(b"content-type: application/json\r\nconnection: close\r\n")
-    lines.append(b"content-length: %d\r\n\r\n" % len(body))
-    return b"".join([*lines, body])
+    lines += [f"{name}: {value}\r\n".encode() for name, value in about.items()]
+    return b"".join([*lines, b"connection: close\r\n\r\n", body])

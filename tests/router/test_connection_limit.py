@@ -26,7 +26,7 @@ class Connection:
     def __init__(self, limit, party, state):
         self.limit, self.evicted = limit, False
         self.entry = limit.enter(party, self.evict)
-        getattr(self.entry, f"is_{state}")()
+        self.entry.wait_among({"idle": party.idle, "arriving": party.arriving}.get(state))
 
     def evict(self):
         """Leave."""
