@@ -67,6 +67,12 @@ class Router:
         content = {"data": body} if isinstance(body, bytes) else {"json": body}
         return self.client.post(self.url + path, **content, **options)
 
+    async def connect(self, data=b""):
+        """A connection of our own, and these bytes on it."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(data)
+        return reader, writer
+
     async def drained(self, seconds=3.0):
         """Wait until no load is booked; the conservation law must hold."""
         await eventually(lambda: self.fleet.open_bookings == 0, seconds)

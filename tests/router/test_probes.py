@@ -120,7 +120,7 @@ async def test_suspect_gets_no_new_requests_until_it_answers(router, engines):
     first.health = refuse
     async with router.post(CHAT) as response:
         assert response.headers["x-warmroute-replica"] == "b"
-    await eventually(lambda: first.health_checks > 2)  # aiohttp may ask twice before it gives up
+    await eventually(lambda: first.health_checks > 2)
     assert SILENT in await degraded(router)
     for _ in range(4):
         assert await _status(router, CHAT) == 200

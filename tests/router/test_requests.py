@@ -61,7 +61,7 @@ def assert_error(body, code, param=None, kind="invalid_request_error"):
 async def send_raw(router, body, extra=""):
     """Send a request over a socket of our own."""
     data = json.dumps(body).encode()
-    reader, writer = await asyncio.open_connection("127.0.0.1", router.port)
+    reader, writer = await router.connect()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(data)}\r\n{extra}\r\n"
     writer.write(head.encode() + data)
     await writer.drain()

@@ -29,13 +29,6 @@ GET = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
 CHUNKED = PATH + b"transfer-encoding: chunked\r\n\r\n"
 
 
-async def connect(router, data=b""):
-    """A connection, and these bytes on it."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", router.port)
-    writer.write(data)
-    return reader, writer
-
-
 async def rest(reader):
     """All that comes until the connection ends."""
     got = b""
@@ -94,7 +87,7 @@ async def test_head_that_does_not_end_is_given_up(start_router, engines, hurried
     """Of the first request or of a later one; whoever has sent nothing hears nothing."""
     router = await start_router(body_seconds=0.2)
     router.admit(engines[0].url)
-    reader, writer = await connect(router, before)
+    reader, writer = await router.connect(before)
     if before:
         first = await reader.readuntil(b"\r\n\r\n")
         first += await reader.readexactly(int(first.split(b"content-length: ")[1].split(b"\r\n")[0]))
@@ -110,7 +103,7 @@ async def test_head_that_does_not_end_is_given_up(start_router, engines, hurried
 async def test_head_that_trickles_is_given_up(start_router, hurried):
     """More bytes do not buy more time."""
     router = await start_router(body_seconds=0.2)
-    reader, writer = await connect(router, PATH)
+    reader, writer = await router.connect(PATH)
 
     async def trickle():
         while True:
@@ -133,7 +126,7 @@ async def test_half_a_head_behind_a_request_does_not_harm_that(start_router, eng
         await exchange.whole(REPLY)
 
     engines[0].script.append(slowly)
-    reader, writer = await connect(router, ASK + PATH)
+    reader, writer = await router.connect(ASK + PATH)
     got = await rest(reader)
     assert got.startswith(b"HTTP/1.1 200")
     assert got.endswith(REPLY)
@@ -143,7 +136,7 @@ async def test_half_a_head_behind_a_request_does_not_harm_that(start_router, eng
 @pytest.mark.parametrize("start", [head(9000) + b"{", CHUNKED + b"1\r\n{\r\n", CHUNKED + b"23"])
 async def test_body_that_does_not_come_is_given_up(hurried_router, engines, start):
     """After the grace, and long before the time that a body may take at all."""
-    reader, writer = await connect(hurried_router, start)
+    reader, writer = await hurried_router.connect(start)
     got = await asyncio.wait_for(reader.readuntil(b"}}"), 1.5)
     assert got.startswith(b"HTTP/1.1 408")
     assert b"request_timeout" in got
@@ -155,7 +148,7 @@ async def test_body_that_does_not_come_is_given_up(hurried_router, engines, star
 async def test_body_must_keep_a_rate(hurried_router, bytes_per_step, answer):
     """A slow one is given up though it goes on; a long one at a fair rate is not."""
     text = json.dumps({**CHAT, "padding": "x" * 20 * bytes_per_step}).encode()
-    reader, writer = await connect(hurried_router, head(len(text)))
+    reader, writer = await hurried_router.connect(head(len(text)))
 
     async def send():
         for start in range(0, len(text), bytes_per_step):
@@ -171,7 +164,7 @@ async def test_body_must_keep_a_rate(hurried_router, bytes_per_step, answer):
 async def test_late_body_that_nobody_reads_ends_the_connection(start_router, hurried):
     """Where the answer needs no body it is given, and the rest is not awaited for ever."""
     router = await start_router(body_seconds=0.5)
-    reader, writer = await connect(router, GET.replace(b"\r\n\r\n", b"\r\ncontent-length: 50\r\n\r\n{"))
+    reader, writer = await router.connect(GET.replace(b"\r\n\r\n", b"\r\ncontent-length: 50\r\n\r\n{"))
     assert (await rest(reader)).startswith(b"HTTP/1.1 200")
     writer.close()
 
@@ -181,7 +174,7 @@ async def test_idle_connection_is_closed_after_a_while(start_router, engines):
     router = await start_router(body_seconds=0.5)
     router.admit(engines[0].url)
     router.server.config.timeout_keep_alive = 0.3
-    reader, writer = await connect(router, ASK)
+    reader, writer = await router.connect(ASK)
     await reader.readuntil(REPLY)
     await asyncio.sleep(0.1)
     writer.write(ASK)
@@ -197,7 +190,7 @@ async def test_client_that_waits_for_leave_after_its_answer(start_router):
     key = b"authorization: Bearer key\r\n"
     admin = head(100, expect).replace(b"/v1/chat/completions", b"/admin/policy")
     for data in (head(100, expect), head(5000, expect, key), admin):
-        reader, writer = await connect(router, data)
+        reader, writer = await router.connect(data)
         got = await rest(reader)
         assert got.startswith(b"HTTP/1.1 4")
         assert b"100 Continue" not in got
@@ -208,7 +201,7 @@ async def test_half_sent_bodies_take_no_place(start_router, engines):
     """A place is taken when a body is complete; so many may arrive at once, and others are answered."""
     router = await start_router(max_open_requests=2)
     router.admit(engines[0].url)
-    writers = [(await connect(router, head(100) + b"{"))[1] for _ in range(20)]
+    writers = [(await router.connect(head(100) + b"{"))[1] for _ in range(20)]
     await eventually(lambda: router.app.admission.body_bytes == 20)
     assert await status(router) == 200
     for writer in writers:
@@ -221,11 +214,11 @@ async def test_bodies_are_bounded_in_bytes(start_router, engines):
     router = await start_router(max_body_bytes=64 * KIB, max_body_bytes_in_flight=128 * KIB)
     router.admit(engines[0].url)
     admission = router.app.admission
-    _, holder = await connect(router, head(60 * KIB) + b" " * 50 * KIB)
+    _, holder = await router.connect(head(60 * KIB) + b" " * 50 * KIB)
     await eventually(lambda: admission.body_bytes == 50 * KIB)
     assert await status(router) == 200
     for data in (head(20 * KIB), CHUNKED + b"5000\r\n" + b" " * 20 * KIB):
-        reader, writer = await connect(router, data)
+        reader, writer = await router.connect(data)
         got = await asyncio.wait_for(reader.readuntil(b"}}"), 5)
         assert got.startswith(b"HTTP/1.1 429")
         assert b"retry-after: 1\r\n" in got
@@ -243,7 +236,7 @@ async def test_pipelined_bodies_count_too(start_router, engines):
     router = await start_router(max_body_bytes=64 * KIB, max_body_bytes_in_flight=128 * KIB)
     router.admit(engines[0].url)
     engines[0].script.append(stay_silent)
-    _, writer = await connect(router, ASK + head(60 * KIB) + b" " * 60 * KIB)
+    _, writer = await router.connect(ASK + head(60 * KIB) + b" " * 60 * KIB)
     await eventually(lambda: router.app.admission.body_bytes == 60 * KIB + len(WHOLE))
     assert await status(router, {**CHAT, "padding": "x" * 10 * KIB}) == 429
     writer.close()
@@ -263,9 +256,9 @@ async def test_what_is_no_body_yet_counts_too(start_router, engines, kind):
 
     engines[0].script.extend([answer_later] * 2)
     data = PATH + b"x: " + b"y" * 30 * KIB if kind == "head" else ASK + GET * 850
-    writers = [(await connect(router, data))[1] for _ in range(2)]
+    writers = [(await router.connect(data))[1] for _ in range(2)]
     await eventually(lambda: router.app.admission.body_bytes > 50 * KIB)
-    reader, writer = await connect(router, PATH + b"x: " + b"y" * 30 * KIB)
+    reader, writer = await router.connect(PATH + b"x: " + b"y" * 30 * KIB)
     assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 429")
     writer.close()
     for each in writers:
@@ -306,15 +299,15 @@ async def test_many_connections_shut_nobody_out(start_router, engines, monkeypat
     router = await start_router()
     router.admit(engines[0].url)
     engines[0].script.append(stay_silent)
-    busy_reader, busy = await connect(router, ASK)
+    busy_reader, busy = await router.connect(ASK)
     await eventually(lambda: bool(engines[0].exchanges))
     others = []
     for _ in range(40):
-        others.append(await connect(router, data))
+        others.append(await router.connect(data))
         if data == GET:
             await others[-1][0].readuntil(b"\r\n\r\n")
     for _ in range(5):
-        reader, writer = await connect(router, ASK)
+        reader, writer = await router.connect(ASK)
         assert (await asyncio.wait_for(reader.readuntil(REPLY), 5)).startswith(b"HTTP/1.1 200")
         writer.close()
     assert len(router.server.server_state.connections) <= 9  # one that ends is among them
@@ -333,10 +326,10 @@ async def test_no_room_for_one_more_connection(start_router, engines, monkeypatc
     router.admit(engines[0].url)
     engines[0].script.extend([never_end] * 3)
     data = ASK_STREAM.replace(b"host: x\r\n", b"host: x\r\nauthorization: Bearer key\r\n")
-    busy = [await connect(router, data) for _ in range(3)]
+    busy = [await router.connect(data) for _ in range(3)]
     for reader, _ in busy:
         assert (await reader.readline()).startswith(b"HTTP/1.1 200")
-    reader, writer = await connect(router)
+    reader, writer = await router.connect()
     got = await rest(reader)
     assert got.startswith(b"HTTP/1.1 503")
     assert b"retry-after: 1\r\n" in got
@@ -344,7 +337,7 @@ async def test_no_room_for_one_more_connection(start_router, engines, monkeypatc
     writer.close()
     busy.pop()[1].close()
     await eventually(lambda: len(router.server.server_state.connections) == 2)
-    reader, writer = await connect(router, GET)
+    reader, writer = await router.connect(GET)
     assert (await reader.readline()).startswith(b"HTTP/1.1 200")
     writer.close()
     for _, each in busy:
@@ -401,7 +394,7 @@ async def reset(writer):
 async def test_leaving_is_no_error_of_ours(hurried_router, engines, caplog, data, go):
     """A client that leaves, wherever it is, puts no traceback into the log."""
     engines[0].script.append(never_end if b'"stream"' in data else stay_silent)
-    _, writer = await connect(hurried_router, data)
+    _, writer = await hurried_router.connect(data)
     await asyncio.sleep(0.05)
     await go(writer)
     await hurried_router.drained()
@@ -424,7 +417,7 @@ async def test_leaving_is_no_error_whenever_it_happens(router, engines, caplog, 
         engine.script.extend([flood] * 30 if body == STREAM else [])
 
     async def impatient(number):
-        _, writer = await connect(router, head(len(data)) + data)
+        _, writer = await router.connect(head(len(data)) + data)
         await asyncio.sleep(number * 0.002)
         writer.transport.abort()
 
