@@ -70,8 +70,9 @@ class RouterApplication(FastAPI):
     def __init__(self, settings: RouterSettings, **options: Any) -> None:
         super().__init__(**options)
         self.settings = settings
+        connections = max_connections()
         self.admission = Admission(
-            min(settings.max_open_requests, max_connections()), settings.max_body_bytes_in_flight
+            min(settings.max_open_requests, connections), settings.max_body_bytes_in_flight, connections
         )
         self.endpoints: dict[str, ASGIApp] = {}
         """What answers a POST to these paths."""

@@ -16,7 +16,7 @@ from cluster.log import configure_logging
 from cluster.process.collector import give_back_large_blocks
 from cluster.prompts.tokenizer import forgo_torch
 from router.app import RouterApplication, create_app
-from router.http.admission import ConnectionLimit, max_connections, raise_file_limit
+from router.http.admission import raise_file_limit
 from router.http.client_connection import ClientConnection
 from router.http.request_reader import Bounds
 from router.http.time_limits import Watchdog
@@ -45,7 +45,6 @@ def server_config(app: RouterApplication) -> uvicorn.Config:
     settings = app.settings
     bounds = Bounds(
         app.admission,
-        ConnectionLimit(max_connections()),
         Watchdog(min(1.0, settings.stalled_client_seconds / 10, settings.body_seconds / 10)),
         settings.body_seconds,
         settings.stalled_client_seconds,

@@ -73,15 +73,40 @@ class Party:
         """Both in the order in which they came here."""
 
 
-class Admission:
-    """Bounds open requests, and the bytes of request bodies that are held in memory.
+class Entry:
+    """One connection among the others, from its opening to its end."""
 
-    One party may have three quarters of either, and bodies that arrive from one address half of the bytes.
+    __slots__ = ("_among", "evict", "party")
+
+    def __init__(self, party: Party, evict: Callable[[], None]) -> None:
+        self.party = party
+        self.evict = evict
+        """Ends the connection at once."""
+        self._among: dict[Entry, None] | None = None
+
+    def wait_among(self, others: "dict[Entry, None] | None") -> None:
+        """Its client is waited for, like those of others in its party. None: it has sent a whole request, and
+        is not to be given up for another connection.
+        """
+        if self._among is not others:
+            if self._among is not None:
+                del self._among[self]
+            if others is not None:
+                others[self] = None
+            self._among = others
+
+
+class Admission:
+    """Bounds connections, open requests, and the bytes of request bodies that are held in memory.
+
+    One party may have three quarters of requests and bytes, and bodies that arrive from one address half of
+    the bytes.
     """
 
-    def __init__(self, max_requests: int, max_body_bytes: int) -> None:
+    def __init__(self, max_requests: int, max_body_bytes: int, max_connections: int) -> None:
         self.max_requests = max_requests
         self.max_body_bytes = max_body_bytes
+        self.max_connections = max_connections
         self.max_requests_of_one = -(-3 * max_requests // 4)
         self.max_body_bytes_of_one = 3 * max_body_bytes // 4
         self.max_arriving_bytes_of_one = max_body_bytes // 2
@@ -89,6 +114,8 @@ class Admission:
         """Requests that have a place."""
         self.body_bytes = 0
         """Bytes held, of complete and of arriving bodies."""
+        self._connections = self._ended = 0
+        self._log_again = 0.0
         self._addresses: WeakValueDictionary[str, Party] = WeakValueDictionary()
         self._tenants: WeakValueDictionary[str, Party] = WeakValueDictionary()
 
@@ -104,6 +131,39 @@ class Admission:
     def parties(self) -> list[Party]:
         """All that are held."""
         return [*self._addresses.values(), *self._tenants.values()]
+
+    def enter(self, party: Party, evict: Callable[[], None]) -> Entry | None:
+        """Count a new connection of an address; None when there is no room for it. Then call `leave`.
+
+        At the bound it takes the place of one that waits for its client.
+        """
+        if self._connections >= self.max_connections and not self._make_room():
+            return None
+        party.connections += 1
+        self._connections += 1
+        return Entry(party, evict)
+
+    def leave(self, entry: Entry) -> None:
+        """A connection has ended."""
+        entry.wait_among(None)
+        entry.party.connections -= 1
+        self._connections -= 1
+        self._ended += 1
+        if self._ended % COLLECTED == 0:
+            gc.collect(1)  # what is young: a few milliseconds
+
+    def _make_room(self) -> bool:
+        """Give up a connection of the address that has most: idle for longest, or else slowest to ask."""
+        parties = list(self._addresses.values())
+        if (now := time.monotonic()) >= self._log_again:
+            self._log_again = now + LOG_SECONDS
+            log.warning("client_connections_at_limit", limit=self.max_connections, addresses=len(parties))
+        candidates = [party for party in parties if party.idle or party.arriving]
+        if not candidates:
+            return False
+        party = max(candidates, key=lambda party: party.connections)
+        next(iter(party.idle or party.arriving)).evict()
+        return True
 
 
 def _party(parties: WeakValueDictionary[str, Party], name: str) -> Party:
@@ -182,73 +242,3 @@ class Claim:
             self._party.requests -= 1
             self._admission.open -= 1
             self._party = None
-
-
-class Entry:
-    """One connection among the others, from its opening to its end."""
-
-    __slots__ = ("_among", "evict", "party")
-
-    def __init__(self, party: Party, evict: Callable[[], None]) -> None:
-        self.party = party
-        self.evict = evict
-        """Ends the connection at once."""
-        self._among: dict[Entry, None] | None = None
-
-    def wait_among(self, others: "dict[Entry, None] | None") -> None:
-        """Its client is waited for, like those of others in its party. None: it has sent a whole request, and
-        is not to be given up for another connection.
-        """
-        if self._among is not others:
-            if self._among is not None:
-                del self._among[self]
-            if others is not None:
-                others[self] = None
-            self._among = others
-
-
-class ConnectionLimit:
-    """Bounds connections. At the bound a new one takes the place of one that waits for its client."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._count = 0
-        self._num_left = 0
-        self._parties: dict[Party, None] = {}
-        """Those that have connections."""
-        self._log_again = 0.0
-
-    def enter(self, party: Party, evict: Callable[[], None]) -> Entry | None:
-        """Count a new connection of an address; None when there is no room for it. Then call `leave`."""
-        if self._count >= self._limit and not self._make_room():
-            return None
-        self._parties[party] = None
-        party.connections += 1
-        self._count += 1
-        return Entry(party, evict)
-
-    def leave(self, entry: Entry) -> None:
-        """A connection has ended."""
-        entry.wait_among(None)
-        entry.party.connections -= 1
-        self._count -= 1
-        if not entry.party.connections:
-            del self._parties[entry.party]
-        self._num_left += 1
-        if self._num_left % COLLECTED == 0:
-            gc.collect(1)  # what is young: a few milliseconds
-
-    def _make_room(self) -> bool:
-        """Give up a connection of the address that has most: idle for longest, or else slowest to ask."""
-        self._warn()
-        candidates = [party for party in self._parties if party.idle or party.arriving]
-        if not candidates:
-            return False
-        party = max(candidates, key=lambda party: party.connections)
-        next(iter(party.idle or party.arriving)).evict()
-        return True
-
-    def _warn(self) -> None:
-        if (now := time.monotonic()) >= self._log_again:
-            self._log_again = now + LOG_SECONDS
-            log.warning("client_connections_at_limit", limit=self._limit, addresses=len(self._parties))

@@ -71,7 +71,7 @@ class ClientConnection(RequestReader):
         self._arrival = Arrival(self.flow, self.loop, self._bounds.body_seconds, self._request_is_late)
         host = self.client[0] if self.client is not None else ""
         self._address = self._bounds.admission.address(host)
-        self._entry = self._bounds.connections.enter(self._address, self._evict)
+        self._entry = self._bounds.admission.enter(self._address, self._evict)
         if self._entry is None:
             self._refuse(TooManyConnectionsError("This router has as many connections as it may."))
             return
@@ -150,7 +150,7 @@ class ClientConnection(RequestReader):
     def _leave(self) -> None:
         """Count no more."""
         if self._entry is not None:
-            self._bounds.connections.leave(self._entry)
+            self._bounds.admission.leave(self._entry)
             self._bounds.watchdog.discard(self._arrival)
             self._entry = None
 

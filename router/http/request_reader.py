@@ -16,7 +16,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from router.errors import ApiError, InvalidRequestError
-from router.http.admission import Admission, Claim, ConnectionLimit, Party
+from router.http.admission import Admission, Claim, Party
 from router.http.client_request import IN_SCOPE, ClientRequest
 from router.http.time_limits import NEVER, Watchdog
 
@@ -130,7 +130,6 @@ class Bounds:
     """What all connections of a router share."""
 
     admission: Admission
-    connections: ConnectionLimit
     watchdog: Watchdog
     body_seconds: float
     """How long a request body may take to arrive."""

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
-from router.http.admission import Admission, ConnectionLimit
+from router.http.admission import Admission
 from router.http.client_connection import ClientConnection
 from router.http.client_request import client_request
 from router.http.request_reader import Bounds
@@ -82,7 +82,7 @@ class Relay:
         config = uvicorn.Config(app, lifespan="off", ws="none", log_config=None, proxy_headers=False)
         config.load()
         self.state = ServerState()
-        bounds = Bounds(Admission(10, 1 << 20), ConnectionLimit(10), Watchdog(1.0), 60.0, 60.0)
+        bounds = Bounds(Admission(10, 1 << 20, 10), Watchdog(1.0), 60.0, 60.0)
         self.client = ClientConnection(bounds, config, self.state, {})
         self.client.connection_made(self.client_transport)
         self.client.data_received(REQUEST % http_minor)

@@ -11,8 +11,7 @@ from cluster.settings import load_settings
 from router.http import admission
 from router.http.admission import (
     MAX_CONNECTIONS,
-    ConnectionLimit,
-    Party,
+    Admission,
     max_connections,
     network_of,
     raise_file_limit,
@@ -20,11 +19,17 @@ from router.http.admission import (
 from router.settings import RouterSettings
 
 
+def admission_of(connections):
+    """A bound of so many connections."""
+    return Admission(10, 1024, connections)
+
+
 class Connection:
     """One that leaves when it is told to."""
 
-    def __init__(self, limit, party, state):
+    def __init__(self, limit, address, state):
         self.limit, self.evicted = limit, False
+        party = limit.address(address)
         self.entry = limit.enter(party, self.evict)
         self.entry.wait_among({"idle": party.idle, "arriving": party.arriving}.get(state))
 
@@ -47,21 +52,20 @@ class Connection:
 )
 def test_who_gives_way(held, evicted):
     """Of the address with most connections that has one to give: the longest idle, then the slowest."""
-    limit = ConnectionLimit(3)
-    parties = {"a": Party(), "b": Party()}
-    connections = [Connection(limit, parties[address], state) for address, state in map(str.split, held)]
-    entry = limit.enter(Party(), print)
+    limit = admission_of(3)
+    connections = [Connection(limit, *each.split()) for each in held]
+    entry = limit.enter(limit.address("c"), print)
     assert (entry is None) == (evicted is None)
     assert [each.evicted for each in connections] == [number == evicted for number in range(3)]
 
 
 def test_nothing_is_left_of_those_that_left():
     """Addresses are forgotten with their last connection."""
-    limit = ConnectionLimit(2)
-    for _ in range(100):
-        limit.leave(limit.enter(Party(), print))
-    assert not limit._parties
-    assert limit._count == 0
+    limit = admission_of(2)
+    for number in range(100):
+        limit.leave(limit.enter(limit.address(str(number)), print))
+    assert not limit.parties
+    assert limit._connections == 0
 
 
 @pytest.mark.parametrize(
@@ -93,10 +97,11 @@ def test_reaching_the_limit_is_logged_once_a_minute(monkeypatch):
     """Not with every connection."""
     lines = []
     monkeypatch.setattr(admission.log, "warning", lambda event, **_: lines.append(event))
-    limit = ConnectionLimit(1)
-    limit.enter(Party(), print)
+    limit = admission_of(1)
+    party = limit.address("a")
+    limit.enter(party, print)
     for _ in range(10):
-        assert limit.enter(Party(), print) is None
+        assert limit.enter(party, print) is None
     assert lines == ["client_connections_at_limit"]
 
 
@@ -126,10 +131,10 @@ def test_bytes_in_flight_leave_room_for_a_body(monkeypatch):
 def test_connections_that_have_ended_do_not_stay(monkeypatch):
     """They are cycles, which would otherwise wait for thousands of others."""
     monkeypatch.setattr(admission, "COLLECTED", 2)
-    limit = ConnectionLimit(10)
+    limit = admission_of(10)
     gc.disable()
     try:
-        first, second = (Connection(limit, Party(), "idle") for _ in range(2))
+        first, second = (Connection(limit, "a", "idle") for _ in range(2))
         first.itself = first
         lives = weakref.ref(first)
         limit.leave(first.entry)
