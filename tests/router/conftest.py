@@ -125,14 +125,18 @@ async def start_router(monkeypatch, tiny_model, _tokenizers_imported):
     monkeypatch.setattr(tokenizers, "CHECK_SECONDS", 0.005)
     async with AsyncExitStack() as stack:
 
-        async def start(**changes):
+        async def start(*engines, **changes):
+            """With these engines as replicas a, b, c."""
             values = {
                 "redis_url": NO_REDIS,
                 "port": 0,
                 "tokenizers": {"m": tiny_model},
                 "policy": "round-robin",
             }
-            return await stack.enter_async_context(running(RouterSettings(**{**values, **changes})))
+            router = await stack.enter_async_context(running(RouterSettings(**{**values, **changes})))
+            for name, engine in zip("abc", engines, strict=False):
+                router.admit(engine.url, name)
+            return router
 
         yield start
 
@@ -151,9 +155,9 @@ async def engines():
 @pytest.fixture
 async def router(start_router, engines):
     """A router that asks engine a first, then b, and so on in turn."""
-    router = await start_router(first_byte_seconds=1.0, idle_seconds=0.3, failed_replica_seconds=0.2)
-    for name, engine in zip("ab", engines, strict=True):
-        router.admit(engine.url, name)
+    router = await start_router(
+        *engines, first_byte_seconds=1.0, idle_seconds=0.3, failed_replica_seconds=0.2
+    )
     await router.settled()
     return router
 

@@ -106,8 +106,7 @@ async def test_client_that_does_not_read_is_not_buffered_for(router, engines):
 
 async def test_stalled_client_is_given_up(start_router, engines):
     """A client that takes nothing of its answer for too long holds neither engine nor booking."""
-    router = await start_router(stalled_client_seconds=0.3)
-    router.admit(engines[0].url)
+    router = await start_router(engines[0], stalled_client_seconds=0.3)
     engines[0].script.append(pour)
     with socket.socket() as client:
         ask_without_reading(client, router.port)

@@ -57,8 +57,7 @@ PATHS = {
 @pytest.fixture
 async def lone(start_router, engines):
     """A router with one engine that answers without looking, and a function that sends it a request."""
-    router = await start_router()
-    router.admit(engines[0].url)
+    router = await start_router(engines[0])
     await router.settled()
     # Without usage: counts that differ from the router's would end its tokenising.
     engines[0].script.extend([whole(b'{"id":"x","choices":[]}')] * 100)

@@ -142,8 +142,7 @@ def test_isolation_keeps_the_clients_bytes():
 @pytest.mark.parametrize("place", DEEP_PLACES)
 async def test_no_depth_fails_a_request(start_router, engines, place):
     """Through the whole router, where more of the stack is in use, with a conversation that goes on."""
-    router = await start_router(policy="warm", api_keys={"alice": "key"})
-    router.admit(engines[0].url)
+    router = await start_router(engines[0], policy="warm", api_keys={"alice": "key"})
     await router.settled()
     path = "/v1/completions" if b"prompt" in DEEP_PLACES[place] else "/v1/chat/completions"
     seen = set()

@@ -63,8 +63,7 @@ def hurried(monkeypatch):
 @pytest.fixture
 async def hurried_router(start_router, engines, hurried):
     """A router with short deadlines; at the end it holds nothing."""
-    router = await start_router(body_seconds=2.0, stalled_client_seconds=0.4)
-    router.admit(engines[0].url)
+    router = await start_router(engines[0], body_seconds=2.0, stalled_client_seconds=0.4)
     yield router
     await router.drained()
     await eventually(lambda: hold_nothing(router))
@@ -85,8 +84,7 @@ async def hurried_router(start_router, engines, hurried):
 )
 async def test_head_that_does_not_end_is_given_up(start_router, engines, hurried, before, data, answer):
     """Of the first request or of a later one; whoever has sent nothing hears nothing."""
-    router = await start_router(body_seconds=0.2)
-    router.admit(engines[0].url)
+    router = await start_router(engines[0], body_seconds=0.2)
     reader, writer = await router.connect(before)
     if before:
         first = await reader.readuntil(b"\r\n\r\n")
@@ -118,8 +116,7 @@ async def test_head_that_trickles_is_given_up(start_router, hurried):
 
 async def test_half_a_head_behind_a_request_does_not_harm_that(start_router, engines, hurried):
     """The first is answered, then the connection ends."""
-    router = await start_router(body_seconds=0.2)
-    router.admit(engines[0].url)
+    router = await start_router(engines[0], body_seconds=0.2)
 
     async def slowly(exchange):
         await asyncio.sleep(0.6)
@@ -171,8 +168,7 @@ async def test_late_body_that_nobody_reads_ends_the_connection(start_router, hur
 
 async def test_idle_connection_is_closed_after_a_while(start_router, engines):
     """Also when nothing but the start of its next request would have kept it."""
-    router = await start_router(body_seconds=0.5)
-    router.admit(engines[0].url)
+    router = await start_router(engines[0], body_seconds=0.5)
     router.server.config.timeout_keep_alive = 0.3
     reader, writer = await router.connect(ASK)
     await reader.readuntil(REPLY)
@@ -199,8 +195,7 @@ async def test_client_that_waits_for_leave_after_its_answer(start_router):
 
 async def test_half_sent_bodies_take_no_place(start_router, engines):
     """A place is taken when a body is complete; so many may arrive at once, and others are answered."""
-    router = await start_router(max_open_requests=2)
-    router.admit(engines[0].url)
+    router = await start_router(engines[0], max_open_requests=2)
     writers = [(await router.connect(head(100) + b"{"))[1] for _ in range(20)]
     await eventually(lambda: router.app.admission.body_bytes == 20)
     assert await status(router) == 200
@@ -211,8 +206,7 @@ async def test_half_sent_bodies_take_no_place(start_router, engines):
 
 async def test_bodies_are_bounded_in_bytes(start_router, engines):
     """Those of one address that arrive have half of the room; beyond it others are refused with 429."""
-    router = await start_router(max_body_bytes=64 * KIB, max_body_bytes_in_flight=128 * KIB)
-    router.admit(engines[0].url)
+    router = await start_router(engines[0], max_body_bytes=64 * KIB, max_body_bytes_in_flight=128 * KIB)
     admission = router.app.admission
     _, holder = await router.connect(head(60 * KIB) + b" " * 50 * KIB)
     await eventually(lambda: admission.body_bytes == 50 * KIB)
@@ -233,8 +227,7 @@ async def test_bodies_are_bounded_in_bytes(start_router, engines):
 
 async def test_pipelined_bodies_count_too(start_router, engines):
     """Also those that nobody has looked at yet."""
-    router = await start_router(max_body_bytes=64 * KIB, max_body_bytes_in_flight=128 * KIB)
-    router.admit(engines[0].url)
+    router = await start_router(engines[0], max_body_bytes=64 * KIB, max_body_bytes_in_flight=128 * KIB)
     engines[0].script.append(stay_silent)
     _, writer = await router.connect(ASK + head(60 * KIB) + b" " * 60 * KIB)
     await eventually(lambda: router.app.admission.body_bytes == 60 * KIB + len(WHOLE))
@@ -246,8 +239,7 @@ async def test_pipelined_bodies_count_too(start_router, engines):
 @pytest.mark.parametrize("kind", ["head", "read ahead"])
 async def test_what_is_no_body_yet_counts_too(start_router, engines, kind):
     """Long heads that do not end, and what was read behind requests that wait for their turn."""
-    router = await start_router(max_body_bytes=64 * KIB, max_body_bytes_in_flight=128 * KIB)
-    router.admit(engines[0].url)
+    router = await start_router(engines[0], max_body_bytes=64 * KIB, max_body_bytes_in_flight=128 * KIB)
     go_on = asyncio.Event()
 
     async def answer_later(exchange):
@@ -296,8 +288,7 @@ async def test_one_tenant_does_not_take_all(start_router, engines):
 async def test_many_connections_shut_nobody_out(start_router, engines, monkeypatch, data):
     """Beyond the limit a new connection takes the place of one that waits for its client."""
     monkeypatch.setattr("router.app.max_connections", lambda: 8)
-    router = await start_router()
-    router.admit(engines[0].url)
+    router = await start_router(engines[0])
     engines[0].script.append(stay_silent)
     busy_reader, busy = await router.connect(ASK)
     await eventually(lambda: bool(engines[0].exchanges))
