@@ -13,7 +13,6 @@ Workers are forked, from a process that has imported everything and has neither 
 Python: the libraries are in memory once, and no worker has to wait for them.
 """
 
-import asyncio
 import multiprocessing
 import os
 import shutil
@@ -35,7 +34,7 @@ from cluster.errors import StartUpError
 from cluster.process.bound_child import bind_to_parent
 from cluster.process.collector import calm_collector
 from router.observe.metrics import share_with_other_processes
-from router.server import SHUTDOWN_SECONDS, create_server
+from router.server import SHUTDOWN_SECONDS, create_server, started
 from router.settings import RouterSettings
 
 READY_SECONDS = 5.0
@@ -47,7 +46,6 @@ LONGEST_PAUSE = 30.0
 """Seconds before a worker is started again: doubled each time that it has not served for long."""
 STEADY_SECONDS = 60.0
 """A worker that has served for so long begins with the first pause again."""
-POLL_SECONDS = 0.01
 WATCH_SECONDS = 0.05
 """How often the supervisor looks at its workers, and whether a signal has come."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -136,7 +134,10 @@ class _Supervisor:
     def _look_after(self, worker: _Worker) -> None:
         now = time.monotonic()
         if worker.serves.value and not worker.serves_since:
-            self._has_started(worker, now)
+            worker.serves_since = now
+            if not self._complete and all(other.serves_since for other in self._workers):
+                self._complete = True
+                log.info("router_workers_serve", workers=len(self._workers))
         if worker.process is None:
             if now >= worker.due:
                 self._start(worker)
@@ -154,13 +155,6 @@ class _Supervisor:
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         worker.process.start()
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-
-    def _has_started(self, worker: _Worker, now: float) -> None:
-        worker.serves_since = now
-        if not self._complete:
-            self._complete = all(other.serves_since for other in self._workers)
-            if self._complete:
-                log.info("router_workers_serve", workers=len(self._workers))
 
     def _has_ended(self, worker: _Worker, process: ForkProcess, now: float) -> None:
         how = _describe(process.exitcode)
@@ -243,10 +237,6 @@ def _socket_beside(holder: socket.socket) -> socket.socket:
 
 async def _serve(settings: RouterSettings, listener: socket.socket, serves: c_bool) -> None:
     server = create_server(settings)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    while not serving.done():
-        await asyncio.sleep(POLL_SECONDS)
-        if server.started:
-            serves.value = True
-            break
+    serving = await started(server, listener)
+    serves.value = server.started
     await serving

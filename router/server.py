@@ -23,6 +23,7 @@ from router.http.time_limits import Watchdog
 from router.settings import RouterSettings
 
 SHUTDOWN_SECONDS = 10
+POLL_SECONDS = 0.01
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -72,6 +73,14 @@ def create_server(settings: RouterSettings) -> uvicorn.Server:
     return uvicorn.Server(server_config(create_app(settings)))
 
 
+async def started(server: uvicorn.Server, listener: socket.socket) -> asyncio.Task[None]:
+    """What serves, once it takes requests or has ended."""
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    while not (server.started or serving.done()):
+        await asyncio.wait([serving], timeout=POLL_SECONDS)
+    return serving
+
+
 class RouterStoppedError(ClusterError):
     """The router's server has ended; Serve should replace this actor."""
 
@@ -83,12 +92,10 @@ class Router:
         configure_logging(settings.log_level, json=True)
         forgo_torch()
         self._server = create_server(settings)
-        self._serving = asyncio.create_task(self._server.serve(sockets=[bind(settings.host, settings.port)]))
-        while not self._server.started:
-            if self._serving.done():
-                await self._serving
-                raise RouterStoppedError("the router's server ended while it was starting")
-            await asyncio.sleep(0.01)
+        self._serving = await started(self._server, bind(settings.host, settings.port))
+        if not self._server.started:
+            await self._serving
+            raise RouterStoppedError("the router's server ended while it was starting")
 
     def check_health(self) -> None:
         """Called by Serve. Raises `RouterStoppedError` when the server is gone."""

@@ -160,11 +160,10 @@ async def _relay_stream(call: Call, exchange: Exchange, record: RequestRecord, c
 
 
 def _reply_headers(content_type: str, record: RequestRecord) -> Mapping[str, str]:
+    headers = {"content-type": content_type, "x-request-id": record.request_id}
     if not record.sees_caches:
-        return {"content-type": content_type, "x-request-id": record.request_id}
-    return {
-        "content-type": content_type,
-        "x-request-id": record.request_id,
+        return headers
+    return headers | {
         "x-warmroute-replica": record.replica,
         "x-warmroute-expected-cached-tokens": str(record.expected_cached_tokens),
         "x-warmroute-reason": record.reason,

@@ -16,7 +16,6 @@ from typing import TypeAlias
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from router.errors import ApiError, InvalidRequestError, OverloadedError
 from router.requests.prompt_threads import Pause, PromptBusyError, PromptThreads
@@ -75,14 +74,11 @@ def parse_seconds(raw: bytes) -> float:
     data = np.frombuffer(raw, dtype=np.uint8)
     for start in range(0, len(data), COUNTED_BYTES):
         part = data[start : start + COUNTED_BYTES]
-        seconds += sum(_count(part, character) * each for character, each in SECONDS_PER_CHARACTER.items())
+        for character, each in SECONDS_PER_CHARACTER.items():
+            seconds += np.count_nonzero(part == ord(character)) * each
         if seconds > THREAD_SECONDS:
             break
     return seconds
-
-
-def _count(data: NDArray[np.uint8], character: str) -> int:
-    return int(np.count_nonzero(data == ord(character)))
 
 
 def _parse_in_thread(path: str, raw: bytes, scope: str, pause: Pause) -> Call:

@@ -47,11 +47,6 @@ class _Job:
         self.done: asyncio.Future[Any] | None = asyncio.get_running_loop().create_future()
         self.worked_since = 0.0
 
-    @property
-    def abandoned(self) -> bool:
-        """Whether nobody waits for it."""
-        return self.done is None
-
     def abandon(self) -> None:
         """Nobody waits for it any more. An error's traceback holds the job: it must not hold the error, nor
         what was worked on, or all that lives until the collector runs.
@@ -60,7 +55,7 @@ class _Job:
 
     def pause(self) -> None:
         """See `Pause`."""
-        if self.abandoned:
+        if self.done is None:
             raise WorkAbandonedError
         if time.perf_counter() - self.worked_since >= WORK_SECONDS:
             time.sleep(PAUSE_SECONDS)

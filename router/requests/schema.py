@@ -231,14 +231,6 @@ def _missing_field(message: str) -> str | None:
     return rest.rstrip("`") or None
 
 
-def _check_salt(salt: str) -> None:
-    if len(salt) > MAX_SALT_LENGTH or not SALT_FORBIDDEN.isdisjoint(salt):
-        raise InvalidRequestError(
-            f"'cache_salt' must be at most {MAX_SALT_LENGTH} characters, without '@', '/', '\\' and NUL.",
-            param="cache_salt",
-        )
-
-
 def _scoped_salt(scope: str, salt: str) -> str:
     """Of lengths and texts, so that no two pairs of scope and salt make the same one."""
     parts = (part.encode() for part in (scope, salt))
@@ -263,14 +255,18 @@ def _call(
             raise InvalidRequestError(
                 f"'vllm_xargs.{name}' is not accepted from clients.", param=f"vllm_xargs.{name}"
             )
-    if shape.cache_salt:
-        _check_salt(shape.cache_salt)
+    salt = shape.cache_salt or ""
+    if len(salt) > MAX_SALT_LENGTH or not SALT_FORBIDDEN.isdisjoint(salt):
+        raise InvalidRequestError(
+            f"'cache_salt' must be at most {MAX_SALT_LENGTH} characters, without '@', '/', '\\' and NUL.",
+            param="cache_salt",
+        )
     return Call(
         path=path,
         model=shape.model,
         stream=bool(shape.stream),
         wants_usage=bool(shape.stream_options and shape.stream_options.include_usage),
-        cache_salt=shape.cache_salt or "",
+        cache_salt=salt,
         conversation=conversation,
         fields=fields,
         tokenisable=tokenisable and shape.truncate_prompt_tokens is None,
