@@ -4,14 +4,13 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cluster.fleet.fleet import Fleet
 from cluster.process.tasks import Kept, cancel_and_wait
@@ -35,7 +34,7 @@ from router.admin.requests import request_routes
 from router.admin.steering import steering_routes
 from router.admin.stream import Stream, stream_routes
 from router.api.dispatch import Dispatcher
-from router.api.generate import GenerationEndpoint, model_routes
+from router.api.generate import GenerationEndpoint, RouterApplication, model_routes
 from router.auth import authenticator
 from router.errors import MAX_QUOTED, ApiError, InvalidRequestError, UnknownPathError, quoted
 from router.explain.conversations import Conversations
@@ -48,7 +47,6 @@ from router.history.history import History
 from router.history.history_sharing import HistorySharing
 from router.history.history_store import HistoryStore
 from router.history.savings import Savings
-from router.http.admission import Admission, max_connections
 from router.observe.accounting import Accounts
 from router.observe.explanations import Explanations
 from router.observe.metrics import Metrics
@@ -62,27 +60,6 @@ from router.upstream.client import Upstream
 if TYPE_CHECKING:
     from router.observe.tracing import Tracing
 from router.steer.operator_commands import CommandFollower
-
-
-class RouterApplication(FastAPI):
-    """FastAPI, whose middleware is not asked about requests for tokens."""
-
-    def __init__(self, settings: RouterSettings, **options: Any) -> None:
-        super().__init__(**options)
-        self.settings = settings
-        connections = max_connections()
-        self.admission = Admission(
-            min(settings.max_open_requests, connections), settings.max_body_bytes_in_flight, connections
-        )
-        self.endpoints: dict[str, ASGIApp] = {}
-        """What answers a POST to these paths."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self.endpoints:
-            await self.endpoints[scope["path"]](scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
 
 
 def create_app(settings: RouterSettings) -> RouterApplication:

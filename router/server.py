@@ -15,7 +15,8 @@ from cluster.errors import ClusterError, StartUpError
 from cluster.log import configure_logging
 from cluster.process.collector import give_back_large_blocks
 from cluster.prompts.tokenizer import forgo_torch
-from router.app import RouterApplication, create_app
+from router.api.generate import RouterApplication
+from router.app import create_app
 from router.http.admission import raise_file_limit
 from router.http.client_connection import ClientConnection
 from router.http.request_reader import Bounds

@@ -7,8 +7,8 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from fastapi import APIRouter, Request
-from starlette.types import Receive, Scope, Send
+from fastapi import APIRouter, FastAPI, Request
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cluster.fleet.fleet import Fleet
 from router.api.dispatch import Dispatcher, Exchange
@@ -17,6 +17,7 @@ from router.errors import ApiError, ClientStalledError, UpstreamError
 from router.explain.conversations import MAX_REQUEST_BYTES
 from router.health.readiness import without_replicas
 from router.history.record import RequestRecord
+from router.http.admission import Admission, max_connections
 from router.http.client_request import ClientRequest, client_request
 from router.http.sse import DONE, EventFilter, usage_of_reply
 from router.observe.accounting import Accounts
@@ -174,6 +175,27 @@ def _reply_headers(content_type: str, record: RequestRecord) -> Mapping[str, str
 def _request_id(headers: dict[bytes, bytes]) -> str:
     given = headers.get(b"x-request-id", b"").decode("latin-1")
     return given if 0 < len(given) <= 128 and given.isascii() and given.isprintable() else token_hex(16)
+
+
+class RouterApplication(FastAPI):
+    """FastAPI, whose middleware is not asked about requests for tokens; and the bounds of its connections."""
+
+    def __init__(self, settings: RouterSettings, **options: Any) -> None:
+        super().__init__(**options)
+        self.settings = settings
+        connections = max_connections()
+        self.admission = Admission(
+            min(settings.max_open_requests, connections), settings.max_body_bytes_in_flight, connections
+        )
+        self.endpoints: dict[str, ASGIApp] = {}
+        """What answers a POST to these paths."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self.endpoints:
+            await self.endpoints[scope["path"]](scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 def model_routes(fleet: Fleet, authenticate: Authenticator) -> APIRouter:

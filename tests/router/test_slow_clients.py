@@ -287,7 +287,7 @@ async def test_one_tenant_does_not_take_all(start_router, engines):
 @pytest.mark.parametrize("data", [b"", GET, PATH, head(1000) + b"{"], ids=["new", "idle", "head", "body"])
 async def test_many_connections_shut_nobody_out(start_router, engines, monkeypatch, data):
     """Beyond the limit a new connection takes the place of one that waits for its client."""
-    monkeypatch.setattr("router.app.max_connections", lambda: 8)
+    monkeypatch.setattr("router.api.generate.max_connections", lambda: 8)
     router = await start_router(engines[0])
     engines[0].script.append(stay_silent)
     busy_reader, busy = await router.connect(ASK)
@@ -311,7 +311,7 @@ async def test_many_connections_shut_nobody_out(start_router, engines, monkeypat
 
 async def test_no_room_for_one_more_connection(start_router, engines, monkeypatch):
     """Where all are being answered, a new one is told so, and may come again."""
-    monkeypatch.setattr("router.app.max_connections", lambda: 3)
+    monkeypatch.setattr("router.api.generate.max_connections", lambda: 3)
     router = await start_router(api_keys={"a": "key"}, max_open_requests=100)
     router.app.admission.max_requests_of_one = 100
     router.admit(engines[0].url)
