@@ -99,9 +99,7 @@ class GenerationEndpoint:
             raise without_replicas(self.fleet, call.model)
         record.model = model.name
         began = time.monotonic()
-        tokenizer = self.tokenizers.for_call(
-            model.name, call, call.conversation_key(call.cache_salt.encode())
-        )
+        tokenizer = self.tokenizers.for_call(model.name, call, call.conversation_key)
         prompt = await prepare(call, model, tokenizer, self.threads, party)
         record.prepare_seconds = time.monotonic() - began
         record.prompt_tokens, record.exact = prompt.prompt_tokens, prompt.exact

@@ -61,7 +61,7 @@ async def prepare(
     result has no keys, and the ring places the conversation. Long prompts are worked on in ``threads``, where
     clients take turns. Raises `ContextTooLongError` when the prompt cannot fit into the model's context.
     """
-    conversation_key = call.conversation_key(call.cache_salt.encode())
+    conversation_key = call.conversation_key
     prompts = (
         await _keyed(call, model, tokenizer, threads, client) if tokenizer and call.tokenisable else None
     )

@@ -149,9 +149,10 @@ class Call(msgspec.Struct, frozen=True):
         except RecursionError as error:
             raise _nested_too_deeply() from error
 
-    def conversation_key(self, root: bytes) -> int:
-        """64 bits that stay the same over all turns of the conversation, inside a namespace."""
-        return xxhash.xxh3_64_intdigest(root + self.conversation)
+    @property
+    def conversation_key(self) -> int:
+        """64 bits that stay the same over all turns of the conversation, among those with the same salt."""
+        return xxhash.xxh3_64_intdigest(self.cache_salt.encode() + self.conversation)
 
 
 def parse_chat(raw: bytes) -> Call:

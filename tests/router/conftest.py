@@ -12,6 +12,7 @@ from cluster.prompts.tokenizer import PromptTokenizer
 from cluster.protocol.wire import Lease, Load, ReplicaState
 from router.app import create_app
 from router.requests import tokenizers
+from router.requests.prompt_threads import PromptThreads
 from router.server import bind, server_config
 from router.settings import RouterSettings
 from tests.redis_process import running_redis
@@ -139,6 +140,14 @@ async def start_router(monkeypatch, tiny_model, _tokenizers_imported):
             return router
 
         yield start
+
+
+@pytest.fixture
+def threads():
+    """For long prompts, as a router has them."""
+    threads = PromptThreads()
+    yield threads
+    threads.close()
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def test_messages_of_a_text_completion_mean_nothing(messages, stream):
     raw = completion(prompt="hello", messages=messages, stream=stream)
     call = parse_completion(raw)
     assert list(call.messages) == []
-    assert call.conversation_key(b"") == parse_completion(completion(prompt="hello")).conversation_key(b"")
+    assert call.conversation_key == parse_completion(completion(prompt="hello")).conversation_key
     assert call.upstream_body().startswith(raw[:-1])
 
 
