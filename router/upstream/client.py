@@ -317,7 +317,7 @@ class Upstream:
                 f"no answer within {seconds:g} s", replica_down=True, timed_out=True
             ) from error
         except ReplyBrokenError as error:
-            raise AttemptFailedError(str(error), replica_down=True) from error
+            raise AttemptFailedError(str(error), replica_down=True, timed_out=error.timed_out) from error
         finally:
             reply.close()
         return reply
