@@ -10,6 +10,7 @@ import gc
 import resource
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from weakref import WeakValueDictionary
 
@@ -56,33 +57,29 @@ def network_of(host: str) -> str:
     return str(mapped) if mapped is not None else address.exploded[:19]
 
 
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Party:
     """A tenant or an address, and what it has taken. It is forgotten when nobody holds it any more."""
 
-    __slots__ = ("__weakref__", "arriving", "arriving_bytes", "body_bytes", "connections", "idle", "requests")
-
-    def __init__(self) -> None:
-        self.requests = 0
-        self.body_bytes = 0
-        """Of complete bodies."""
-        self.arriving_bytes = 0
-        self.connections = 0
-        """Of an address. Those whose request is being answered are only counted."""
-        self.idle: dict[Entry, None] = {}
-        self.arriving: dict[Entry, None] = {}
-        """Both in the order in which they came here."""
+    requests: int = 0
+    body_bytes: int = 0
+    """Of complete bodies."""
+    arriving_bytes: int = 0
+    connections: int = 0
+    """Of an address. Those whose request is being answered are only counted."""
+    idle: "dict[Entry, None]" = field(default_factory=dict)
+    arriving: "dict[Entry, None]" = field(default_factory=dict)
+    """Both in the order in which they came here."""
 
 
+@dataclass(slots=True, eq=False)
 class Entry:
     """One connection among the others, from its opening to its end."""
 
-    __slots__ = ("_among", "evict", "party")
-
-    def __init__(self, party: Party, evict: Callable[[], None]) -> None:
-        self.party = party
-        self.evict = evict
-        """Ends the connection at once."""
-        self._among: dict[Entry, None] | None = None
+    party: Party
+    evict: Callable[[], None]
+    """Ends the connection at once."""
+    _among: "dict[Entry, None] | None" = None
 
     def wait_among(self, others: "dict[Entry, None] | None") -> None:
         """Its client is waited for, like those of others in its party. None: it has sent a whole request, and
@@ -173,17 +170,15 @@ def _party(parties: WeakValueDictionary[str, Party], name: str) -> Party:
     return party
 
 
+@dataclass(slots=True, eq=False)
 class Claim:
     """What one request takes, from the first byte of its body to its end. It is given back once."""
 
-    __slots__ = ("_address", "_admission", "_bytes", "_party")
-
-    def __init__(self, admission: Admission, address: Party) -> None:
-        self._admission = admission
-        self._address = address
-        self._bytes = 0
-        self._party: Party | None = None
-        """Whose place the request has; None while its body arrives, and after its end."""
+    _admission: Admission
+    _address: Party
+    _bytes: int = 0
+    _party: Party | None = None
+    """Whose place the request has; None while its body arrives, and after its end."""
 
     @property
     def party(self) -> Party:

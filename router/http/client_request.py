@@ -6,6 +6,7 @@ one callback. Starlette's endpoints use the same request through ASGI.
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from starlette.types import Scope
@@ -33,55 +34,40 @@ class Source(Protocol):
         """Go on after `pause`."""
 
 
+@dataclass(slots=True, eq=False)
 class ClientRequest:
     """Reads one request's body and answers it."""
 
-    __slots__ = (
-        "_broken",
-        "_cycle",
-        "_declared",
-        "_events",
-        "_is_chunked",
-        "_on_gone",
-        "_read_on",
-        "_refusal",
-        "_source",
-        "_transport",
-        "_waiter",
-        "claim",
-        "expects_continue",
-        "on_shutdown",
-    )
+    _cycle: RequestResponseCycle
+    claim: Claim
+    """What the request takes of the router's bounds; its body counts in it as it arrives."""
+    _declared: int
+    """Length of the body, by its header; 0 where that does not say."""
+    _read_on: Callable[[], None]
+    """Lets the connection read what the client has sent meanwhile."""
+    on_shutdown: Callable[[], object] | None = None
+    """Called when the server stops, which waits for answers: one without an end should end now."""
+    expects_continue: bool = field(init=False)
+    """Whether the client waits for leave to send its body."""
+    _on_gone: Callable[[], object] | None = None
+    """Called when the client leaves before its answer is complete."""
+    _refusal: ApiError | None = None
+    _transport: asyncio.Transport = field(init=False)
+    _is_chunked: bool = False
+    """Whether the body goes out in chunked transfer encoding. `_write` does that, the transport not."""
+    _source: Source | None = None
+    """The engine's answer, while that is relayed."""
+    _events: EventFilter = field(init=False)
+    _broken: str | None = None
+    _waiter: asyncio.Future[None] | None = None
 
-    def __init__(
-        self, cycle: RequestResponseCycle, claim: Claim, declared: int, read_on: Callable[[], None]
-    ) -> None:
-        self._cycle = cycle
-        self._declared = declared
-        """Length of the body, by its header; 0 where that does not say."""
-        self._read_on = read_on
-        """Lets the connection read what the client has sent meanwhile."""
-        self._refusal: ApiError | None = None
-        self.claim = claim
-        """What the request takes of the router's bounds; its body counts in it as it arrives."""
-        self.expects_continue = cycle.waiting_for_100_continue
-        """Whether the client waits for leave to send its body."""
-        self.on_shutdown: Callable[[], object] | None = None
-        """Called when the server stops, which waits for answers: one without an end should end now."""
-        self._on_gone: Callable[[], object] | None = None
-        """Called when the client leaves before its answer is complete."""
-        self._transport = cycle.transport
-        self._is_chunked = False
-        """Whether the body goes out in chunked transfer encoding. `_write` does that, the transport not."""
-        self._source: Source | None = None
-        """The engine's answer, while that is relayed."""
-        self._events: EventFilter
-        self._broken: str | None = None
-        self._waiter: asyncio.Future[None] | None = None
+    def __post_init__(self) -> None:
+        cycle = self._cycle
+        self._transport, self.expects_continue = cycle.transport, cycle.waiting_for_100_continue
         cycle.receive, cycle.send = self._receive, self._send  # type: ignore[method-assign]
-        if declared:
+        if self._declared:
             try:
-                claim.expect(declared)
+                self.claim.expect(self._declared)
             except OverloadedError as error:
                 self.refuse_body(error)
 

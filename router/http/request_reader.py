@@ -43,36 +43,23 @@ class _RefusedError(Exception):
     """Ends the parser: the head of a request is not acceptable."""
 
 
+@dataclass(slots=True, eq=False)
 class Arrival:
     """Watches what arrives on one connection; see `router.http.time_limits.Watched`.
 
     A whole request in one read sets no deadline: only what is unfinished after a read does.
     """
 
-    __slots__ = (
-        "_began",
-        "_body_seconds",
-        "_flow",
-        "_loop",
-        "_on_late",
-        "deadline",
-        "in_body",
-        "in_head",
-        "received",
-    )
-
-    def __init__(
-        self, flow: FlowControl, loop: AbstractEventLoop, body_seconds: float, on_late: Callable[[], None]
-    ) -> None:
-        self._flow = flow
-        self._loop = loop
-        self._body_seconds = body_seconds
-        self._on_late = on_late
-        self._began = 0.0
-        self.deadline = NEVER
-        self.in_head = self.in_body = False
-        self.received = 0
-        """Bytes of the body that arrives."""
+    flow: FlowControl
+    loop: AbstractEventLoop
+    body_seconds: float
+    on_late: Callable[[], None]
+    deadline: float = NEVER
+    in_head: bool = False
+    in_body: bool = False
+    received: int = 0
+    """Bytes of the body that arrives."""
+    began: float = 0.0
 
     def head_begins(self) -> None:
         """The first byte of a request, or a connection that has none yet."""
@@ -93,7 +80,7 @@ class Arrival:
     def idle(self, seconds: float) -> None:
         """Everything has its answer; unless something arrives already, wait so long for more."""
         if not (self.in_head or self.in_body):
-            self.deadline = self._loop.time() + seconds
+            self.deadline = self.loop.time() + seconds
 
     def wait(self) -> None:
         """What is unfinished after a read must go on; repeating this changes nothing."""
@@ -101,28 +88,28 @@ class Arrival:
             self._count_from_now()
 
     def _count_from_now(self) -> None:
-        self._began = self._loop.time()
+        self.began = self.loop.time()
         if self.in_head:
-            self.deadline = self._began + HEAD_SECONDS
+            self.deadline = self.began + HEAD_SECONDS
         else:
             self.deadline = self._body_deadline()
 
     def _body_deadline(self) -> float:
         """Until when more of the body must have come."""
         seconds = BODY_GRACE_SECONDS + self.received / BODY_BYTES_PER_SECOND
-        return self._began + min(self._body_seconds, seconds)
+        return self.began + min(self.body_seconds, seconds)
 
     def overdue(self) -> None:
         """Called by the watchdog. More of a body may have come since the deadline was set."""
-        if self._flow.read_paused:  # a client cannot be late
+        if self.flow.read_paused:  # a client cannot be late
             self._count_from_now()
             return
         if self.in_body:
             self.deadline = self._body_deadline()
-            if self.deadline >= self._loop.time():
+            if self.deadline >= self.loop.time():
                 return
         self.deadline = NEVER
-        self._on_late()
+        self.on_late()
 
 
 @dataclass(frozen=True, slots=True)

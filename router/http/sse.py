@@ -1,6 +1,7 @@
 """Server-sent events: cutting a byte stream into whole events, and finding the usage in them."""
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -45,19 +46,17 @@ class _Event(msgspec.Struct):
 _event_decoder = msgspec.json.Decoder(_Event)
 
 
+@dataclass(slots=True, eq=False)
 class EventFilter:
     """What a client gets of an engine's stream, and what the router reads in it."""
 
-    __slots__ = ("_keep_usage", "_rest", "done", "reported_error", "usage")
-
-    def __init__(self, *, keep_usage: bool) -> None:
-        self._rest = b""
-        """What has not been a whole event so far."""
-        self._keep_usage = keep_usage
-        self.usage: Usage | None = None
-        self.done = False
-        """Whether the event that ends a stream has come."""
-        self.reported_error = False
+    keep_usage: bool
+    usage: Usage | None = None
+    done: bool = False
+    """Whether the event that ends a stream has come."""
+    reported_error: bool = False
+    _rest: bytes = b""
+    """What has not been a whole event so far."""
 
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes; return those that go on, in whole events."""
@@ -106,7 +105,7 @@ class EventFilter:
         self.usage = usage or self.usage
         self.done = self.done or event.startswith(DONE)
         self.reported_error = self.reported_error or error_status(event) is not None
-        return self._keep_usage or not nothing_else
+        return self.keep_usage or not nothing_else
 
 
 def parse_usage(event: bytes) -> tuple[Usage | None, bool]:
