@@ -73,7 +73,7 @@ class ClientRequest:
 
     @property
     def is_gone(self) -> bool:
-        """Whether the client has left, though nobody may have been told yet: writing would be an error."""
+        """Whether the client has left, though the connection may not know yet: writing would be an error."""
         if self._transport.is_closing():
             self._cycle.disconnected = True
         return self._cycle.disconnected
@@ -129,7 +129,7 @@ class ClientRequest:
         return self._refusal is None
 
     def refuse_body(self, why: ApiError) -> None:
-        """Drop the body, as far as it has come and what follows; whoever reads it is told why."""
+        """Drop the body, as far as it has come and what follows; whoever reads it gets this error."""
         self._refusal = why
         self.drop_body()
         self._cycle.message_event.set()

@@ -32,7 +32,7 @@ FAILED_STATUSES = {
 SMALL_REQUEST_SECONDS = 10.0
 HEALTH_SECONDS = 2.0
 """How long an engine may take to say that it lives."""
-HEARD_SECONDS = 3.0
+ALIVE_SECONDS = 3.0
 """An engine that has sent a byte of any answer within this time lives, whatever its health check says."""
 ERROR_BYTES = 300
 """How much of an engine's error is passed on to the client."""
@@ -113,11 +113,11 @@ class EnginePool:
             connection.abort()
         return None
 
-    def heard_at(self, url: str) -> float:
+    def received_at(self, url: str) -> float:
         """When this engine sent its last bytes over a connection still open, in the event loop's time."""
         engine = self._engines.get(url)
         open_ones = (one for one in engine.connections if not one.is_closing) if engine is not None else ()
-        return max((one.heard_at for one in open_ones), default=float("-inf"))
+        return max((one.received_at for one in open_ones), default=float("-inf"))
 
     async def connect(self, engine: Engine) -> EngineConnection:
         """A new connection. Raises `AttemptFailedError`."""
@@ -147,7 +147,7 @@ class EnginePool:
             ) from error
         except OSError as error:
             raise AttemptFailedError(str(error) or type(error).__name__, replica_down=True) from error
-        if connection.is_closing:  # whoever sent a request now would never hear of it again
+        if connection.is_closing:  # a request sent now would never have an answer
             raise AttemptFailedError("the engine closed a new connection at once", replica_down=True)
         self._watchdog.add(connection)
         engine.connections.add(connection)
@@ -279,10 +279,10 @@ class Upstream:
 
         A busy engine may be too late with its health check. One without ``/health`` lives, too.
         """
-        return self._is_heard(url) or await self._says_healthy(url) or self._is_heard(url)
+        return self._sends(url) or await self._says_healthy(url) or self._sends(url)
 
-    def _is_heard(self, url: str) -> bool:
-        return asyncio.get_running_loop().time() - self._pool.heard_at(url) < HEARD_SECONDS
+    def _sends(self, url: str) -> bool:
+        return asyncio.get_running_loop().time() - self._pool.received_at(url) < ALIVE_SECONDS
 
     async def _says_healthy(self, url: str) -> bool:
         with suppress(AttemptFailedError):

@@ -49,7 +49,7 @@ class EngineConnection(asyncio.Protocol):
     """Called when it has ended."""
     deadline: float = NEVER
     """See `router.http.time_limits.Watched`. Ends the wait of the receiver, or the connection's idling."""
-    heard_at: float = float("-inf")
+    received_at: float = float("-inf")
     """When the engine sent its last bytes, in the event loop's time in seconds."""
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     _parser: httptools.HttpResponseParser = field(init=False)
@@ -110,7 +110,7 @@ class EngineConnection(asyncio.Protocol):
                 self._transport.resume_reading()
 
     def abort(self) -> None:
-        """Cut the connection at once; the receiver hears nothing more."""
+        """Cut the connection at once; the receiver gets nothing more."""
         self._receiver = None
         self._transport.abort()
 
@@ -134,7 +134,7 @@ class EngineConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand on what the bytes contain of the body, in one piece."""
-        self.heard_at = now = self._loop.time()
+        self.received_at = now = self._loop.time()
         if self._between_chunks and self._chunks_to is not None:
             self.deadline = now + self._idle_seconds
             if self._chunks_to.took_chunk(data):
@@ -150,7 +150,7 @@ class EngineConnection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(f"malformed answer: {error}")
             return
-        # Only the next chunk's size can follow a chunk, and `on_chunk_header` would have told its end.
+        # Only the next chunk's size can follow a chunk, and `on_chunk_header` would have seen its end.
         self._between_chunks = self._chunk_complete and data.endswith(b"\r\n")
         if self._outside_body_bytes > MAX_HEAD_BYTES:
             self._fail(f"more than {MAX_HEAD_BYTES} bytes of headers")

@@ -148,7 +148,7 @@ class UpstreamReply:
     def received(self, data: bytes) -> None:
         """Some bytes of the body."""
         assert self._connection is not None
-        self._connection.deadline = self._connection.heard_at + self._idle_seconds
+        self._connection.deadline = self._connection.received_at + self._idle_seconds
         if self._sink is not None:
             self._sink.received(data)
             return

@@ -195,7 +195,7 @@ LARGE = b"x" * 5000
 async def three(start_router, engines, monkeypatch):
     """A router with three replicas, asked in the order of their engines, and these engines."""
     monkeypatch.setattr(upstream, "HEALTH_SECONDS", 0.05)
-    monkeypatch.setattr(upstream, "HEARD_SECONDS", 0.1)
+    monkeypatch.setattr(upstream, "ALIVE_SECONDS", 0.1)
     monkeypatch.setattr(upstream_reply, "MAX_REPLY_BYTES", 4096)
     third = FakeEngine()
     await third.start()

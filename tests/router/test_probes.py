@@ -19,7 +19,7 @@ async def router(monkeypatch, start_router, engines):
     """A router that probes quickly and whose own limits are far away; engine a is asked first."""
     monkeypatch.setattr(probes, "PROBE_SECONDS", 0.03)
     monkeypatch.setattr(upstream, "HEALTH_SECONDS", 0.05)
-    monkeypatch.setattr(upstream, "HEARD_SECONDS", 0.4)
+    monkeypatch.setattr(upstream, "ALIVE_SECONDS", 0.4)
     router = await start_router(*engines, failed_replica_seconds=0.01)
     await router.settled()
     return router
