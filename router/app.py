@@ -79,12 +79,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         tokenizers = Tokenizers(fleet, upstream, settings.tokenizers)
         commands = CommandFollower(CommandStore(redis, settings.keys), fleet, follower)
         index_watchdog = IndexWatchdog(
-            redis,
-            settings.keys,
-            fleet,
-            follower,
-            following.restart,
-            lambda: len(commands.reset_prefixes),
+            redis, settings.keys, fleet, follower, following.restart, lambda: len(commands.reset_prefixes)
         )
         steering = Steering(
             SteeringStore(redis, settings.keys), POLICIES, settings.policy, router_id, commands
@@ -105,15 +100,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         threads = PromptThreads()
         for path in PARSERS:
             endpoint = GenerationEndpoint(
-                path,
-                fleet,
-                tokenizers,
-                dispatcher,
-                accounts,
-                authenticate,
-                tracing,
-                threads,
-                settings,
+                path, fleet, tokenizers, dispatcher, accounts, authenticate, tracing, threads, settings
             )
             app.endpoints[path] = endpoint
             app.router.routes.append(Route(path, endpoint, methods=["POST"]))  # refuses other methods

@@ -5,6 +5,8 @@ from typing import Any
 
 MAX_QUOTED = 64
 """Characters quoted of anything that came from outside: errors are logged, kept and shared through Redis."""
+TYPES = {429: "rate_limit_error", 502: "upstream_error", 503: "service_unavailable"}
+"""What OpenAI's format calls the types of errors that are not the request's own, by status."""
 MAX_MESSAGE = 1_024
 """Characters of a whole message."""
 
@@ -23,14 +25,9 @@ class ApiError(Exception):
     retry_after: int | None
     """Seconds after which trying again may help."""
 
-    def __init_subclass__(
-        cls,
-        status: int,
-        type: str = "invalid_request_error",
-        code: str | None = None,
-        retry_after: int | None = None,
-    ) -> None:
-        cls.status, cls.type, cls.code, cls.retry_after = status, type, code, retry_after
+    def __init_subclass__(cls, status: int, code: str | None = None, retry_after: int | None = None) -> None:
+        cls.status, cls.code, cls.retry_after = status, code, retry_after
+        cls.type = TYPES.get(status, "invalid_request_error")
 
     def __init__(self, message: str, param: str | None = None) -> None:
         self.message = message if len(message) <= MAX_MESSAGE else message[:MAX_MESSAGE] + "..."
@@ -97,35 +94,27 @@ class BodyTooLargeError(ApiError, status=413, code="request_too_large"):
         super().__init__(f"The request body is larger than {limit} bytes.")
 
 
-class OverloadedError(
-    ApiError, status=429, type="rate_limit_error", code="rate_limit_exceeded", retry_after=1
-):
+class OverloadedError(ApiError, status=429, code="rate_limit_exceeded", retry_after=1):
     """This router, or one client of it, has as many requests open or holds as many bytes as it may."""
 
 
-class TooManyConnectionsError(
-    ApiError, status=503, type="service_unavailable", code="too_many_connections", retry_after=1
-):
+class TooManyConnectionsError(ApiError, status=503, code="too_many_connections", retry_after=1):
     """This router has as many connections as it may, and all of them are in use."""
 
 
-class NoReplicaReadyError(
-    ApiError, status=503, type="service_unavailable", code="no_replica_ready", retry_after=2
-):
+class NoReplicaReadyError(ApiError, status=503, code="no_replica_ready", retry_after=2):
     """The model is known, but nothing that serves it takes requests now."""
 
 
-class BlocksChangeError(
-    ApiError, status=503, type="service_unavailable", code="blocks_change", retry_after=1
-):
+class BlocksChangeError(ApiError, status=503, code="blocks_change", retry_after=1):
     """What is asked for changes while it is read."""
 
 
-class NotDecidedError(ApiError, status=503, type="service_unavailable", code="redis_unavailable"):
+class NotDecidedError(ApiError, status=503, code="redis_unavailable"):
     """What an operator wants, or wants to know, needs Redis, which does not answer."""
 
 
-class UpstreamError(ApiError, status=502, type="upstream_error"):
+class UpstreamError(ApiError, status=502):
     """No attempt succeeded before the first byte."""
 
     def __init__(self, message: str, status: int = 502, retry_after: int | None = 1) -> None:
