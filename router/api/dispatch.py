@@ -54,7 +54,7 @@ class Exchange:
         self.reply.close()
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Dispatcher:
     """Sends requests to replicas."""
 

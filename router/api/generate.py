@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 CLIENT_CLOSED_REQUEST = 499
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class GenerationEndpoint:
     """ASGI application for one path; shares everything but the parser with its siblings."""
 

@@ -57,7 +57,7 @@ def network_of(host: str) -> str:
     return str(mapped) if mapped is not None else address.exploded[:19]
 
 
-@dataclass(slots=True, eq=False, weakref_slot=True)
+@dataclass(slots=True, eq=False, repr=False, weakref_slot=True)
 class Party:
     """A tenant or an address, and what it has taken. It is forgotten when nobody holds it any more."""
 
@@ -72,7 +72,7 @@ class Party:
     """Both in the order in which they came here."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Entry:
     """One connection among the others, from its opening to its end."""
 
@@ -170,7 +170,7 @@ def _party(parties: WeakValueDictionary[str, Party], name: str) -> Party:
     return party
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Claim:
     """What one request takes, from the first byte of its body to its end. It is given back once."""
 

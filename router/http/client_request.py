@@ -34,7 +34,7 @@ class Source(Protocol):
         """Go on after `pause`."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class ClientRequest:
     """Reads one request's body and answers it."""
 

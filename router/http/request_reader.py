@@ -43,7 +43,7 @@ class _RefusedError(Exception):
     """Ends the parser: the head of a request is not acceptable."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Arrival:
     """Watches what arrives on one connection; see `router.http.time_limits.Watched`.
 

@@ -46,7 +46,7 @@ class _Event(msgspec.Struct):
 _event_decoder = msgspec.json.Decoder(_Event)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class EventFilter:
     """What a client gets of an engine's stream, and what the router reads in it."""
 

@@ -39,7 +39,7 @@ class PromptBusyError(Exception):
     """Too much of this client's work waits already, or the work took too long."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class _Job:
     work: Callable[[Pause], Any] | None
     is_short: bool

@@ -39,7 +39,7 @@ class ChunkReceiver(Protocol):
         """Take what has been read between two chunks, if it is exactly one. False: it comes again, parsed."""
 
 
-@dataclass(slots=True, eq=False)  # with slots, since every object that a chunk touches may miss a cache
+@dataclass(slots=True, eq=False, repr=False)  # slots: each object that a chunk touches can miss a cache
 class EngineConnection(asyncio.Protocol):
     """Carries one request at a time."""
 
