@@ -12,6 +12,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
 from typing import TypeAlias
 
 import msgspec
@@ -94,8 +95,12 @@ def _parse_in_thread(path: str, raw: bytes, scope: str, pause: Pause) -> Call:
             stderr=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"},
         )
+    answer = b""
     try:
-        answer = _answer_of(child, pause)
+        while child.returncode is None:
+            pause()
+            with suppress(subprocess.TimeoutExpired):
+                answer = child.communicate(timeout=POLL_SECONDS)[0]
     finally:
         child.kill()
         child.communicate()  # also closes its pipe
@@ -105,14 +110,6 @@ def _parse_in_thread(path: str, raw: bytes, scope: str, pause: Pause) -> Call:
     if isinstance(call, tuple):
         raise InvalidRequestError(*call)
     return msgspec.structs.replace(call, raw=raw, upstream=call.upstream or raw)
-
-
-def _answer_of(child: "subprocess.Popen[bytes]", pause: Pause) -> bytes:
-    while True:
-        try:
-            return child.communicate(timeout=POLL_SECONDS)[0]
-        except subprocess.TimeoutExpired:
-            pause()
 
 
 def main(path: str, scope: str) -> None:

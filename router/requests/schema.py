@@ -217,7 +217,8 @@ def decode_body(raw: bytes, shape: Any) -> tuple[dict[str, Any], Any]:
         return fields, msgspec.convert(fields, shape)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `")
-        param = path.rstrip("`").removeprefix("$").removeprefix(".") or _missing_field(message)
+        missing = message.partition("missing required field `")[2].rstrip("`")
+        param = path.rstrip("`").removeprefix("$").removeprefix(".") or missing or None
         raise InvalidRequestError(f"{message}{f' at {param!r}' if path else ''}.", param=param) from error
     except RecursionError as error:
         raise _nested_too_deeply() from error
@@ -225,11 +226,6 @@ def decode_body(raw: bytes, shape: Any) -> tuple[dict[str, Any], Any]:
 
 def _nested_too_deeply() -> InvalidRequestError:
     return InvalidRequestError("The request body is nested too deeply.")
-
-
-def _missing_field(message: str) -> str | None:
-    _, _, rest = message.partition("missing required field `")
-    return rest.rstrip("`") or None
 
 
 def _scoped_salt(scope: str, salt: str) -> str:
