@@ -1,17 +1,16 @@
-"""Puts a router together: an ASGI application that runs under any server, inside Ray or outside."""
+"""Puts a router together: an ASGI application, to be served on `router.http.client_connection`."""
 
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cluster.fleet.fleet import Fleet
 from cluster.process.tasks import Kept, cancel_and_wait
@@ -22,7 +21,7 @@ from cluster.sync.follower import Follower
 from cluster.sync.gossip import Gossip
 from cluster.sync.index_watchdog import IndexWatchdog
 from policies.catalog import POLICIES
-from router.admin.access import DOCUMENTED, Access, AdminGate
+from router.admin.access import Access, AdminGate
 from router.admin.actions import action_routes
 from router.admin.api import admin_routes
 from router.admin.audit import AuditLog
@@ -34,10 +33,8 @@ from router.admin.prefixes import prefix_routes
 from router.admin.requests import request_routes
 from router.admin.steering import steering_routes
 from router.admin.stream import Stream, stream_routes
-from router.answers import schemas
 from router.api.dispatch import Dispatcher
-from router.api.generate import GenerationEndpoint
-from router.api.models import model_routes
+from router.api.generate import GenerationEndpoint, RouterApplication, model_routes
 from router.auth import authenticator
 from router.errors import MAX_QUOTED, ApiError, InvalidRequestError, UnknownPathError, quoted
 from router.explain.conversations import Conversations
@@ -50,8 +47,6 @@ from router.history.history import History
 from router.history.history_sharing import HistorySharing
 from router.history.history_store import HistoryStore
 from router.history.savings import Savings
-from router.http.admission import Admission
-from router.http.connection_limit import max_connections
 from router.observe.accounting import Accounts
 from router.observe.explanations import Explanations
 from router.observe.metrics import Metrics
@@ -65,32 +60,6 @@ from router.upstream.client import Upstream
 if TYPE_CHECKING:
     from router.observe.tracing import Tracing
 from router.steer.operator_commands import CommandFollower
-
-
-class RouterApplication(FastAPI):
-    """FastAPI, whose middleware is not asked about requests for tokens."""
-
-    def __init__(self, settings: RouterSettings, **options: Any) -> None:
-        super().__init__(**options)
-        self.settings = settings
-        self.admission = Admission(
-            min(settings.max_open_requests, max_connections()), settings.max_body_bytes_in_flight
-        )
-        self.endpoints: dict[str, ASGIApp] = {}
-        """What answers a POST to these paths."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self.endpoints:
-            await self.endpoints[scope["path"]](scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
-
-    def openapi(self) -> dict[str, Any]:
-        """The OpenAPI document."""
-        document = super().openapi()
-        document["components"].setdefault("schemas", {}).update(schemas())
-        return document
 
 
 def create_app(settings: RouterSettings) -> RouterApplication:
@@ -112,12 +81,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         tokenizers = Tokenizers(fleet, upstream, settings.tokenizers)
         commands = CommandFollower(CommandStore(redis, settings.keys), fleet, follower)
         index_watchdog = IndexWatchdog(
-            redis,
-            settings.keys,
-            fleet,
-            follower,
-            following.restart,
-            lambda: len(commands.reset_prefixes),
+            redis, settings.keys, fleet, follower, following.restart, lambda: len(commands.reset_prefixes)
         )
         steering = Steering(
             SteeringStore(redis, settings.keys), POLICIES, settings.policy, router_id, commands
@@ -138,36 +102,28 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         threads = PromptThreads()
         for path in PARSERS:
             endpoint = GenerationEndpoint(
-                path,
-                fleet,
-                tokenizers,
-                dispatcher,
-                accounts,
-                authenticate,
-                app.admission,
-                tracing,
-                threads,
-                settings,
+                path, fleet, tokenizers, dispatcher, accounts, authenticate, tracing, threads, settings
             )
             app.endpoints[path] = endpoint
             app.router.routes.append(Route(path, endpoint, methods=["POST"]))  # refuses other methods
-        app.include_router(model_routes(fleet, authenticate))
         audit = AuditLog(redis, settings.keys, router_id)
         overview = Overview(router_id, fleet, steering, health, probes, history)
-        app.include_router(
+        stream = Stream(overview, explanations, audit, history)
+        for routes in (
+            model_routes(fleet, authenticate),
             admin_routes(
                 router_id, fleet, follower, tokenizers, health, readiness, upstream, metrics, overview
-            )
-        )
-        app.include_router(block_routes(fleet, follower, commands))
-        stream = Stream(overview, explanations, audit, history)
-        app.include_router(steering_routes(steering, settings, audit))
-        app.include_router(stream_routes(overview, stream))
-        app.include_router(request_routes(explanations))
-        app.include_router(prefix_routes(fleet))
-        app.include_router(history_routes(history, savings), **DOCUMENTED)
-        app.include_router(action_routes(fleet, commands, audit))
-        app.include_router(page_routes())
+            ),
+            block_routes(fleet, follower, commands),
+            steering_routes(steering, audit),
+            stream_routes(overview, stream),
+            request_routes(explanations),
+            prefix_routes(fleet),
+            history_routes(history, savings),
+            action_routes(fleet, commands, audit),
+            page_routes(),
+        ):
+            app.include_router(routes)
         app.state.overview, app.state.stream = overview, stream
         app.state.fleet = fleet
         parts = (
@@ -224,8 +180,7 @@ def _tracing(settings: RouterSettings, router_id: str) -> "Tracing | None":
 
 async def _api_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ApiError)
-    headers = {"retry-after": str(error.retry_after)} if error.retry_after is not None else None
-    return JSONResponse(error.body(), error.status, headers)
+    return JSONResponse(error.body(), error.status, error.headers)
 
 
 async def _parameter_error(_request: Request, error: Exception) -> JSONResponse:

@@ -1,33 +1,12 @@
-"""The errors of this package, and how each looks to a client.
-
-ApiError                        an answer in OpenAI's error format
-├── InvalidRequestError         400, names the field
-├── ContextTooLongError         400
-├── AuthenticationError         401
-├── AdminTokenError             401 + WWW-Authenticate
-├── AdminForbiddenError         403
-├── UnknownPathError            404, 405
-├── NotFoundError               404
-├── UnknownModelError           404
-├── RequestTooSlowError         408
-├── BodyTooLargeError           413
-├── OverloadedError             429 + Retry-After
-├── TooManyConnectionsError     503 + Retry-After
-├── NoReplicaReadyError         503 + Retry-After
-├── NotDecidedError             503
-├── BlocksChangeError           503 + Retry-After
-└── UpstreamError               502 or 504: every attempt failed
-AttemptFailedError              one attempt at one replica failed; it says whether another replica may try
-ReplyBrokenError                a reply broke off, or did not come in time
-└── ReplyTooLargeError          over the limit for answers that are read whole
-ClientStalledError              a client does not read its answer
-"""
+"""The errors of this package: answers to clients, and how attempts at engines fail."""
 
 from enum import Enum, auto
 from typing import Any
 
 MAX_QUOTED = 64
 """Characters quoted of anything that came from outside: errors are logged, kept and shared through Redis."""
+TYPES = {429: "rate_limit_error", 502: "upstream_error", 503: "service_unavailable"}
+"""What OpenAI's format calls the types of errors that are not the request's own, by status."""
 MAX_MESSAGE = 1_024
 """Characters of a whole message."""
 
@@ -38,157 +17,105 @@ def quoted(text: str) -> str:
 
 
 class ApiError(Exception):
-    """An answer to the client in OpenAI's error format."""
+    """An answer to the client in OpenAI's error format; each kind names its status where it is declared."""
 
-    status = 500
-    type = "server_error"
-    code: str | None = None
-    retry_after: int | None = None
+    status: int
+    type: str
+    code: str | None
+    retry_after: int | None
     """Seconds after which trying again may help."""
+
+    def __init_subclass__(cls, status: int, code: str | None = None, retry_after: int | None = None) -> None:
+        cls.status, cls.code, cls.retry_after = status, code, retry_after
+        cls.type = TYPES.get(status, "invalid_request_error")
 
     def __init__(self, message: str, param: str | None = None) -> None:
         self.message = message if len(message) <= MAX_MESSAGE else message[:MAX_MESSAGE] + "..."
         self.param = param if param is None else param[:MAX_QUOTED]
         super().__init__(self.message)
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What its answer's head says besides."""
+        return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+
     def body(self) -> dict[str, Any]:
         """The error as OpenAI's API writes it."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
 
-class InvalidRequestError(ApiError):
+class InvalidRequestError(ApiError, status=400):
     """The request is malformed; `param` names the field."""
 
-    status = 400
-    type = "invalid_request_error"
 
-
-class ContextTooLongError(InvalidRequestError):
+class ContextTooLongError(InvalidRequestError, status=400, code="context_length_exceeded"):
     """The prompt does not fit into the model's context."""
 
-    code = "context_length_exceeded"
 
-
-class AuthenticationError(ApiError):
+class AuthenticationError(ApiError, status=401, code="invalid_api_key"):
     """No API key, or one that is not known."""
 
-    status = 401
-    type = "invalid_request_error"
-    code = "invalid_api_key"
 
-
-class AdminTokenError(ApiError):
+class AdminTokenError(ApiError, status=401, code="invalid_admin_token"):
     """No admin token, or a wrong one."""
 
-    status = 401
-    type = "invalid_request_error"
-    code = "invalid_admin_token"
 
-
-class AdminForbiddenError(ApiError):
+class AdminForbiddenError(ApiError, status=403, code="admin_forbidden"):
     """The admin API is closed to requests of this kind, with or without a token."""
 
-    status = 403
-    type = "invalid_request_error"
-    code = "admin_forbidden"
 
-
-class NotFoundError(ApiError):
+class NotFoundError(ApiError, status=404, code="not_found"):
     """An operator asks for something that is not there."""
 
-    status = 404
-    type = "invalid_request_error"
-    code = "not_found"
 
-
-class UnknownPathError(ApiError):
-    """There is nothing at this path, or not with this method."""
-
-    type = "invalid_request_error"
+class UnknownPathError(ApiError, status=404):
+    """There is nothing at this path, or not with this method: then the status is 405."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
 
 
-class UnknownModelError(ApiError):
+class UnknownModelError(ApiError, status=404, code="model_not_found"):
     """No replica serves a model of this name."""
-
-    status = 404
-    type = "invalid_request_error"
-    code = "model_not_found"
 
     def __init__(self, model: str) -> None:
         super().__init__(f"The model {quoted(model)} does not exist.", param="model")
 
 
-class RequestTooSlowError(ApiError):
+class RequestTooSlowError(ApiError, status=408, code="request_timeout"):
     """The head or the body of a request did not arrive in time."""
 
-    status = 408
-    type = "invalid_request_error"
-    code = "request_timeout"
 
-
-class BodyTooLargeError(ApiError):
+class BodyTooLargeError(ApiError, status=413, code="request_too_large"):
     """The request body is over the limit."""
-
-    status = 413
-    type = "invalid_request_error"
-    code = "request_too_large"
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"The request body is larger than {limit} bytes.")
 
 
-class OverloadedError(ApiError):
+class OverloadedError(ApiError, status=429, code="rate_limit_exceeded", retry_after=1):
     """This router, or one client of it, has as many requests open or holds as many bytes as it may."""
 
-    status = 429
-    type = "rate_limit_error"
-    code = "rate_limit_exceeded"
-    retry_after = 1
 
-
-class TooManyConnectionsError(ApiError):
+class TooManyConnectionsError(ApiError, status=503, code="too_many_connections", retry_after=1):
     """This router has as many connections as it may, and all of them are in use."""
 
-    status = 503
-    type = "service_unavailable"
-    code = "too_many_connections"
-    retry_after = 1
 
-
-class NoReplicaReadyError(ApiError):
+class NoReplicaReadyError(ApiError, status=503, code="no_replica_ready", retry_after=2):
     """The model is known, but nothing that serves it takes requests now."""
 
-    status = 503
-    type = "service_unavailable"
-    code = "no_replica_ready"
-    retry_after = 2
 
-
-class BlocksChangeError(ApiError):
+class BlocksChangeError(ApiError, status=503, code="blocks_change", retry_after=1):
     """What is asked for changes while it is read."""
 
-    status = 503
-    type = "service_unavailable"
-    code = "blocks_change"
-    retry_after = 1
 
-
-class NotDecidedError(ApiError):
+class NotDecidedError(ApiError, status=503, code="redis_unavailable"):
     """What an operator wants, or wants to know, needs Redis, which does not answer."""
 
-    status = 503
-    type = "service_unavailable"
-    code = "redis_unavailable"
 
-
-class UpstreamError(ApiError):
+class UpstreamError(ApiError, status=502):
     """No attempt succeeded before the first byte."""
-
-    type = "upstream_error"
 
     def __init__(self, message: str, status: int = 502, retry_after: int | None = 1) -> None:
         super().__init__(message)

@@ -13,7 +13,6 @@ Workers are forked, from a process that has imported everything and has neither 
 Python: the libraries are in memory once, and no worker has to wait for them.
 """
 
-import asyncio
 import multiprocessing
 import os
 import shutil
@@ -22,13 +21,10 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from ctypes import c_bool
+from dataclasses import dataclass, field
 from multiprocessing.context import ForkProcess
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import structlog
 import uvloop
@@ -37,7 +33,7 @@ from cluster.errors import StartUpError
 from cluster.process.bound_child import bind_to_parent
 from cluster.process.collector import calm_collector
 from router.observe.snapshots import SnapshotFiles
-from router.server import SHUTDOWN_SECONDS, create_server
+from router.server import SHUTDOWN_SECONDS, create_server, started
 from router.settings import RouterSettings
 
 READY_SECONDS = 5.0
@@ -49,7 +45,10 @@ LONGEST_PAUSE = 30.0
 """Seconds before a worker is started again: doubled each time that it has not served for long."""
 STEADY_SECONDS = 60.0
 """A worker that has served for so long begins with the first pause again."""
-POLL_SECONDS = 0.01
+WATCH_SECONDS = 0.05
+"""How often the supervisor looks at its workers, and whether a signal has come."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ask the supervisor to end."""
 
 FORK = multiprocessing.get_context("fork")
 
@@ -64,8 +63,17 @@ def run_workers(settings: RouterSettings, holder: socket.socket) -> int:
     """
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # after it was bound: alone till here
     _import_everything()
-    with tempfile.TemporaryDirectory(prefix="warmroute-router-") as directory, _Signals() as signals:
-        return _Supervisor(settings, holder, Path(directory), signals).run()
+    came: list[str] = []
+    before = {
+        number: signal.signal(number, lambda number, _: came.append(signal.Signals(number).name))
+        for number in SIGNALS
+    }
+    try:
+        with tempfile.TemporaryDirectory(prefix="warmroute-router-") as directory:
+            return _Supervisor(settings, holder, Path(directory), came).run()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _import_everything() -> None:
@@ -75,45 +83,16 @@ def _import_everything() -> None:
     calm_collector()  # a collection in a worker would write to, and so copy, every page that it shares
 
 
-class _Signals:
-    """Requests to end, as a socket that becomes readable."""
-
-    NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-    def __enter__(self) -> Self:
-        self.reader, self._writer = socket.socketpair()
-        for end in (self.reader, self._writer):
-            end.setblocking(False)
-        self._handlers = [signal.signal(number, lambda *_: None) for number in self.NUMBERS]
-        self._wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        signal.set_wakeup_fd(self._wakeup)
-        for number, handler in zip(self.NUMBERS, self._handlers, strict=True):
-            signal.signal(number, handler)
-        self.reader.close()
-        self._writer.close()
-
-    def take(self) -> str:
-        """The name of a signal that has come since the last call; "" when none has."""
-        try:
-            return signal.Signals(self.reader.recv(64)[-1]).name
-        except BlockingIOError:
-            return ""
-
-
 @dataclass(slots=True)
 class _Worker:
     """One place for a worker, through all its restarts. Times are monotonic seconds."""
 
     number: int
     process: ForkProcess | None = None
-    started: Connection | None = None
-    """Says when the process serves; None once it has."""
+    serves: c_bool = field(default_factory=c_bool)
+    """Set by the process, in memory shared with it."""
     serves_since: float = 0.0
+    """0 until it serves."""
     pause: float = FIRST_PAUSE
     """Before the next restart."""
     due: float = 0.0
@@ -124,12 +103,13 @@ class _Supervisor:
     """Keeps the workers running."""
 
     def __init__(
-        self, settings: RouterSettings, holder: socket.socket, directory: Path, signals: _Signals
+        self, settings: RouterSettings, holder: socket.socket, directory: Path, came: list[str]
     ) -> None:
         self._settings = settings
         self._holder = holder
         self._directory = directory
-        self._signals = signals
+        self._came = came
+        """Names of signals that have come."""
         self._workers = [_Worker(number) for number in range(1, settings.workers + 1)]
         self._complete = False
         """Whether all workers have served at the same time."""
@@ -137,11 +117,11 @@ class _Supervisor:
     def run(self) -> int:
         """Until a signal asks to stop."""
         try:
-            while not (name := self._signals.take()):
+            while not self._came:
                 for worker in self._workers:
                     self._look_after(worker)
-                self._wait_for_news()
-            log.info("router_stops", signal=name)
+                time.sleep(WATCH_SECONDS)
+            log.info("router_stops", signal=self._came[-1])
             return self._stop()
         except StartUpError:
             self._stop()
@@ -152,8 +132,11 @@ class _Supervisor:
 
     def _look_after(self, worker: _Worker) -> None:
         now = time.monotonic()
-        if worker.started is not None and worker.started.poll():
-            self._has_started(worker, now)
+        if worker.serves.value and not worker.serves_since:
+            worker.serves_since = now
+            if not self._complete and all(other.serves_since for other in self._workers):
+                self._complete = True
+                log.info("router_workers_serve", workers=len(self._workers))
         if worker.process is None:
             if now >= worker.due:
                 self._start(worker)
@@ -161,32 +144,16 @@ class _Supervisor:
             self._has_ended(worker, worker.process, now)
 
     def _start(self, worker: _Worker) -> None:
-        worker.started, started = FORK.Pipe(duplex=False)
-        worker.serves_since = 0.0
+        worker.serves, worker.serves_since = FORK.RawValue(c_bool), 0.0
         worker.process = FORK.Process(
             target=_run_worker,
-            args=(worker.number, self._settings, self._holder, self._directory, started, os.getpid()),
+            args=(worker.number, self._settings, self._holder, self._directory, worker.serves, os.getpid()),
             name=f"router worker {worker.number}",
         )
         # Blocked meanwhile: what arrives before the worker has handlers of its own would be lost.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, self._signals.NUMBERS)
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         worker.process.start()
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        started.close()
-
-    def _has_started(self, worker: _Worker, now: float) -> None:
-        assert worker.started is not None
-        try:
-            worker.started.recv_bytes()
-            worker.serves_since = now
-        except EOFError:
-            pass  # it has ended, which is looked at next
-        worker.started.close()
-        worker.started = None
-        if worker.serves_since and not self._complete:
-            self._complete = all(other.serves_since for other in self._workers)
-            if self._complete:
-                log.info("router_workers_serve", workers=len(self._workers))
 
     def _has_ended(self, worker: _Worker, process: ForkProcess, now: float) -> None:
         how = _describe(process.exitcode)
@@ -205,32 +172,22 @@ class _Supervisor:
         worker.process, worker.due = None, now + worker.pause
         worker.pause = min(worker.pause * 2, LONGEST_PAUSE)
 
-    def _wait_for_news(self) -> None:
-        """Until there is a signal, a worker that serves or has ended, or one to start."""
-        dues = [worker.due for worker in self._workers if worker.process is None]
-        starting = [worker.started for worker in self._workers if worker.started is not None]
-        ends = [worker.process.sentinel for worker in self._workers if worker.process is not None]
-        timeout = max(0.0, min(dues) - time.monotonic()) if dues else None
-        wait([self._signals.reader, *starting, *ends], timeout)
-
     def _stop(self) -> int:
         """Ask all workers to end, and wait; a further signal or too long a wait kills them."""
+        self._came.clear()
         asked = self._processes()
         for process in asked:
             process.terminate()
         deadline = time.monotonic() + STOP_SECONDS
-        while (running := self._processes()) and time.monotonic() < deadline and not self._signals.take():
-            wait(
-                [self._signals.reader, *(process.sentinel for process in running)],
-                max(0.0, deadline - time.monotonic()),
-            )
+        while (running := self._processes()) and time.monotonic() < deadline and not self._came:
+            time.sleep(WATCH_SECONDS)
         for process in running:
             log.error("router_worker_killed", process=process.pid)
             process.kill()
             process.join()
         return int(any(process.exitcode for process in asked))
 
-    def _processes(self) -> Sequence[ForkProcess]:
+    def _processes(self) -> list[ForkProcess]:
         """Those that have not ended."""
         processes = [worker.process for worker in self._workers if worker.process is not None]
         return [process for process in processes if process.exitcode is None]
@@ -247,23 +204,22 @@ def _run_worker(
     settings: RouterSettings,
     holder: socket.socket,
     directory: Path,
-    started: Connection,
+    serves: c_bool,
     supervisor: int,
 ) -> None:
     """What a worker process does, from the fork to its end. Ctrl-C in a terminal is for the supervisor."""
     os.setpgid(0, 0)
-    signal.set_wakeup_fd(-1)
     for other in (signal.SIGINT, signal.SIGHUP):
         signal.signal(other, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _Signals.NUMBERS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     if not bind_to_parent(signal.SIGTERM, supervisor):
         return
     structlog.contextvars.bind_contextvars(worker=number)
     SnapshotFiles.shared = SnapshotFiles(directory, number)
     try:
         settings = settings.model_copy(update={"ready_seconds": READY_SECONDS})
-        uvloop.run(_serve(settings, _socket_beside(holder), started))
+        uvloop.run(_serve(settings, _socket_beside(holder), serves))
     finally:
         if os.getppid() != supervisor:  # it was killed, and nobody else would clean up
             shutil.rmtree(directory, ignore_errors=True)
@@ -278,13 +234,8 @@ def _socket_beside(holder: socket.socket) -> socket.socket:
     return beside
 
 
-async def _serve(settings: RouterSettings, listener: socket.socket, started: Connection) -> None:
+async def _serve(settings: RouterSettings, listener: socket.socket, serves: c_bool) -> None:
     server = create_server(settings)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    while not serving.done():
-        await asyncio.sleep(POLL_SECONDS)
-        if server.started:
-            started.send_bytes(b"serves")
-            break
-    started.close()
+    serving = await started(server, listener)
+    serves.value = server.started
     await serving

@@ -39,7 +39,7 @@ ROOMS = [
     "router.errors", "router.auth", "router.settings",
     "router.http", "router.upstream", "router.requests", "router.explain", "router.answers", "router.steer",
     "router.history", "router.health", "router.observe", "router.api", "router.admin",
-    "router.app", "router.server", "router.deployment", "router.processes",
+    "router.app", "router.server", "router.processes",
     "cluster.serve",
     "loadtest.simulator", "loadtest.workloads", "loadtest.scenarios", "loadtest.harness", "loadtest.replay",
     "loadtest.doctor", "loadtest.users", "loadtest.locustfile", "loadtest.trial", "loadtest.bench",

@@ -40,8 +40,7 @@ def router_app(settings: "RouterSettings") -> Any:
     """The application that runs one router, on the port of its settings."""
     from ray import serve
 
-    from router.deployment import Router
-    from router.server import SHUTDOWN_SECONDS
+    from router.server import SHUTDOWN_SECONDS, Router
 
     deployment = serve.deployment(
         Router,

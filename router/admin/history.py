@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 from fastapi import APIRouter, Query
 
+from router.admin.access import DOCUMENTED
 from router.answers import Answer, JsonResponse, answers
 from router.explain.misses import Reason
 from router.history.buckets import STEP_SECONDS
@@ -57,7 +58,7 @@ class SavingsAnswer(Answer):
 
 def history_routes(history: History, savings: Savings) -> APIRouter:
     """The routes."""
-    routes = APIRouter()
+    routes = APIRouter(**DOCUMENTED)
 
     @routes.get("/admin/history", **answers(HistoryAnswer))
     async def past(

@@ -14,10 +14,9 @@ from router.admin.access import DOCUMENTED, who_asks
 from router.admin.actions import UNDECIDED, decided
 from router.admin.audit import AuditLog
 from router.answers import REFERENCE, Answer, JsonResponse, answers
-from router.api.transport import read_body
 from router.errors import InvalidRequestError, quoted
+from router.http.client_request import client_request
 from router.requests.schema import decode_body
-from router.settings import RouterSettings
 from router.steer.steering import PolicyAnswer, Steering
 
 MAX_BODY_BYTES = 64 * 1024
@@ -49,7 +48,7 @@ class ExperimentEndedAnswer(ExperimentAnswer):
     ended: dict[str, Any] | None
 
 
-def steering_routes(steering: Steering, settings: RouterSettings, audit: AuditLog) -> APIRouter:
+def steering_routes(steering: Steering, audit: AuditLog) -> APIRouter:
     """The routes that decide."""
     routes = APIRouter(**DOCUMENTED)
 
@@ -106,7 +105,7 @@ def steering_routes(steering: Steering, settings: RouterSettings, audit: AuditLo
         await audit.write(who_asks(request), action, target, detail)
 
     async def chosen(request: Request, shape: Any) -> Any:
-        raw = await read_body(request.headers, request.receive, MAX_BODY_BYTES, settings.body_seconds)
+        raw = await client_request(request.scope).read_body(MAX_BODY_BYTES)
         return decode_body(raw or b"", shape)[1]
 
     return routes

@@ -24,7 +24,7 @@ from router.admin.overview import Overview, OverviewAnswer
 from router.answers import JsonResponse, answers
 from router.errors import OverloadedError
 from router.history.history import History
-from router.http.direct_reply import direct_reply
+from router.http.client_request import client_request
 from router.observe.explanations import Explanations
 
 UPDATE_SECONDS = 1.0
@@ -180,9 +180,8 @@ class PageResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send until it is over."""
-        page, reply = self._page, direct_reply(scope)
-        if reply is not None:
-            reply.on_shutdown = page.end
+        page, request = self._page, client_request(scope)
+        request.on_shutdown = page.end
         watcher = asyncio.create_task(_until_gone(receive, page.end))
         try:
             async with asyncio.timeout(STALLED_SECONDS) as limit:
@@ -195,8 +194,7 @@ class PageResponse(Response):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         except TimeoutError:
             log.info("page_stalled", seconds=STALLED_SECONDS)
-            if reply is not None:
-                reply.cut()
+            request.cut()
         finally:
             watcher.cancel()
             self._stream.close(page)

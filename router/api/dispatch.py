@@ -30,7 +30,8 @@ from router.requests.prompts import PreparedPrompt
 from router.requests.schema import Call
 from router.settings import RouterSettings
 from router.steer.steering import Steering
-from router.upstream.client import Upstream, UpstreamReply
+from router.upstream.client import Upstream
+from router.upstream.reply import UpstreamReply
 
 MAX_HELD_SECONDS = 60.0
 """Longest wait in the router; then a request joins its engine's queue whatever that is believed to be."""
@@ -53,24 +54,16 @@ class Exchange:
         self.reply.close()
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Dispatcher:
     """Sends requests to replicas."""
 
-    def __init__(
-        self,
-        fleet: Fleet,
-        upstream: Upstream,
-        probes: Probes,
-        steering: Steering,
-        explainer: Explainer,
-        settings: RouterSettings,
-    ) -> None:
-        self._fleet = fleet
-        self._explainer = explainer
-        self._upstream = upstream
-        self._probes = probes
-        self._steering = steering
-        self._settings = settings
+    fleet: Fleet
+    upstream: Upstream
+    probes: Probes
+    steering: Steering
+    explainer: Explainer
+    settings: RouterSettings
 
     async def start(
         self, call: Call, prompt: PreparedPrompt, record: RequestRecord, headers: Mapping[str, str]
@@ -81,7 +74,7 @@ class Dispatcher:
         Raises `NoReplicaReadyError`, `UnknownModelError` or `UpstreamError`.
         """
         body = call.upstream_body()
-        record.assignment = assignment = self._steering.policy_for(prompt.conversation_key)
+        record.assignment = assignment = self.steering.policy_for(prompt.conversation_key)
         failures: dict[str, AttemptFailedError] = {}
         harmful = 0
         while True:
@@ -94,21 +87,21 @@ class Dispatcher:
                 record.attempts += 1
                 record.sent = time.monotonic()
                 booking.measure_from(record.sent)
-                with self._probes.watched(replica):
-                    reply = await self._upstream.send(
+                with self.probes.watched(replica):
+                    reply = await self.upstream.send(
                         replica.lease.url, call.path, body, headers, streamed=call.stream
                     )
             except AttemptFailedError as failure:
                 booking.release(time.monotonic(), succeeded=False)
                 if failure.replica_down:
-                    replica.failed_until = time.monotonic() + self._settings.failed_replica_seconds
-                    self._probes.suspect(replica)
+                    replica.failed_until = time.monotonic() + self.settings.failed_replica_seconds
+                    self.probes.suspect(replica)
                 failures[replica.lease.replica] = failure
                 harmful += failure.repeat is Repeat.ONCE
                 if (
                     failure.repeat is Repeat.NEVER
                     or harmful >= MAX_HARMFUL_ATTEMPTS
-                    or record.attempts >= self._settings.max_attempts
+                    or record.attempts >= self.settings.max_attempts
                 ):
                     raise _failed(record, failure) from failure
             except BaseException:
@@ -120,7 +113,7 @@ class Dispatcher:
 
     async def _turn(self, booking: Booking, room_tokens: float, record: RequestRecord) -> bool:
         """Wait in the router until the engine has room. False when the replica takes no requests any more."""
-        fleet = self._fleet
+        fleet = self.fleet
         if fleet.has_room(booking, room_tokens):
             return True
         turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -152,13 +145,13 @@ class Dispatcher:
         The number says how many tokens its engine may still have to compute when the request is sent.
         """
         started = time.perf_counter()
-        model = self._fleet.models.get(call.model)
+        model = self.fleet.models.get(call.model)
         if model is None:
-            raise without_replicas(self._fleet, call.model)
+            raise without_replicas(self.fleet, call.model)
         snapshot, decision = self._choose(model, prompt, policy, record, failures)
         replica = model.replicas[decision.row]
         expected = int(snapshot.cached_tokens[decision.row])
-        booking = self._fleet.book(
+        booking = self.fleet.book(
             replica,
             prompt.keys,
             prompt.prompt_tokens,
@@ -175,7 +168,7 @@ class Dispatcher:
         record.decision_seconds = time.perf_counter() - started
         cached = snapshot.cached_tokens
         record.available_cached_tokens = available = cached.item(cached.argmax())  # sooner than cached.max()
-        record.prediction = self._explainer.predict(call, prompt, model, decision.row, expected, available)
+        record.prediction = self.explainer.predict(call, prompt, model, decision.row, expected, available)
         return booking, decision.room_tokens
 
     def _choose(
@@ -197,7 +190,7 @@ class Dispatcher:
             (failures, False, False),
             (useless, False, True),
         ):
-            snapshot = self._fleet.snapshot(
+            snapshot = self.fleet.snapshot(
                 model,
                 prompt.keys,
                 prompt.prompt_tokens,

@@ -1,32 +1,32 @@
-"""The endpoints that generate: one request from its bytes to the last byte of its answer."""
+"""OpenAI's API: a request for a generation from its bytes to the last byte of its answer, and the models."""
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from secrets import token_hex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from starlette.types import Receive, Scope, Send
+from fastapi import APIRouter, FastAPI, Request
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cluster.fleet.fleet import Fleet
-from router.api.direct import DirectClient
+from router.answers import schemas
 from router.api.dispatch import Dispatcher, Exchange
-from router.api.transport import AsgiClient, Client
 from router.auth import Authenticator
 from router.errors import ApiError, ClientStalledError, UpstreamError
 from router.explain.conversations import MAX_REQUEST_BYTES
 from router.health.readiness import without_replicas
 from router.history.record import RequestRecord
-from router.http.admission import Admission, Claim
-from router.http.direct_reply import direct_reply
+from router.http.admission import Admission, max_connections
+from router.http.client_request import ClientRequest, client_request
 from router.http.sse import DONE, EventFilter, usage_of_reply
 from router.observe.accounting import Accounts
 from router.requests.bodies import parse_body
 from router.requests.prompt_threads import PromptThreads
 from router.requests.prompts import prepare
-from router.requests.schema import Call
+from router.requests.schema import Call, trace_headers
 from router.requests.tokenizers import Tokenizers
-from router.requests.trace_headers import trace_headers
 from router.settings import RouterSettings
 
 if TYPE_CHECKING:
@@ -35,45 +35,30 @@ if TYPE_CHECKING:
 CLIENT_CLOSED_REQUEST = 499
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class GenerationEndpoint:
     """ASGI application for one path; shares everything but the parser with its siblings."""
 
-    def __init__(
-        self,
-        path: str,
-        fleet: Fleet,
-        tokenizers: Tokenizers,
-        dispatcher: Dispatcher,
-        accounts: Accounts,
-        authenticate: Authenticator,
-        admission: Admission,
-        tracing: "Tracing | None",
-        threads: PromptThreads,
-        settings: RouterSettings,
-    ) -> None:
-        self._path = path
-        self._fleet = fleet
-        self._tokenizers = tokenizers
-        self._dispatcher = dispatcher
-        self._accounts = accounts
-        self._authenticate = authenticate
-        self._admission = admission
-        self._tracing = tracing
-        self._threads = threads
-        self._settings = settings
+    path: str
+    fleet: Fleet
+    tokenizers: Tokenizers
+    dispatcher: Dispatcher
+    accounts: Accounts
+    authenticate: Authenticator
+    tracing: "Tracing | None"
+    threads: PromptThreads
+    settings: RouterSettings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         headers = dict(reversed(scope["headers"]))  # the first of several counts
-        client = self._client(scope, receive, send)
+        client = client_request(scope)
         record = RequestRecord(request_id=_request_id(headers), path=scope["path"])
-        if self._tracing is not None:
-            record.trace = self._tracing.begin(headers)
+        if self.tracing is not None:
+            record.trace = self.tracing.begin(headers)
         try:
             await self._answer_or_refuse(client, headers, record)
         except ClientStalledError as error:
-            # An answer that has begun cannot be ended properly. Our own server has cut the connection; others
-            # do when the application returns.
             record.outcome, record.status, record.error = "cancelled", CLIENT_CLOSED_REQUEST, str(error)
         except BaseException as error:
             record.outcome = record.outcome or "failed"
@@ -81,55 +66,42 @@ class GenerationEndpoint:
             raise
         finally:
             client.claim.close()
-            self._accounts.finish(record)
+            self.accounts.finish(record)
 
     async def _answer_or_refuse(
-        self, client: Client, headers: dict[bytes, bytes], record: RequestRecord
+        self, client: ClientRequest, headers: dict[bytes, bytes], record: RequestRecord
     ) -> None:
         try:
-            tenant = self._authenticate(headers.get(b"authorization"))
+            tenant = self.authenticate(headers.get(b"authorization"))
             record.tenant, record.scope, record.sees_caches = tenant.name, tenant.scope, tenant.sees_caches
-            if not await self._serve(client, headers, record):
+            stayed = False
+            if (raw := await client.read_body(self.settings.max_body_bytes)) is not None:
+                client.claim.admit(tenant.name)
+                answering = self._answer(raw, headers, record, client)
+                del raw  # see `_answer`
+                stayed = await client.stays_for(answering)
+            if not stayed:
                 record.outcome, record.status = "cancelled", CLIENT_CLOSED_REQUEST
         except ApiError as error:
             record.outcome = "failed" if error.status >= 500 else "refused"
             record.status, record.error = error.status, error.message
-            await client.reply(error.status, _error_headers(error, record), msgspec.json.encode(error.body()))
-
-    def _client(self, scope: Scope, receive: Receive, send: Send) -> Client:
-        if (direct := direct_reply(scope)) is not None:
-            return DirectClient(direct)
-        client = scope.get("client") or ("",)
-        claim = Claim(self._admission, self._admission.address(client[0]))
-        return AsgiClient(scope, receive, send, self._settings.stalled_client_seconds, claim)
-
-    async def _serve(self, client: Client, headers: dict[bytes, bytes], record: RequestRecord) -> bool:
-        """Read and answer the request. False when the client left first."""
-        limits = self._settings
-        raw = await client.read_body(limits.max_body_bytes, limits.body_seconds)
-        if raw is None:
-            return False
-        client.claim.admit(record.tenant)
-        answering = self._answer(raw, headers, record, client)
-        del raw  # see `_answer`
-        return await client.stays_for(answering)
+            about = {"content-type": "application/json", "x-request-id": record.request_id, **error.headers}
+            await client.reply(error.status, about, msgspec.json.encode(error.body()))
 
     async def _answer(
-        self, raw: bytes, headers: dict[bytes, bytes], record: RequestRecord, client: Client
+        self, raw: bytes, headers: dict[bytes, bytes], record: RequestRecord, client: ClientRequest
     ) -> None:
         party = client.claim.party
-        call = await parse_body(self._path, raw, record.scope, self._threads, party)
+        call = await parse_body(self.path, raw, record.scope, self.threads, party)
         del raw  # nothing here holds a long body once its answer streams
         record.stream = call.stream
-        model = self._fleet.models.get(call.model)
+        model = self.fleet.models.get(call.model)
         if model is None:
-            raise without_replicas(self._fleet, call.model)
+            raise without_replicas(self.fleet, call.model)
         record.model = model.name
         began = time.monotonic()
-        tokenizer = self._tokenizers.for_call(
-            model.name, call, call.conversation_key(call.cache_salt.encode())
-        )
-        prompt = await prepare(call, model, tokenizer, self._threads, party)
+        tokenizer = self.tokenizers.for_call(model.name, call, call.conversation_key)
+        prompt = await prepare(call, model, tokenizer, self.threads, party)
         record.prepare_seconds = time.monotonic() - began
         record.prompt_tokens, record.exact = prompt.prompt_tokens, prompt.exact
         passed = {"X-Request-Id": record.request_id}
@@ -137,7 +109,7 @@ class GenerationEndpoint:
             passed |= record.trace.headers()
         else:
             passed |= trace_headers(headers)
-        exchange = await self._dispatcher.start(call, prompt, record, passed)
+        exchange = await self.dispatcher.start(call, prompt, record, passed)
         if call.stream and len(call.raw) > MAX_REQUEST_BYTES:
             call = call.without_body()
             client.claim.release_body()
@@ -150,10 +122,10 @@ class GenerationEndpoint:
         finally:
             exchange.close(succeeded)
         if record.usage is not None and prompt.exact and call.raw:
-            self._tokenizers.compare(model.name, call, prompt, record.usage.prompt_tokens)
+            self.tokenizers.compare(model.name, call, prompt, record.usage.prompt_tokens)
 
 
-async def _relay_whole(exchange: Exchange, record: RequestRecord, client: Client) -> bool:
+async def _relay_whole(exchange: Exchange, record: RequestRecord, client: ClientRequest) -> bool:
     """Pass on an answer that has been read whole. True when the engine succeeded."""
     reply = exchange.reply
     record.first_byte = time.monotonic()
@@ -164,7 +136,7 @@ async def _relay_whole(exchange: Exchange, record: RequestRecord, client: Client
     return reply.status == 200
 
 
-async def _relay_stream(call: Call, exchange: Exchange, record: RequestRecord, client: Client) -> bool:
+async def _relay_stream(call: Call, exchange: Exchange, record: RequestRecord, client: ClientRequest) -> bool:
     """Pass on a stream event by event. True when it was complete."""
     reply = exchange.reply
     record.first_byte = time.monotonic()
@@ -188,11 +160,10 @@ async def _relay_stream(call: Call, exchange: Exchange, record: RequestRecord, c
 
 
 def _reply_headers(content_type: str, record: RequestRecord) -> Mapping[str, str]:
+    headers = {"content-type": content_type, "x-request-id": record.request_id}
     if not record.sees_caches:
-        return {"content-type": content_type, "x-request-id": record.request_id}
-    return {
-        "content-type": content_type,
-        "x-request-id": record.request_id,
+        return headers
+    return headers | {
         "x-warmroute-replica": record.replica,
         "x-warmroute-expected-cached-tokens": str(record.expected_cached_tokens),
         "x-warmroute-reason": record.reason,
@@ -200,17 +171,60 @@ def _reply_headers(content_type: str, record: RequestRecord) -> Mapping[str, str
     }
 
 
-def _error_headers(error: ApiError, record: RequestRecord) -> Mapping[str, str]:
-    headers = {"content-type": "application/json", "x-request-id": record.request_id}
-    if error.retry_after is not None:
-        headers["retry-after"] = str(error.retry_after)
-    return headers
-
-
 def _request_id(headers: dict[bytes, bytes]) -> str:
-    given = _text(headers.get(b"x-request-id")) or ""
+    given = headers.get(b"x-request-id", b"").decode("latin-1")
     return given if 0 < len(given) <= 128 and given.isascii() and given.isprintable() else token_hex(16)
 
 
-def _text(value: bytes | None) -> str | None:
-    return value.decode("latin-1") if value is not None else None
+class RouterApplication(FastAPI):
+    """FastAPI, whose middleware is not asked about requests for tokens; and the bounds of its connections."""
+
+    def __init__(self, settings: RouterSettings, **options: Any) -> None:
+        super().__init__(**options)
+        self.settings = settings
+        connections = max_connections()
+        self.admission = Admission(
+            min(settings.max_open_requests, connections), settings.max_body_bytes_in_flight, connections
+        )
+        self.endpoints: dict[str, ASGIApp] = {}
+        """What answers a POST to these paths."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self.endpoints:
+            await self.endpoints[scope["path"]](scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document."""
+        document = super().openapi()
+        document["components"].setdefault("schemas", {}).update(schemas())
+        return document
+
+
+def model_routes(fleet: Fleet, authenticate: Authenticator) -> APIRouter:
+    """``GET /v1/models``: what the fleet serves, known from leases, so that no engine has to be asked."""
+    routes = APIRouter()
+
+    @routes.get("/v1/models")
+    async def list_models(request: Request) -> dict[str, Any]:
+        """All models and adapters that clients can name, whether a replica is ready for them or not."""
+        authenticate(dict(reversed(request.headers.raw)).get(b"authorization"))
+        return {
+            "object": "list",
+            "data": [
+                {
+                    "id": model.name,
+                    "object": "model",
+                    "created": 0,
+                    "owned_by": "warmroute",
+                    "max_model_len": model.max_model_len or None,
+                    "parent": model.replicas[0].lease.model if model.lora else None,
+                    "ready_replicas": model.num_ready,
+                }
+                for model in sorted(fleet.models.values(), key=lambda model: model.name)
+            ],
+        }
+
+    return routes

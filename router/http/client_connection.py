@@ -3,54 +3,44 @@
 Bounds are on bytes and on time: of a request that arrives, of an answer that is not taken.
 """
 
-from collections import deque
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
+import msgspec
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
 from router.errors import ApiError, OverloadedError, RequestTooSlowError, TooManyConnectionsError
-from router.http.admission import Admission, Claim, Party, network_of
-from router.http.arrival import HEAD_SECONDS, too_slow
-from router.http.connection_limit import ConnectionLimit, Entry
-from router.http.direct_reply import EXTENSION, DirectReply, raw_answer
-from router.http.request_reader import SLICE_BYTES, RequestReader
-from router.http.time_limits import NEVER, Watchdog
+from router.http.admission import Claim, Entry
+from router.http.request_reader import (
+    BODY_BYTES_PER_SECOND,
+    HEAD_SECONDS,
+    SLICE_BYTES,
+    Arrival,
+    Bounds,
+    RequestReader,
+)
+from router.http.time_limits import NEVER
 
 CLOSING_SECONDS = 30.0
 """How long the end of an answer may wait for a client, once the connection is to be closed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What all connections of a router share."""
-
-    admission: Admission
-    connections: ConnectionLimit
-    watchdog: Watchdog
-    body_seconds: float
-    """How long a request body may take to arrive."""
-    stalled_seconds: float
-    """How long a client may take nothing of an answer."""
 
 
 class ClientConnection(RequestReader):
     """uvicorn's connection for HTTP/1.1. It keeps alive, and answers pipelined requests in turn."""
 
     def __init__(self, bounds: Bounds, *args: Any, **kwargs: Any) -> None:
-        super().__init__(bounds.body_seconds, *args, **kwargs)
+        super().__init__(bounds, *args, **kwargs)
         self.deadline = NEVER
         """Until when the client must take something of its answers; see `router.http.time_limits.Watched`."""
-        self._bounds = bounds
-        self._unanswered: deque[DirectReply] = deque()
-        self._address: Party
         self._entry: Entry | None = None
         self._ahead: Claim | None = None
         """Counts `bytes_ahead` while they are many."""
 
     def on_response_complete(self) -> None:
         """The first of its open requests has its answer. Uvicorn would set a timer for each."""
-        reply = self._unanswered.popleft()
-        reply.drop_body()
-        if reply.expects_continue and self.cycle.more_body and not self._arrival.received:
+        request = self._unanswered.popleft()
+        request.drop_body()
+        if request.expects_continue and self.cycle.more_body and not self._arrival.received:
             self.transport.close()  # the body will not come, and what comes next would be taken for it
         self.server_state.total_requests += 1
         if self.transport.is_closing():
@@ -69,18 +59,19 @@ class ClientConnection(RequestReader):
     def shutdown(self) -> None:
         """The server stops."""
         super().shutdown()
-        for reply in self._unanswered:
-            if reply.on_shutdown is not None:
-                reply.on_shutdown()
+        for request in self._unanswered:
+            if request.on_shutdown is not None:
+                request.on_shutdown()
 
     # ---- called by the transport ----
 
     def connection_made(self, transport: Any) -> None:
         """Wait for a request, if there is room for one more connection."""
         super().connection_made(transport)
+        self._arrival = Arrival(self.flow, self.loop, self._bounds.body_seconds, self._request_is_late)
         host = self.client[0] if self.client is not None else ""
         self._address = self._bounds.admission.address(host)
-        self._entry = self._bounds.connections.enter(self, network_of(host))
+        self._entry = self._bounds.admission.enter(self._address, self._evict)
         if self._entry is None:
             self._refuse(TooManyConnectionsError("This router has as many connections as it may."))
             return
@@ -97,24 +88,24 @@ class ClientConnection(RequestReader):
         self._unread = b""
         if self._ahead is not None:
             self._ahead.close()
-        for reply in self._unanswered:
-            reply.client_left()
+        for request in self._unanswered:
+            request.client_left()
         self._unanswered.clear()
 
     def pause_writing(self) -> None:
         """More waits for the client than should."""
         super().pause_writing()
         self._wait_for_client(self._bounds.stalled_seconds)
-        if self._unanswered and (on_full := self._unanswered[0].on_full) is not None:
-            on_full()
+        if self._unanswered:
+            self._unanswered[0].write_paused()
 
     def resume_writing(self) -> None:
         """The client takes data again."""
         super().resume_writing()
         if not self.transport.is_closing():
             self._bounds.watchdog.discard(self)
-        if self._unanswered and (on_resumed := self._unanswered[0].on_resumed) is not None:
-            on_resumed()
+        if self._unanswered:
+            self._unanswered[0].write_resumed()
 
     # ---- bounds ----
 
@@ -133,7 +124,7 @@ class ClientConnection(RequestReader):
             self._unanswered[0].client_stalled()
         self.transport.abort()
 
-    def request_is_late(self) -> None:
+    def _request_is_late(self) -> None:
         """What has begun to arrive has taken too long: 408, where there is still something to answer."""
         if self._arrival.in_head:
             if self._unanswered or self._outside_body_bytes:
@@ -143,10 +134,15 @@ class ClientConnection(RequestReader):
         elif self.cycle.response_complete:
             self._close()
         else:
+            rate = f"{BODY_BYTES_PER_SECOND // 1024} KiB/s"
+            error = RequestTooSlowError(
+                f"The request body did not arrive within {self._bounds.body_seconds:g} s, "
+                f"or came at less than {rate}."
+            )
             self._unanswered[-1].close_after()
-            self._unanswered[-1].refuse_body(too_slow(self._bounds.body_seconds))
+            self._unanswered[-1].refuse_body(error)
 
-    def evict(self) -> None:
+    def _evict(self) -> None:
         """End at once: another connection needs the room."""
         self._leave()
         self.transport.abort()
@@ -154,7 +150,7 @@ class ClientConnection(RequestReader):
     def _leave(self) -> None:
         """Count no more."""
         if self._entry is not None:
-            self._bounds.connections.leave(self._entry)
+            self._bounds.admission.leave(self._entry)
             self._bounds.watchdog.discard(self._arrival)
             self._entry = None
 
@@ -164,11 +160,11 @@ class ClientConnection(RequestReader):
         if entry is None:
             return
         if self._unanswered and not (arrival.in_body and len(self._unanswered) == 1):
-            entry.is_answered()
+            entry.wait_among(None)
         elif arrival.in_head or arrival.in_body:
-            entry.is_arriving()
+            entry.wait_among(self._address.arriving)
         else:
-            entry.is_idle()
+            entry.wait_among(self._address.idle)
 
     def _refuse(self, error: ApiError) -> None:
         """End the connection for what has come. Whole requests before it are still answered."""
@@ -187,21 +183,10 @@ class ClientConnection(RequestReader):
             self._unanswered[-1].close_after()
             return
         if not self.transport.is_closing():
-            self.transport.write(raw_answer(error, self.server_state.default_headers))
+            self.transport.write(_raw_answer(error, self.server_state.default_headers))
             self._close()
 
     # ---- called by the reader ----
-
-    def _request_began(self) -> None:
-        """Its answer has a direct way."""
-        reply = DirectReply(self, self.cycle, Claim(self._bounds.admission, self._address), self._declared)
-        self._unanswered.append(reply)
-        self.read_on()
-        self.scope["extensions"] = {EXTENSION: {"reply": reply}}
-
-    def _wants_part(self, body: bytes) -> bool:
-        """Not while too many bytes are held, or after it came too slowly."""
-        return self._unanswered[-1].take_part(body)
 
     def _after_parsing(self) -> None:
         """What is unfinished must go on, and what is held of it counts."""
@@ -223,3 +208,12 @@ class ClientConnection(RequestReader):
         except OverloadedError as error:
             self._unread = b""
             self._refuse(error)
+
+
+def _raw_answer(error: ApiError, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """An answer to what never became a request; the connection ends after it."""
+    body = msgspec.json.encode(error.body())
+    about = {**error.headers, "content-type": "application/json", "content-length": str(len(body))}
+    lines = [STATUS_LINE[error.status], *(b"%b: %b\r\n" % header for header in headers)]
+    lines += [f"{name}: {value}\r\n".encode() for name, value in about.items()]
+    return b"".join([*lines, b"connection: close\r\n\r\n", body])

@@ -1,16 +1,24 @@
 """Turns what a client sends into requests: uvicorn's way, bounded in bytes, in number and in work at a time.
 
-Offers to change the protocol are ignored. What cannot be taken for exactly one request is refused.
+A head must come within some seconds, a body at a lowest rate and within a time. Offers to change the protocol
+are ignored. What cannot be taken for exactly one request is refused.
 """
 
 from abc import ABC, abstractmethod
+from asyncio import AbstractEventLoop
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from router.errors import ApiError, InvalidRequestError
-from router.http.arrival import Arrival
+from router.http.admission import Admission, Claim, Party
+from router.http.client_request import IN_SCOPE, ClientRequest
+from router.http.time_limits import NEVER, Watchdog
 
 MAX_HEAD_BYTES = 64 * 1024
 """How much may come without becoming part of a body: headers, chunk extensions, trailers."""
@@ -22,6 +30,12 @@ SLICE_BYTES = 1024
 MAX_SLICES = 32
 """Parsed before other connections have their turn: 32 KiB of one-byte chunks take 7 ms."""
 
+HEAD_SECONDS = 10.0
+"""From the opening of a connection, or the first byte of a later request, to the end of its headers."""
+BODY_GRACE_SECONDS = 5.0
+BODY_BYTES_PER_SECOND = 16 * 1024
+"""What a body must have brought on average, once the grace is over."""
+
 NO_HTTP = "Invalid HTTP request received."
 
 
@@ -29,12 +43,96 @@ class _RefusedError(Exception):
     """Ends the parser: the head of a request is not acceptable."""
 
 
+@dataclass(slots=True, eq=False, repr=False)
+class Arrival:
+    """Watches what arrives on one connection; see `router.http.time_limits.Watched`.
+
+    A whole request in one read sets no deadline: only what is unfinished after a read does.
+    """
+
+    flow: FlowControl
+    loop: AbstractEventLoop
+    body_seconds: float
+    on_late: Callable[[], None]
+    deadline: float = NEVER
+    in_head: bool = False
+    in_body: bool = False
+    received: int = 0
+    """Bytes of the body that arrives."""
+    began: float = 0.0
+
+    def head_begins(self) -> None:
+        """The first byte of a request, or a connection that has none yet."""
+        self.in_head = True
+        self.deadline = NEVER
+
+    def body_begins(self) -> None:
+        """A head is complete."""
+        self.in_head, self.in_body = False, True
+        self.received = 0
+        self.deadline = NEVER
+
+    def ends(self) -> None:
+        """Nothing is awaited until the next request begins."""
+        self.in_head = self.in_body = False
+        self.deadline = NEVER
+
+    def idle(self, seconds: float) -> None:
+        """Everything has its answer; unless something arrives already, wait so long for more."""
+        if not (self.in_head or self.in_body):
+            self.deadline = self.loop.time() + seconds
+
+    def wait(self) -> None:
+        """What is unfinished after a read must go on; repeating this changes nothing."""
+        if self.deadline == NEVER:
+            self._count_from_now()
+
+    def _count_from_now(self) -> None:
+        self.began = self.loop.time()
+        if self.in_head:
+            self.deadline = self.began + HEAD_SECONDS
+        else:
+            self.deadline = self._body_deadline()
+
+    def _body_deadline(self) -> float:
+        """Until when more of the body must have come."""
+        seconds = BODY_GRACE_SECONDS + self.received / BODY_BYTES_PER_SECOND
+        return self.began + min(self.body_seconds, seconds)
+
+    def overdue(self) -> None:
+        """Called by the watchdog. More of a body may have come since the deadline was set."""
+        if self.flow.read_paused:  # a client cannot be late
+            self._count_from_now()
+            return
+        if self.in_body:
+            self.deadline = self._body_deadline()
+            if self.deadline >= self.loop.time():
+                return
+        self.deadline = NEVER
+        self.on_late()
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What all connections of a router share."""
+
+    admission: Admission
+    watchdog: Watchdog
+    body_seconds: float
+    """How long a request body may take to arrive."""
+    stalled_seconds: float
+    """How long a client may take nothing of an answer."""
+
+
 class RequestReader(HttpToolsProtocol, ABC):
     """The reading half of a client's connection. The application gets each request from uvicorn."""
 
-    def __init__(self, body_seconds: float, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, bounds: Bounds, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._arrival = Arrival(self, self.loop, body_seconds)
+        self._bounds = bounds
+        self._address: Party
+        self._arrival: Arrival
+        self._unanswered: deque[ClientRequest] = deque()
         self._unread: bytes | memoryview = b""
         self._declared = 0
         """Length of the body that arrives, by its header; 0 where that does not say."""
@@ -42,20 +140,8 @@ class RequestReader(HttpToolsProtocol, ABC):
         self._refused = False
 
     @abstractmethod
-    def request_is_late(self) -> None:
-        """What has begun to arrive has taken too long."""
-
-    @abstractmethod
     def _refuse(self, error: ApiError) -> None:
         """End the connection for what has come. Whole requests before it are still answered."""
-
-    @abstractmethod
-    def _request_began(self) -> None:
-        """The application has been given the request `cycle`, or will be."""
-
-    @abstractmethod
-    def _wants_part(self, body: bytes) -> bool:
-        """Whether a part of the body of `cycle` is to be kept."""
 
     @abstractmethod
     def _after_parsing(self) -> None:
@@ -65,11 +151,6 @@ class RequestReader(HttpToolsProtocol, ABC):
     def bytes_ahead(self) -> int:
         """How much is held that belongs to no request yet."""
         return len(self._unread) + (self._outside_body_bytes if self._arrival.in_head else 0)
-
-    @property
-    def reading_is_paused(self) -> bool:
-        """Whether nothing is read, so that a client cannot be late."""
-        return self.flow.read_paused
 
     def read_on(self) -> None:
         """Undo what long bodies and pipelined requests pause, else nobody would see the client leave."""
@@ -180,13 +261,17 @@ class RequestReader(HttpToolsProtocol, ABC):
         self._arrival.body_begins()
         self._outside_body_bytes = 0
         super().on_headers_complete()
-        self._request_began()
+        claim = Claim(self._bounds.admission, self._address)
+        request = ClientRequest(self.cycle, claim, self._declared, self.read_on)
+        self.scope[IN_SCOPE] = request  # type: ignore[literal-required]
+        self._unanswered.append(request)
+        self.read_on()
 
     def on_body(self, body: bytes) -> None:
         """Some bytes of a body."""
         self._outside_body_bytes = 0
         self._arrival.received += len(body)
-        if not self.cycle.response_complete and self._wants_part(body):
+        if not self.cycle.response_complete and self._unanswered[-1].take_part(body):
             super().on_body(body)
 
     def on_message_complete(self) -> None:

@@ -1,6 +1,7 @@
 """Server-sent events: cutting a byte stream into whole events, and finding the usage in them."""
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -45,44 +46,17 @@ class _Event(msgspec.Struct):
 _event_decoder = msgspec.json.Decoder(_Event)
 
 
-class EventSplitter:
-    """Cuts a byte stream into whole events, each with the empty line that ends it."""
-
-    __slots__ = ("_rest",)
-
-    def __init__(self) -> None:
-        self._rest = b""
-
-    def split(self, data: bytes) -> list[bytes]:
-        """Take the next bytes; return the events that are complete now."""
-        data = self._rest + data
-        events, start = [], 0
-        for end in _END.finditer(data):
-            events.append(data[start : end.end()])
-            start = end.end()
-        self._rest = data[start:]
-        if len(self._rest) > MAX_EVENT_BYTES:
-            events.append(self.flush())
-        return events
-
-    def flush(self) -> bytes:
-        """What has not been a whole event so far."""
-        rest, self._rest = self._rest, b""
-        return rest
-
-
-class EventFilter(EventSplitter):
+@dataclass(slots=True, eq=False, repr=False)
+class EventFilter:
     """What a client gets of an engine's stream, and what the router reads in it."""
 
-    __slots__ = ("_keep_usage", "done", "reported_error", "usage")
-
-    def __init__(self, *, keep_usage: bool) -> None:
-        super().__init__()
-        self._keep_usage = keep_usage
-        self.usage: Usage | None = None
-        self.done = False
-        """Whether the event that ends a stream has come."""
-        self.reported_error = False
+    keep_usage: bool
+    usage: Usage | None = None
+    done: bool = False
+    """Whether the event that ends a stream has come."""
+    reported_error: bool = False
+    _rest: bytes = b""
+    """What has not been a whole event so far."""
 
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes; return those that go on, in whole events."""
@@ -113,12 +87,25 @@ class EventFilter(EventSplitter):
             and (data.find(b'"usage"') < 0 or data.count(b'"usage"') == data.count(b'"usage":null'))
         )
 
+    def split(self, data: bytes) -> list[bytes]:
+        """Take the next bytes; return the events that are whole now, each with the empty line at its end."""
+        data = self._rest + data
+        events, start = [], 0
+        for end in _END.finditer(data):
+            events.append(data[start : end.end()])
+            start = end.end()
+        self._rest = data[start:]
+        if len(self._rest) > MAX_EVENT_BYTES:
+            events.append(self._rest)
+            self._rest = b""
+        return events
+
     def _passes(self, event: bytes) -> bool:
         usage, nothing_else = parse_usage(event)
         self.usage = usage or self.usage
         self.done = self.done or event.startswith(DONE)
         self.reported_error = self.reported_error or error_status(event) is not None
-        return self._keep_usage or not nothing_else
+        return self.keep_usage or not nothing_else
 
 
 def parse_usage(event: bytes) -> tuple[Usage | None, bool]:

@@ -25,7 +25,7 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from router.history.record import RequestRecord
-from router.requests.trace_headers import trace_headers
+from router.requests.schema import trace_headers
 
 QUEUED_SPANS = 8192
 """So many spans wait to be sent; beyond it the oldest are dropped."""

@@ -4,7 +4,7 @@ What is long is parsed in a thread. But a JSON parser holds the interpreter's lo
 last, and a body of millions of small values takes it seconds. Such a body goes to a process of its own, which
 ends with its client, and which says only what routing cannot do without: its prompt gets no keys.
 
-    python -m router.requests.bodies PATH BYTES SCOPE < BODY
+    python -m router.requests.bodies PATH SCOPE < BODY
 """
 
 import os
@@ -12,10 +12,11 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
+from typing import TypeAlias
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from router.errors import ApiError, InvalidRequestError, OverloadedError
 from router.requests.prompt_threads import Pause, PromptBusyError, PromptThreads
@@ -50,38 +51,8 @@ POLL_SECONDS = 0.05
 """How often it is seen whether anybody still waits for a process."""
 
 
-class Outline(msgspec.Struct, frozen=True, tag=True):
-    """What routing cannot do without, of a request that is not parsed in this process."""
-
-    model: str
-    stream: bool
-    wants_usage: bool
-    cache_salt: str
-    conversation: bytes
-    upstream: bytes
-    """What to send to the engine; empty for the client's own bytes."""
-
-    def call(self, path: str, raw: bytes) -> Call:
-        """The request, without its fields."""
-        return Call(
-            path=path,
-            model=self.model,
-            stream=self.stream,
-            wants_usage=self.wants_usage,
-            cache_salt=self.cache_salt,
-            conversation=self.conversation,
-            fields={},
-            tokenisable=False,
-            raw=raw,
-            upstream=self.upstream or raw,
-        )
-
-
-class Refusal(msgspec.Struct, frozen=True, tag=True):
-    """Why the body is no request."""
-
-    message: str
-    param: str | None
+Answer: TypeAlias = Call | tuple[str, str | None]
+"""What such a process says: the request without its fields, or why the body is none, and the field's name."""
 
 
 async def parse_body(path: str, raw: bytes, scope: str, threads: PromptThreads, client: Hashable) -> Call:
@@ -104,14 +75,11 @@ def parse_seconds(raw: bytes) -> float:
     data = np.frombuffer(raw, dtype=np.uint8)
     for start in range(0, len(data), COUNTED_BYTES):
         part = data[start : start + COUNTED_BYTES]
-        seconds += sum(_count(part, character) * each for character, each in SECONDS_PER_CHARACTER.items())
+        for character, each in SECONDS_PER_CHARACTER.items():
+            seconds += np.count_nonzero(part == ord(character)) * each
         if seconds > THREAD_SECONDS:
             break
     return seconds
-
-
-def _count(data: NDArray[np.uint8], character: str) -> int:
-    return int(np.count_nonzero(data == ord(character)))
 
 
 def _parse_in_thread(path: str, raw: bytes, scope: str, pause: Pause) -> Call:
@@ -121,56 +89,45 @@ def _parse_in_thread(path: str, raw: bytes, scope: str, pause: Pause) -> Call:
         body.write(raw)
         body.seek(0)
         child = subprocess.Popen(
-            [sys.executable, "-m", "router.requests.bodies", path, str(len(raw)), scope],
+            [sys.executable, "-m", "router.requests.bodies", path, scope],
             stdin=body,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"},
         )
+    answer = b""
     try:
-        answer = _answer_of(child, pause)
+        while child.returncode is None:
+            pause()
+            with suppress(subprocess.TimeoutExpired):
+                answer = child.communicate(timeout=POLL_SECONDS)[0]
     finally:
         child.kill()
         child.communicate()  # also closes its pipe
     if child.returncode:
         raise InvalidRequestError("The request body holds too many values.")
-    outline = msgspec.msgpack.decode(answer, type=Outline | Refusal)
-    if isinstance(outline, Refusal):
-        raise InvalidRequestError(outline.message, outline.param)
-    return outline.call(path, raw)
+    call: Answer = msgspec.msgpack.decode(answer, type=Answer)
+    if isinstance(call, tuple):
+        raise InvalidRequestError(*call)
+    return msgspec.structs.replace(call, raw=raw, upstream=call.upstream or raw)
 
 
-def _answer_of(child: "subprocess.Popen[bytes]", pause: Pause) -> bytes:
-    while True:
-        try:
-            return child.communicate(timeout=POLL_SECONDS)[0]
-        except subprocess.TimeoutExpired:
-            pause()
-
-
-def main(path: str, num_bytes: int, scope: str) -> int:
-    """Parse the body on standard input, and write its outline to standard output."""
+def main(path: str, scope: str) -> None:
+    """Parse the body on standard input, and write what there is to know of it to standard output."""
     resource.setrlimit(resource.RLIMIT_CPU, (CHILD_SECONDS, CHILD_SECONDS))
-    memory = CHILD_BYTES + CHILD_BYTES_PER_BYTE * num_bytes
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     raw = sys.stdin.buffer.read()
-    answer: Outline | Refusal
+    memory = CHILD_BYTES + CHILD_BYTES_PER_BYTE * len(raw)
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    answer: Answer
     try:
         call = PARSERS[path](raw).isolated(scope)
-        upstream = call.upstream_body()
-        answer = Outline(
-            model=call.model,
-            stream=call.stream,
-            wants_usage=call.wants_usage,
-            cache_salt=call.cache_salt,
-            conversation=call.conversation,
-            upstream=b"" if upstream is raw else upstream,
-        )
+        body = call.upstream_body()
+        upstream = b"" if body is raw else body
+        answer = msgspec.structs.replace(call, fields={}, tokenisable=False, raw=b"", upstream=upstream)
     except ApiError as error:
-        answer = Refusal(error.message, error.param)
+        answer = (error.message, error.param)
     sys.stdout.buffer.write(msgspec.msgpack.encode(answer))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], int(sys.argv[2]), sys.argv[3]))
+    main(*sys.argv[1:])

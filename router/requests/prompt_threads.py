@@ -10,6 +10,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
@@ -38,19 +39,12 @@ class PromptBusyError(Exception):
     """Too much of this client's work waits already, or the work took too long."""
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class _Job:
-    __slots__ = ("done", "is_short", "work", "worked_since")
-
-    def __init__(self, work: Callable[[Pause], Any], is_short: bool) -> None:
-        self.work: Callable[[Pause], Any] | None = work
-        self.is_short = is_short
-        self.done: asyncio.Future[Any] | None = asyncio.get_running_loop().create_future()
-        self.worked_since = 0.0
-
-    @property
-    def abandoned(self) -> bool:
-        """Whether nobody waits for it."""
-        return self.done is None
+    work: Callable[[Pause], Any] | None
+    is_short: bool
+    done: asyncio.Future[Any] | None
+    worked_since: float = 0.0
 
     def abandon(self) -> None:
         """Nobody waits for it any more. An error's traceback holds the job: it must not hold the error, nor
@@ -60,7 +54,7 @@ class _Job:
 
     def pause(self) -> None:
         """See `Pause`."""
-        if self.abandoned:
+        if self.done is None:
             raise WorkAbandonedError
         if time.perf_counter() - self.worked_since >= WORK_SECONDS:
             time.sleep(PAUSE_SECONDS)
@@ -88,7 +82,7 @@ class PromptThreads:
         queue = self._waiting.setdefault(client, deque())
         if len(queue) >= MAX_WAITING:
             raise PromptBusyError("too many long prompts of this client wait")
-        job = _Job(work, num_bytes <= SHORT_BYTES)
+        job = _Job(work, num_bytes <= SHORT_BYTES, asyncio.get_running_loop().create_future())
         queue.append(job)
         self._start_waiting()
         try:

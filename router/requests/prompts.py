@@ -3,7 +3,6 @@
 from collections.abc import Hashable, Iterable
 from dataclasses import replace
 from functools import lru_cache
-from typing import NamedTuple
 
 import msgspec
 
@@ -62,7 +61,7 @@ async def prepare(
     result has no keys, and the ring places the conversation. Long prompts are worked on in ``threads``, where
     clients take turns. Raises `ContextTooLongError` when the prompt cannot fit into the model's context.
     """
-    conversation_key = call.conversation_key(call.cache_salt.encode())
+    conversation_key = call.conversation_key
     prompts = (
         await _keyed(call, model, tokenizer, threads, client) if tokenizer and call.tokenisable else None
     )
@@ -90,13 +89,13 @@ async def _keyed(
 ) -> list[KeyedPrompt] | None:
     """All prompts of the request (a text completion may hold several); None when they cannot be computed."""
     try:
-        size = Size.of(call)
-        if size.is_excessive:
+        num_bytes, (pieces, shaping_bytes) = len(call.raw), _effort(call)
+        if pieces > MAX_PIECES or shaping_bytes > MAX_SHAPING_BYTES:
             return None
-        if not size.is_small:
+        if num_bytes > INLINE_BYTES or pieces > INLINE_PIECES or shaping_bytes > INLINE_SHAPING_BYTES:
             return await threads.run(
                 client,
-                len(call.raw),
+                num_bytes,
                 lambda pause: _finish(_look_up(call, model, tokenizer, pause), pause),
             )
         pending = _look_up(call, model, tokenizer)
@@ -110,48 +109,26 @@ async def _keyed(
         return None
 
 
-class Size(NamedTuple):
-    """How much work it is to render a request, and to look up what is known of it."""
-
-    num_bytes: int
-    pieces: int
-    """Messages and their parts, or prompts."""
-    shaping_bytes: int
-    """JSON that templates write out or read, besides the texts of messages."""
-
-    @classmethod
-    def of(cls, call: Call) -> "Size":
-        """That of a request. It is not measured further where the bytes are few."""
-        num_bytes = len(call.raw)
-        if num_bytes <= INLINE_SHAPING_BYTES:
-            return cls(num_bytes, 0, 0)
-        messages = call.messages
-        if not messages:
-            prompt = call.fields["prompt"]
-            several = isinstance(prompt, list) and not isinstance(prompt[0], int)
-            return cls(num_bytes, len(prompt) if several else 1, 0)
-        shaping = [call.fields[name] for name in SHAPING_FIELDS if name in call.fields]
-        pieces = len(messages)
-        for message in messages[:MAX_PIECES]:
-            if isinstance(content := message.get("content"), list):
-                pieces += len(content)
-            if "tool_calls" in message:
-                shaping.append(message["tool_calls"])
-        return cls(num_bytes, pieces, len(msgspec.json.encode(shaping)) if shaping else 0)
-
-    @property
-    def is_small(self) -> bool:
-        """Whether the event loop can do it."""
-        return (
-            self.num_bytes <= INLINE_BYTES
-            and self.pieces <= INLINE_PIECES
-            and self.shaping_bytes <= INLINE_SHAPING_BYTES
-        )
-
-    @property
-    def is_excessive(self) -> bool:
-        """Whether not even a thread should do it."""
-        return self.pieces > MAX_PIECES or self.shaping_bytes > MAX_SHAPING_BYTES
+def _effort(call: Call) -> tuple[int, int]:
+    """How much work it is to render a request and to look up what is known of it, where its bytes are many:
+    its messages and their parts, or prompts; and bytes of JSON that templates write out or read, besides
+    texts.
+    """
+    if len(call.raw) <= INLINE_SHAPING_BYTES:
+        return 0, 0
+    messages = call.messages
+    if not messages:
+        prompt = call.fields["prompt"]
+        several = isinstance(prompt, list) and not isinstance(prompt[0], int)
+        return len(prompt) if several else 1, 0
+    shaping = [call.fields[name] for name in SHAPING_FIELDS if name in call.fields]
+    pieces = len(messages)
+    for message in messages[:MAX_PIECES]:
+        if isinstance(content := message.get("content"), list):
+            pieces += len(content)
+        if "tool_calls" in message:
+            shaping.append(message["tool_calls"])
+    return pieces, len(msgspec.json.encode(shaping)) if shaping else 0
 
 
 def _look_up(

@@ -1,4 +1,4 @@
-"""What the router needs to know of a request body. Everything else passes through unseen."""
+"""What the router needs to know of a request. Everything else of its body passes through unseen."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -27,9 +27,20 @@ REPORT_MODE = "kv_cache_report_mode"
 ENGINE_INTERNALS = ("kv_transfer_params", "ec_transfer_params")
 """Fields that steer an engine's own KV transfers: from a client they would bypass tokenisation and
 routing."""
-
+MAX_TRACE_BYTES = {b"traceparent": 128, b"tracestate": 1024}
+"""Longer ones are left out: a request's trace is remembered with it. W3C's trace context has 55 bytes for the
+one, and asks for 512 of the other."""
 
 _Token: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+
+
+def trace_headers(headers: Mapping[bytes, bytes]) -> dict[str, str]:
+    """The headers by which a client's request belongs to a trace."""
+    return {
+        name.decode(): headers[name].decode("latin-1")
+        for name, most in MAX_TRACE_BYTES.items()
+        if name in headers and len(headers[name]) <= most
+    }
 
 
 class StreamOptions(msgspec.Struct):
@@ -138,9 +149,10 @@ class Call(msgspec.Struct, frozen=True):
         except RecursionError as error:
             raise _nested_too_deeply() from error
 
-    def conversation_key(self, root: bytes) -> int:
-        """64 bits that stay the same over all turns of the conversation, inside a namespace."""
-        return xxhash.xxh3_64_intdigest(root + self.conversation)
+    @property
+    def conversation_key(self) -> int:
+        """64 bits that stay the same over all turns of the conversation, among those with the same salt."""
+        return xxhash.xxh3_64_intdigest(self.cache_salt.encode() + self.conversation)
 
 
 def parse_chat(raw: bytes) -> Call:
@@ -205,7 +217,8 @@ def decode_body(raw: bytes, shape: Any) -> tuple[dict[str, Any], Any]:
         return fields, msgspec.convert(fields, shape)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `")
-        param = path.rstrip("`").removeprefix("$").removeprefix(".") or _missing_field(message)
+        missing = message.partition("missing required field `")[2].rstrip("`")
+        param = path.rstrip("`").removeprefix("$").removeprefix(".") or missing or None
         raise InvalidRequestError(f"{message}{f' at {param!r}' if path else ''}.", param=param) from error
     except RecursionError as error:
         raise _nested_too_deeply() from error
@@ -213,19 +226,6 @@ def decode_body(raw: bytes, shape: Any) -> tuple[dict[str, Any], Any]:
 
 def _nested_too_deeply() -> InvalidRequestError:
     return InvalidRequestError("The request body is nested too deeply.")
-
-
-def _missing_field(message: str) -> str | None:
-    _, _, rest = message.partition("missing required field `")
-    return rest.rstrip("`") or None
-
-
-def _check_salt(salt: str) -> None:
-    if len(salt) > MAX_SALT_LENGTH or not SALT_FORBIDDEN.isdisjoint(salt):
-        raise InvalidRequestError(
-            f"'cache_salt' must be at most {MAX_SALT_LENGTH} characters, without '@', '/', '\\' and NUL.",
-            param="cache_salt",
-        )
 
 
 def _scoped_salt(scope: str, salt: str) -> str:
@@ -252,14 +252,18 @@ def _call(
             raise InvalidRequestError(
                 f"'vllm_xargs.{name}' is not accepted from clients.", param=f"vllm_xargs.{name}"
             )
-    if shape.cache_salt:
-        _check_salt(shape.cache_salt)
+    salt = shape.cache_salt or ""
+    if len(salt) > MAX_SALT_LENGTH or not SALT_FORBIDDEN.isdisjoint(salt):
+        raise InvalidRequestError(
+            f"'cache_salt' must be at most {MAX_SALT_LENGTH} characters, without '@', '/', '\\' and NUL.",
+            param="cache_salt",
+        )
     return Call(
         path=path,
         model=shape.model,
         stream=bool(shape.stream),
         wants_usage=bool(shape.stream_options and shape.stream_options.include_usage),
-        cache_salt=shape.cache_salt or "",
+        cache_salt=salt,
         conversation=conversation,
         fields=fields,
         tokenisable=tokenisable and shape.truncate_prompt_tokens is None,

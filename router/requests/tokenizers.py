@@ -24,10 +24,9 @@ from cluster.process.tasks import cancel_and_wait
 from cluster.prompts.tokenizer import PromptTokenizer
 from cluster.protocol.wire import Lease, ReplicaState
 from router.errors import AttemptFailedError
-from router.requests.exactness import Exactness
+from router.requests.exactness import Exactness, shape_of
 from router.requests.prompts import PreparedPrompt
 from router.requests.schema import Call
-from router.requests.shapes import shape_of
 from router.upstream.client import Upstream
 
 CHECK_SECONDS = 0.5

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import httptools
@@ -38,66 +39,49 @@ class ChunkReceiver(Protocol):
         """Take what has been read between two chunks, if it is exactly one. False: it comes again, parsed."""
 
 
+@dataclass(slots=True, eq=False, repr=False)  # slots: each object that a chunk touches can miss a cache
 class EngineConnection(asyncio.Protocol):
-    """Carries one request at a time.
+    """Carries one request at a time."""
 
-    ``on_free`` is called when it can carry another one, ``on_lost`` when it has ended.
-    """
+    on_free: Callable[["EngineConnection"], None]
+    """Called when it can carry another one."""
+    on_lost: Callable[["EngineConnection"], None]
+    """Called when it has ended."""
+    deadline: float = NEVER
+    """See `router.http.time_limits.Watched`. Ends the wait of the receiver, or the connection's idling."""
+    received_at: float = float("-inf")
+    """When the engine sent its last bytes, in the event loop's time in seconds."""
+    _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    _parser: httptools.HttpResponseParser = field(init=False)
+    _transport: asyncio.Transport = field(init=False)
+    _receiver: Receiver | None = None
+    _used_before: bool = False
+    _paused: bool = False
+    _answered: bool = False
+    _head_complete: bool = False
+    _complete: bool = False
+    _keep_alive: bool = False
+    _has_length: bool = False
+    _surplus: bool = False
+    _chunk_complete: bool = False
+    _between_chunks: bool = False
+    _chunks_to: ChunkReceiver | None = None
+    _idle_seconds: float = 0.0
+    _content_type: str = ""
+    _outside_body_bytes: int = 0
+    _body: list[bytes] = field(default_factory=list)
 
-    __slots__ = (  # every object that a chunk touches is a miss of the processor's cache
-        "_answered",
-        "_between_chunks",
-        "_body",
-        "_chunk_complete",
-        "_chunks_to",
-        "_complete",
-        "_content_type",
-        "_has_length",
-        "_head_complete",
-        "_idle_seconds",
-        "_keep_alive",
-        "_loop",
-        "_on_free",
-        "_on_lost",
-        "_outside_body_bytes",
-        "_parser",
-        "_paused",
-        "_receiver",
-        "_surplus",
-        "_transport",
-        "_used_before",
-        "deadline",
-        "heard_at",
-    )
-
-    def __init__(
-        self,
-        on_free: Callable[["EngineConnection"], None],
-        on_lost: Callable[["EngineConnection"], None],
-    ) -> None:
-        self.deadline = NEVER
-        """See `router.http.time_limits.Watched`. Ends the wait of the receiver, or the connection's idling.
-        """
-        self.heard_at = float("-inf")
-        """When the engine sent its last bytes, in the event loop's time in seconds."""
-        self._on_free = on_free
-        self._on_lost = on_lost
+    def __post_init__(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
-        self._transport: asyncio.Transport
-        self._receiver: Receiver | None = None
-        self._loop = asyncio.get_running_loop()
-        self._used_before = False
-        self._paused = False
-        self._begin()
 
     def _begin(self) -> None:
         self._answered = self._head_complete = self._complete = self._keep_alive = False
         self._has_length = self._surplus = self._chunk_complete = self._between_chunks = False
-        self._chunks_to: ChunkReceiver | None = None
+        self._chunks_to = None
         self._idle_seconds = 0.0
         self._content_type = "application/json"
         self._outside_body_bytes = 0
-        self._body: list[bytes] = []
+        self._body = []
 
     def send(self, request: bytes, receiver: Receiver) -> None:
         """Send a request; the receiver gets the answer."""
@@ -126,7 +110,7 @@ class EngineConnection(asyncio.Protocol):
                 self._transport.resume_reading()
 
     def abort(self) -> None:
-        """Cut the connection at once; the receiver hears nothing more."""
+        """Cut the connection at once; the receiver gets nothing more."""
         self._receiver = None
         self._transport.abort()
 
@@ -150,7 +134,7 @@ class EngineConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand on what the bytes contain of the body, in one piece."""
-        self.heard_at = now = self._loop.time()
+        self.received_at = now = self._loop.time()
         if self._between_chunks and self._chunks_to is not None:
             self.deadline = now + self._idle_seconds
             if self._chunks_to.took_chunk(data):
@@ -166,7 +150,7 @@ class EngineConnection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(f"malformed answer: {error}")
             return
-        # Only the next chunk's size can follow a chunk, and `on_chunk_header` would have told its end.
+        # Only the next chunk's size can follow a chunk, and `on_chunk_header` would have seen its end.
         self._between_chunks = self._chunk_complete and data.endswith(b"\r\n")
         if self._outside_body_bytes > MAX_HEAD_BYTES:
             self._fail(f"more than {MAX_HEAD_BYTES} bytes of headers")
@@ -186,7 +170,7 @@ class EngineConnection(asyncio.Protocol):
                 receiver.finished()
             else:
                 self._fail(str(exc or "") or "the engine closed the connection")
-        self._on_lost(self)
+        self.on_lost(self)
 
     def _finish(self, receiver: Receiver) -> None:
         self._receiver = None
@@ -195,7 +179,7 @@ class EngineConnection(asyncio.Protocol):
         # An engine that answered before it had read the request may still be reading it.
         in_step = self._keep_alive and not self._surplus and not self._transport.get_write_buffer_size()
         if in_step and not self._transport.is_closing():
-            self._on_free(self)
+            self.on_free(self)
         else:
             self._transport.abort()
         receiver.finished()

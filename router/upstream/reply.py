@@ -1,7 +1,7 @@
 """An engine's answer on its way: read piece by piece, or relayed as it arrives."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Protocol
 
 from router.errors import ReplyBrokenError, ReplyTooLargeError
@@ -68,13 +68,6 @@ class UpstreamReply:
             raise
         return True
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it arrives. Raises `ReplyBrokenError` when it breaks off or the engine falls silent."""
-        data = self.first
-        while data:
-            yield data
-            data = await self._read()
-
     async def read_event(self) -> bytes:
         """Read on until `first` begins with a whole event, and return that. Raises `ReplyBrokenError`."""
         while (event := first_event(self.first)) is None and len(self.first) < MAX_EVENT_BYTES:
@@ -89,11 +82,13 @@ class UpstreamReply:
         if self._ended and not self._unread:
             return
         parts, size = [], 0
-        async for chunk in self.chunks():
-            parts.append(chunk)
-            size += len(chunk)
+        data = self.first
+        while data:
+            parts.append(data)
+            size += len(data)
             if size > MAX_REPLY_BYTES:
                 raise ReplyTooLargeError(f"larger than {MAX_REPLY_BYTES} bytes")
+            data = await self._read()
         self.first = b"".join(parts)
 
     def relay(self, sink: Sink) -> None:
@@ -153,7 +148,7 @@ class UpstreamReply:
     def received(self, data: bytes) -> None:
         """Some bytes of the body."""
         assert self._connection is not None
-        self._connection.deadline = self._connection.heard_at + self._idle_seconds
+        self._connection.deadline = self._connection.received_at + self._idle_seconds
         if self._sink is not None:
             self._sink.received(data)
             return

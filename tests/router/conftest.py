@@ -12,6 +12,7 @@ from cluster.prompts.tokenizer import PromptTokenizer
 from cluster.protocol.wire import Lease, Load, ReplicaState
 from router.app import create_app
 from router.requests import tokenizers
+from router.requests.prompt_threads import PromptThreads
 from router.server import bind, server_config
 from router.settings import RouterSettings
 from tests.redis_process import running_redis
@@ -67,6 +68,12 @@ class Router:
         content = {"data": body} if isinstance(body, bytes) else {"json": body}
         return self.client.post(self.url + path, **content, **options)
 
+    async def connect(self, data=b""):
+        """A connection of our own, and these bytes on it."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(data)
+        return reader, writer
+
     async def drained(self, seconds=3.0):
         """Wait until no load is booked; the conservation law must hold."""
         await eventually(lambda: self.fleet.open_bookings == 0, seconds)
@@ -77,13 +84,12 @@ class Router:
 
 
 @asynccontextmanager
-async def running(settings, http=None):
-    """Serve a router on a port that the system gives; ``http`` names connections that are not our own."""
+async def running(settings):
+    """Serve a router on a port that the system gives."""
     app = create_app(settings)
     listener = bind(settings.host, settings.port)
     config = server_config(app)
     config.timeout_graceful_shutdown = 1
-    config.http = http or config.http
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
@@ -120,16 +126,28 @@ async def start_router(monkeypatch, tiny_model, _tokenizers_imported):
     monkeypatch.setattr(tokenizers, "CHECK_SECONDS", 0.005)
     async with AsyncExitStack() as stack:
 
-        async def start(**changes):
+        async def start(*engines, **changes):
+            """With these engines as replicas a, b, c."""
             values = {
                 "redis_url": NO_REDIS,
                 "port": 0,
                 "tokenizers": {"m": tiny_model},
                 "policy": "round-robin",
             }
-            return await stack.enter_async_context(running(RouterSettings(**{**values, **changes})))
+            router = await stack.enter_async_context(running(RouterSettings(**{**values, **changes})))
+            for name, engine in zip("abc", engines, strict=False):
+                router.admit(engine.url, name)
+            return router
 
         yield start
+
+
+@pytest.fixture
+def threads():
+    """For long prompts, as a router has them."""
+    threads = PromptThreads()
+    yield threads
+    threads.close()
 
 
 @pytest.fixture
@@ -146,9 +164,9 @@ async def engines():
 @pytest.fixture
 async def router(start_router, engines):
     """A router that asks engine a first, then b, and so on in turn."""
-    router = await start_router(first_byte_seconds=1.0, idle_seconds=0.3, failed_replica_seconds=0.2)
-    for name, engine in zip("ab", engines, strict=True):
-        router.admit(engine.url, name)
+    router = await start_router(
+        *engines, first_byte_seconds=1.0, idle_seconds=0.3, failed_replica_seconds=0.2
+    )
     await router.settled()
     return router
 

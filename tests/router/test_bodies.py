@@ -9,19 +9,10 @@ import pytest
 from router.errors import InvalidRequestError
 from router.requests import bodies
 from router.requests.bodies import THREAD_SECONDS, parse_body, parse_seconds
-from router.requests.prompt_threads import PromptThreads
 from router.requests.schema import parse_chat, parse_completion
 from tests.waiting import eventually
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
-
-
-@pytest.fixture
-def threads():
-    """Those of a router."""
-    threads = PromptThreads()
-    yield threads
-    threads.close()
 
 
 def chat(**fields):

@@ -10,11 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
-from router.api.direct import DirectClient
 from router.http.admission import Admission
-from router.http.client_connection import Bounds, ClientConnection
-from router.http.connection_limit import ConnectionLimit
-from router.http.direct_reply import direct_reply
+from router.http.client_connection import ClientConnection
+from router.http.client_request import client_request
+from router.http.request_reader import Bounds
 from router.http.sse import EventFilter
 from router.http.time_limits import NEVER, Watchdog
 from router.upstream.engine_connection import EngineConnection
@@ -83,17 +82,17 @@ class Relay:
         config = uvicorn.Config(app, lifespan="off", ws="none", log_config=None, proxy_headers=False)
         config.load()
         self.state = ServerState()
-        bounds = Bounds(Admission(10, 1 << 20), ConnectionLimit(10), Watchdog(1.0), 60.0, 60.0)
+        bounds = Bounds(Admission(10, 1 << 20, 10), Watchdog(1.0), 60.0, 60.0)
         self.client = ClientConnection(bounds, config, self.state, {})
         self.client.connection_made(self.client_transport)
         self.client.data_received(REQUEST % http_minor)
-        self.direct = direct_reply(self.client.scope)
+        self.request = client_request(self.client.scope)
 
     async def answer(self, reads):
         """What broke the answer off, or None, after the engine sent this."""
         asked = asyncio.ensure_future(self.reply.ask(self.engine, b"", 60.0))
         await asyncio.sleep(0)
-        relay, client = None, DirectClient(self.direct)
+        relay, client = None, self.request
         for read in reads:
             self.engine.data_received(read)
             await asyncio.sleep(0)

@@ -8,10 +8,20 @@ import pytest
 
 from cluster.errors import StartUpError
 from cluster.settings import load_settings
-from router.http import connection_limit
-from router.http.admission import network_of
-from router.http.connection_limit import MAX_CONNECTIONS, ConnectionLimit, max_connections, raise_file_limit
+from router.http import admission
+from router.http.admission import (
+    MAX_CONNECTIONS,
+    Admission,
+    max_connections,
+    network_of,
+    raise_file_limit,
+)
 from router.settings import RouterSettings
+
+
+def admission_of(connections):
+    """A bound of so many connections."""
+    return Admission(10, 1024, connections)
 
 
 class Connection:
@@ -19,8 +29,9 @@ class Connection:
 
     def __init__(self, limit, address, state):
         self.limit, self.evicted = limit, False
-        self.entry = limit.enter(self, address)
-        getattr(self.entry, f"is_{state}")()
+        party = limit.address(address)
+        self.entry = limit.enter(party, self.evict)
+        self.entry.wait_among({"idle": party.idle, "arriving": party.arriving}.get(state))
 
     def evict(self):
         """Leave."""
@@ -41,20 +52,20 @@ class Connection:
 )
 def test_who_gives_way(held, evicted):
     """Of the address with most connections that has one to give: the longest idle, then the slowest."""
-    limit = ConnectionLimit(3)
+    limit = admission_of(3)
     connections = [Connection(limit, *each.split()) for each in held]
-    entry = limit.enter(None, "c")
+    entry = limit.enter(limit.address("c"), print)
     assert (entry is None) == (evicted is None)
     assert [each.evicted for each in connections] == [number == evicted for number in range(3)]
 
 
 def test_nothing_is_left_of_those_that_left():
     """Addresses are forgotten with their last connection."""
-    limit = ConnectionLimit(2)
+    limit = admission_of(2)
     for number in range(100):
-        limit.leave(limit.enter(None, str(number)))
-    assert not limit._peers
-    assert limit._count == 0
+        limit.leave(limit.enter(limit.address(str(number)), print))
+    assert not limit.parties
+    assert limit._connections == 0
 
 
 @pytest.mark.parametrize(
@@ -85,11 +96,12 @@ def test_file_limit_is_raised(monkeypatch):
 def test_reaching_the_limit_is_logged_once_a_minute(monkeypatch):
     """Not with every connection."""
     lines = []
-    monkeypatch.setattr(connection_limit.log, "warning", lambda event, **_: lines.append(event))
-    limit = ConnectionLimit(1)
-    limit.enter(None, "a")
+    monkeypatch.setattr(admission.log, "warning", lambda event, **_: lines.append(event))
+    limit = admission_of(1)
+    party = limit.address("a")
+    limit.enter(party, print)
     for _ in range(10):
-        assert limit.enter(None, "b") is None
+        assert limit.enter(party, print) is None
     assert lines == ["client_connections_at_limit"]
 
 
@@ -118,8 +130,8 @@ def test_bytes_in_flight_leave_room_for_a_body(monkeypatch):
 
 def test_connections_that_have_ended_do_not_stay(monkeypatch):
     """They are cycles, which would otherwise wait for thousands of others."""
-    monkeypatch.setattr(connection_limit, "COLLECTED", 2)
-    limit = ConnectionLimit(10)
+    monkeypatch.setattr(admission, "COLLECTED", 2)
+    limit = admission_of(10)
     gc.disable()
     try:
         first, second = (Connection(limit, "a", "idle") for _ in range(2))

@@ -3,8 +3,7 @@
 import pytest
 
 from router.requests import exactness as module
-from router.requests.exactness import Exactness
-from router.requests.shapes import shape_of
+from router.requests.exactness import Exactness, shape_of
 from tests.router.test_shapes import HELLO, UNUSUAL, chat
 
 PLAIN = chat()

@@ -113,8 +113,7 @@ async def test_all_attempts_failed(router, engines):
 @pytest.mark.parametrize("body", [CHAT, STREAM])
 async def test_only_replica_is_tried_again(start_router, engines, body):
     """Where there is nobody else, one that failed is better than none, for this request and the next."""
-    router = await start_router(failed_replica_seconds=60)
-    router.admit(engines[0].url)
+    router = await start_router(engines[0], failed_replica_seconds=60)
     engines[0].script.append(die_before_headers)
     for reason in ("retry", "round-robin"):
         async with router.post(body) as response:
@@ -126,8 +125,7 @@ async def test_only_replica_is_tried_again(start_router, engines, body):
 
 async def test_answer_too_slow(start_router, engines):
     """Nothing hangs: silence becomes 504."""
-    router = await start_router(first_byte_seconds=0.5)
-    router.admit(engines[0].url)
+    router = await start_router(engines[0], first_byte_seconds=0.5)
     engines[0].script.append(stay_silent)
     async with router.post(STREAM) as response:
         assert response.status == 504
@@ -138,9 +136,8 @@ async def test_answer_too_slow(start_router, engines):
 
 async def test_number_of_attempts_is_bounded(start_router, engines):
     """One attempt allowed is one attempt made."""
-    router = await start_router(max_attempts=1)
-    for name, engine in zip("ab", engines, strict=True):
-        router.admit(engine.url, name)
+    router = await start_router(*engines, max_attempts=1)
+    for engine in engines:
         engine.script.append(whole(b"no", 500))
     async with router.post(CHAT) as response:
         assert response.status == 502
@@ -198,14 +195,12 @@ LARGE = b"x" * 5000
 async def three(start_router, engines, monkeypatch):
     """A router with three replicas, asked in the order of their engines, and these engines."""
     monkeypatch.setattr(upstream, "HEALTH_SECONDS", 0.05)
-    monkeypatch.setattr(upstream, "HEARD_SECONDS", 0.1)
+    monkeypatch.setattr(upstream, "ALIVE_SECONDS", 0.1)
     monkeypatch.setattr(upstream_reply, "MAX_REPLY_BYTES", 4096)
     third = FakeEngine()
     await third.start()
-    router = await start_router(first_byte_seconds=0.2, idle_seconds=0.15)
     all_three = [*engines, third]
-    for name, engine in zip("abc", all_three, strict=True):
-        router.admit(engine.url, name)
+    router = await start_router(*all_three, first_byte_seconds=0.2, idle_seconds=0.15)
     await router.settled()
     yield router, all_three
     await third.stop()

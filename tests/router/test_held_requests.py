@@ -65,9 +65,7 @@ async def router(start_router, engines, monkeypatch):
     """A router with replicas a and b that believes in a living Redis."""
     monkeypatch.setattr("router.app.POLICIES", {**POLICIES, "round-robin": in_order})
     monkeypatch.setattr(Follower, "_set_reachable", lambda *_: None)
-    router = await start_router(failed_replica_seconds=0.2)
-    for name, engine in zip("ab", engines, strict=True):
-        router.admit(engine.url, name)
+    router = await start_router(*engines, failed_replica_seconds=0.2)
     await router.settled()
     return router
 
@@ -258,8 +256,7 @@ async def test_all_are_answered_under_load(router, engines):
 async def test_least_load_makes_nobody_wait(start_router, engines, monkeypatch):
     """A policy that asks for no room gets the engine's own queue."""
     monkeypatch.setattr(Follower, "_set_reachable", lambda *_: None)
-    router = await start_router(policy="least-load")
-    router.admit(engines[0].url, "a")
+    router = await start_router(engines[0], policy="least-load")
     await router.settled()
     engines[0].script.extend([stay_silent] * 3)
     clients = [(await send_raw(router, STREAM))[1] for _ in range(3)]

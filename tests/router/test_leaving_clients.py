@@ -9,6 +9,8 @@ import pytest
 from tests.router.fake_engine import DONE, event, never_end, stay_silent, stream
 from tests.router.test_requests import CHAT, STREAM, arrived, die_mid_stream, send_raw
 
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
+
 
 @pytest.mark.parametrize("body", [CHAT, STREAM])
 async def test_client_leaves_before_the_first_byte(router, engines, body):
@@ -42,8 +44,9 @@ async def test_client_leaves_mid_stream(router, engines, abruptly):
 
 async def test_client_leaves_in_its_own_body(router, engines):
     """Half a request reaches no engine."""
-    _, writer = await asyncio.open_connection("127.0.0.1", router.port)
-    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+    _, writer = await router.connect(
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{"
+    )
     await writer.drain()
     writer.close()
     async with router.post(CHAT) as response:
@@ -82,8 +85,7 @@ def ask_without_reading(client, port):
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
     client.connect(("127.0.0.1", port))
     data = json.dumps(STREAM).encode()
-    client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(data))
-    client.sendall(data)
+    client.sendall(HEAD % len(data) + data)
 
 
 async def test_client_that_does_not_read_is_not_buffered_for(router, engines):
@@ -104,8 +106,7 @@ async def test_client_that_does_not_read_is_not_buffered_for(router, engines):
 
 async def test_stalled_client_is_given_up(start_router, engines):
     """A client that takes nothing of its answer for too long holds neither engine nor booking."""
-    router = await start_router(stalled_client_seconds=0.3)
-    router.admit(engines[0].url)
+    router = await start_router(engines[0], stalled_client_seconds=0.3)
     engines[0].script.append(pour)
     with socket.socket() as client:
         ask_without_reading(client, router.port)
@@ -117,8 +118,7 @@ async def test_stalled_client_is_given_up(start_router, engines):
 async def test_body_that_trickles_in_is_given_up(start_router):
     """A body that does not arrive in time is answered with 408 and holds no place."""
     router = await start_router(body_seconds=0.2, max_open_requests=1)
-    reader, writer = await asyncio.open_connection("127.0.0.1", router.port)
-    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{")
+    reader, writer = await router.connect(HEAD % 1000 + b"{")
     reply = await asyncio.wait_for(reader.readuntil(b"}}"), 5)
     assert reply.startswith(b"HTTP/1.1 408")
     assert b"request_timeout" in reply

@@ -1,6 +1,5 @@
 """What clients send in excess is neither remembered, logged nor said again."""
 
-import asyncio
 import gc
 import json
 import tracemalloc
@@ -58,8 +57,7 @@ PATHS = {
 @pytest.fixture
 async def lone(start_router, engines):
     """A router with one engine that answers without looking, and a function that sends it a request."""
-    router = await start_router()
-    router.admit(engines[0].url)
+    router = await start_router(engines[0])
     await router.settled()
     # Without usage: counts that differ from the router's would end its tokenising.
     engines[0].script.extend([whole(b'{"id":"x","choices":[]}')] * 100)
@@ -69,8 +67,7 @@ async def lone(start_router, engines):
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         given = {"host": "127.0.0.1", "content-length": len(content), "connection": "close"} | headers
         head = "".join(f"{name}: {value}\r\n" for name, value in given.items())
-        reader, writer = await asyncio.open_connection("127.0.0.1", router.port)
-        writer.write(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + content)
+        reader, writer = await router.connect(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + content)
         answer = await reader.read()
         writer.close()
         await writer.wait_closed()

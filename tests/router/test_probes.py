@@ -19,10 +19,8 @@ async def router(monkeypatch, start_router, engines):
     """A router that probes quickly and whose own limits are far away; engine a is asked first."""
     monkeypatch.setattr(probes, "PROBE_SECONDS", 0.03)
     monkeypatch.setattr(upstream, "HEALTH_SECONDS", 0.05)
-    monkeypatch.setattr(upstream, "HEARD_SECONDS", 0.4)
-    router = await start_router(failed_replica_seconds=0.01)
-    for name, engine in zip("ab", engines, strict=True):
-        router.admit(engine.url, name)
+    monkeypatch.setattr(upstream, "ALIVE_SECONDS", 0.4)
+    router = await start_router(*engines, failed_replica_seconds=0.01)
     await router.settled()
     return router
 
@@ -30,6 +28,17 @@ async def router(monkeypatch, start_router, engines):
 async def refuse(exchange):
     """Close the connection without an answer."""
     exchange.abort()
+
+
+def slowly():
+    """An event, and a script that answers once it is set."""
+    release = asyncio.Event()
+
+    async def slow(exchange):
+        await release.wait()
+        await exchange.whole(b"{}")
+
+    return release, slow
 
 
 SILENT = "replica a: does not answer this router"
@@ -57,12 +66,7 @@ async def test_request_leaves_a_replica_that_does_not_answer(router, engines):
 async def test_request_waits_for_an_engine_that_only_works_long(router, engines, stream):
     """A long prefill is no failure: the engine says that it lives, and keeps the request."""
     first, second = engines
-    release = asyncio.Event()
-
-    async def slow(exchange):
-        await release.wait()
-        await exchange.whole(b"{}")
-
+    release, slow = slowly()
     first.script.append(slow)
     async with asyncio.TaskGroup() as tasks:
         request = tasks.create_task(_status(router, {**CHAT, "stream": stream}))
@@ -83,12 +87,7 @@ async def test_request_stays_where_nobody_else_could_take_it(router, engines):
     """With no other replica ready, waiting is better than failing."""
     first, second = engines
     router.admit(second.url, "b", state=ReplicaState.DRAINING)
-    release = asyncio.Event()
-
-    async def slow(exchange):
-        await release.wait()
-        await exchange.whole(b"{}")
-
+    release, slow = slowly()
     first.script.append(slow)
     first.health = refuse
     async with asyncio.TaskGroup() as tasks:
@@ -120,7 +119,7 @@ async def test_suspect_gets_no_new_requests_until_it_answers(router, engines):
     first.health = refuse
     async with router.post(CHAT) as response:
         assert response.headers["x-warmroute-replica"] == "b"
-    await eventually(lambda: first.health_checks > 2)  # aiohttp may ask twice before it gives up
+    await eventually(lambda: first.health_checks > 2)
     assert SILENT in await degraded(router)
     for _ in range(4):
         assert await _status(router, CHAT) == 200
@@ -158,12 +157,7 @@ async def test_engine_that_streams_lives_whatever_its_health_says(router, engine
     first, second = engines
     if not others:
         router.fleet.dismiss("b")
-    release = asyncio.Event()
-
-    async def slow(exchange):
-        await release.wait()
-        await exchange.whole(b"{}")
-
+    release, slow = slowly()
     first.script.extend([never_end, slow, slow])
     first.health = health
     async with router.post({**CHAT, "stream": True}), asyncio.TaskGroup() as tasks:

@@ -10,18 +10,10 @@ from functools import partial
 import pytest
 
 from router.requests import prompt_threads
-from router.requests.prompt_threads import MAX_WAITING, SHORT_BYTES, PromptBusyError, PromptThreads
+from router.requests.prompt_threads import MAX_WAITING, SHORT_BYTES, PromptBusyError
 from tests.waiting import eventually
 
 SHORT, LONG = SHORT_BYTES, SHORT_BYTES + 1
-
-
-@pytest.fixture
-def threads():
-    """Those of a router."""
-    threads = PromptThreads()
-    yield threads
-    threads.close()
 
 
 class Work:

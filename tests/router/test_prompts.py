@@ -24,14 +24,6 @@ def tokenizer(tiny_model):
     return PromptTokenizer(tiny_model)
 
 
-@pytest.fixture
-def threads():
-    """Those of a router."""
-    threads = PromptThreads()
-    yield threads
-    threads.close()
-
-
 async def prepare(call, model, tokenizer):
     """For prompts that need no thread."""
     return await prompts.prepare(call, model, tokenizer, PromptThreads(), "client")

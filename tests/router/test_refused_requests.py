@@ -86,8 +86,7 @@ async def test_replicas_that_only_seem_to_be_out_of_reach(router, engines):
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_body_too_large(start_router, engines, chunked):
     """413, whether the length was announced or not."""
-    router = await start_router(max_body_bytes=2048)
-    router.admit(engines[0].url)
+    router = await start_router(engines[0], max_body_bytes=2048)
     data = json.dumps({**CHAT, "padding": "x" * 4000}).encode()
 
     async def pieces():
@@ -104,8 +103,7 @@ async def test_body_too_large(start_router, engines, chunked):
 
 async def test_too_many_open_requests(start_router, engines):
     """429 while the limit is reached, and an open door again afterwards."""
-    router = await start_router(max_open_requests=1)
-    router.admit(engines[0].url)
+    router = await start_router(engines[0], max_open_requests=1)
     engines[0].script.append(never_end)
     async with router.post(STREAM) as first:
         assert await first.content.readany()
@@ -121,8 +119,7 @@ async def test_too_many_open_requests(start_router, engines):
 
 async def test_api_keys(start_router, engines):
     """With keys configured everything of the API is closed without one."""
-    router = await start_router(api_keys={"alice": "key-a"})
-    router.admit(engines[0].url)
+    router = await start_router(engines[0], api_keys={"alice": "key-a"})
     for headers in ({}, {"authorization": "Bearer wrong"}):
         async with router.post(CHAT, headers=headers) as response:
             assert response.status == 401

@@ -61,7 +61,7 @@ def assert_error(body, code, param=None, kind="invalid_request_error"):
 async def send_raw(router, body, extra=""):
     """Send a request over a socket of our own."""
     data = json.dumps(body).encode()
-    reader, writer = await asyncio.open_connection("127.0.0.1", router.port)
+    reader, writer = await router.connect()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(data)}\r\n{extra}\r\n"
     writer.write(head.encode() + data)
     await writer.drain()
@@ -178,9 +178,7 @@ async def test_expected_and_delivered_cached_tokens(start_router, engines, tiny_
     """The blocks a replica holds are expected there, and the engine's own figure is accounted beside them."""
     for engine in engines:
         engine.otherwise = counted(len(PromptTokenizer(tiny_model).chat(CHAT).token_ids))
-    router = await start_router(policy="warm")
-    for name, engine in zip("ab", engines, strict=True):
-        router.admit(engine.url, name)
+    router = await start_router(*engines, policy="warm")
     await router.settled()
     async with router.post(CHAT) as response:
         first = response.headers["x-warmroute-replica"]
@@ -227,8 +225,7 @@ async def test_request_id_of_the_client_is_kept(router, engines):
 
 async def test_only_tracing_headers_go_upstream(start_router, engines):
     """The engine sees the shared secret and the trace, never the client's key."""
-    router = await start_router(engine_api_key="secret", api_keys={"t": "client-key"})
-    router.admit(engines[0].url)
+    router = await start_router(engines[0], engine_api_key="secret", api_keys={"t": "client-key"})
     headers = {
         "authorization": "Bearer client-key",
         "traceparent": "00-1-2-01",

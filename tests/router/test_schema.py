@@ -159,7 +159,7 @@ def test_any_json_is_parsed_or_refused(parse, data):
         assert message
         return
     assert isinstance(json.loads(call.upstream_body()), dict)
-    assert 0 <= call.conversation_key(b"") < 2**64
+    assert 0 <= call.conversation_key < 2**64
 
 
 @given(st.binary(max_size=60))
@@ -217,19 +217,20 @@ def test_conversation_key_stays_over_all_turns():
         chat(messages=[system, *MESSAGES, {"role": "assistant", "content": "x"}, MESSAGES[0]], seed=1)
     )
     other = parse_chat(chat(messages=[system, {"role": "user", "content": "other"}]))
-    assert first.conversation_key(b"t") == later.conversation_key(b"t")
-    assert first.conversation_key(b"t") != other.conversation_key(b"t")
-    assert first.conversation_key(b"t") != first.conversation_key(b"u")
+    assert first.conversation_key == later.conversation_key
+    assert first.conversation_key != other.conversation_key
+    assert first.conversation_key != msgspec.structs.replace(first, cache_salt="u").conversation_key
 
 
 def test_completions_that_grow_are_one_conversation():
     """A prompt that begins with 512 equal characters or tokens has the same key."""
     for unit in ("a", [1]):
-        keys = {parse_completion(completion(prompt=unit * size)).conversation_key(b"") for size in (512, 900)}
+        keys = {parse_completion(completion(prompt=unit * size)).conversation_key for size in (512, 900)}
         assert len(keys) == 1
-    assert parse_completion(completion(prompt=["ab", "c"])).conversation_key(b"") == parse_completion(
-        completion(prompt="ab")
-    ).conversation_key(b"")
+    assert (
+        parse_completion(completion(prompt=["ab", "c"])).conversation_key
+        == parse_completion(completion(prompt="ab")).conversation_key
+    )
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from router.requests.exactness import BILLING_LINE, ENDS, MAX_FEATURES, MAX_NAME, shape_of
 from router.requests.schema import parse_chat, parse_completion
-from router.requests.shapes import BILLING_LINE, ENDS, MAX_FEATURES, MAX_NAME, shape_of
 
 HELLO = {"role": "user", "content": "Hello!"}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}

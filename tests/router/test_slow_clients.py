@@ -8,9 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from router.http import arrival
-from router.settings import RouterSettings
-from tests.router.conftest import NO_REDIS, running
+from router.http import request_reader
 from tests.router.fake_engine import REPLY, never_end, stay_silent
 from tests.router.test_requests import CHAT, STREAM
 from tests.waiting import eventually
@@ -29,13 +27,6 @@ ASK = head(len(WHOLE)) + WHOLE
 ASK_STREAM = head(len(json.dumps(STREAM))) + json.dumps(STREAM).encode()
 GET = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
 CHUNKED = PATH + b"transfer-encoding: chunked\r\n\r\n"
-
-
-async def connect(router, data=b""):
-    """A connection, and these bytes on it."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", router.port)
-    writer.write(data)
-    return reader, writer
 
 
 async def rest(reader):
@@ -64,22 +55,18 @@ def hold_nothing(router):
 @pytest.fixture
 def hurried(monkeypatch):
     """Short deadlines."""
-    monkeypatch.setattr(arrival, "HEAD_SECONDS", 0.2)
-    monkeypatch.setattr(arrival, "BODY_GRACE_SECONDS", 0.2)
-    monkeypatch.setattr(arrival, "BODY_BYTES_PER_SECOND", 10_000)
+    monkeypatch.setattr(request_reader, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(request_reader, "BODY_GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(request_reader, "BODY_BYTES_PER_SECOND", 10_000)
 
 
-@pytest.fixture(params=["own", "httptools"])
-async def either(request, engines, hurried):
-    """A router on our own connections, and one on those of another server."""
-    settings = RouterSettings(
-        redis_url=NO_REDIS, port=0, policy="round-robin", body_seconds=2.0, stalled_client_seconds=0.4
-    )
-    async with running(settings, http=None if request.param == "own" else request.param) as router:
-        router.admit(engines[0].url)
-        yield router
-        await router.drained()
-        await eventually(lambda: hold_nothing(router))
+@pytest.fixture
+async def hurried_router(start_router, engines, hurried):
+    """A router with short deadlines; at the end it holds nothing."""
+    router = await start_router(engines[0], body_seconds=2.0, stalled_client_seconds=0.4)
+    yield router
+    await router.drained()
+    await eventually(lambda: hold_nothing(router))
 
 
 @pytest.mark.parametrize(
@@ -97,9 +84,8 @@ async def either(request, engines, hurried):
 )
 async def test_head_that_does_not_end_is_given_up(start_router, engines, hurried, before, data, answer):
     """Of the first request or of a later one; whoever has sent nothing hears nothing."""
-    router = await start_router(body_seconds=0.2)
-    router.admit(engines[0].url)
-    reader, writer = await connect(router, before)
+    router = await start_router(engines[0], body_seconds=0.2)
+    reader, writer = await router.connect(before)
     if before:
         first = await reader.readuntil(b"\r\n\r\n")
         first += await reader.readexactly(int(first.split(b"content-length: ")[1].split(b"\r\n")[0]))
@@ -115,7 +101,7 @@ async def test_head_that_does_not_end_is_given_up(start_router, engines, hurried
 async def test_head_that_trickles_is_given_up(start_router, hurried):
     """More bytes do not buy more time."""
     router = await start_router(body_seconds=0.2)
-    reader, writer = await connect(router, PATH)
+    reader, writer = await router.connect(PATH)
 
     async def trickle():
         while True:
@@ -130,15 +116,14 @@ async def test_head_that_trickles_is_given_up(start_router, hurried):
 
 async def test_half_a_head_behind_a_request_does_not_harm_that(start_router, engines, hurried):
     """The first is answered, then the connection ends."""
-    router = await start_router(body_seconds=0.2)
-    router.admit(engines[0].url)
+    router = await start_router(engines[0], body_seconds=0.2)
 
     async def slowly(exchange):
         await asyncio.sleep(0.6)
         await exchange.whole(REPLY)
 
     engines[0].script.append(slowly)
-    reader, writer = await connect(router, ASK + PATH)
+    reader, writer = await router.connect(ASK + PATH)
     got = await rest(reader)
     assert got.startswith(b"HTTP/1.1 200")
     assert got.endswith(REPLY)
@@ -146,9 +131,9 @@ async def test_half_a_head_behind_a_request_does_not_harm_that(start_router, eng
 
 
 @pytest.mark.parametrize("start", [head(9000) + b"{", CHUNKED + b"1\r\n{\r\n", CHUNKED + b"23"])
-async def test_body_that_does_not_come_is_given_up(either, engines, start):
+async def test_body_that_does_not_come_is_given_up(hurried_router, engines, start):
     """After the grace, and long before the time that a body may take at all."""
-    reader, writer = await connect(either, start)
+    reader, writer = await hurried_router.connect(start)
     got = await asyncio.wait_for(reader.readuntil(b"}}"), 1.5)
     assert got.startswith(b"HTTP/1.1 408")
     assert b"request_timeout" in got
@@ -157,10 +142,10 @@ async def test_body_that_does_not_come_is_given_up(either, engines, start):
 
 
 @pytest.mark.parametrize(("bytes_per_step", "answer"), [(50, 408), (3000, 200)])
-async def test_body_must_keep_a_rate(either, bytes_per_step, answer):
+async def test_body_must_keep_a_rate(hurried_router, bytes_per_step, answer):
     """A slow one is given up though it goes on; a long one at a fair rate is not."""
     text = json.dumps({**CHAT, "padding": "x" * 20 * bytes_per_step}).encode()
-    reader, writer = await connect(either, head(len(text)))
+    reader, writer = await hurried_router.connect(head(len(text)))
 
     async def send():
         for start in range(0, len(text), bytes_per_step):
@@ -176,17 +161,16 @@ async def test_body_must_keep_a_rate(either, bytes_per_step, answer):
 async def test_late_body_that_nobody_reads_ends_the_connection(start_router, hurried):
     """Where the answer needs no body it is given, and the rest is not awaited for ever."""
     router = await start_router(body_seconds=0.5)
-    reader, writer = await connect(router, GET.replace(b"\r\n\r\n", b"\r\ncontent-length: 50\r\n\r\n{"))
+    reader, writer = await router.connect(GET.replace(b"\r\n\r\n", b"\r\ncontent-length: 50\r\n\r\n{"))
     assert (await rest(reader)).startswith(b"HTTP/1.1 200")
     writer.close()
 
 
 async def test_idle_connection_is_closed_after_a_while(start_router, engines):
     """Also when nothing but the start of its next request would have kept it."""
-    router = await start_router(body_seconds=0.5)
-    router.admit(engines[0].url)
+    router = await start_router(engines[0], body_seconds=0.5)
     router.server.config.timeout_keep_alive = 0.3
-    reader, writer = await connect(router, ASK)
+    reader, writer = await router.connect(ASK)
     await reader.readuntil(REPLY)
     await asyncio.sleep(0.1)
     writer.write(ASK)
@@ -202,7 +186,7 @@ async def test_client_that_waits_for_leave_after_its_answer(start_router):
     key = b"authorization: Bearer key\r\n"
     admin = head(100, expect).replace(b"/v1/chat/completions", b"/admin/policy")
     for data in (head(100, expect), head(5000, expect, key), admin):
-        reader, writer = await connect(router, data)
+        reader, writer = await router.connect(data)
         got = await rest(reader)
         assert got.startswith(b"HTTP/1.1 4")
         assert b"100 Continue" not in got
@@ -211,9 +195,8 @@ async def test_client_that_waits_for_leave_after_its_answer(start_router):
 
 async def test_half_sent_bodies_take_no_place(start_router, engines):
     """A place is taken when a body is complete; so many may arrive at once, and others are answered."""
-    router = await start_router(max_open_requests=2)
-    router.admit(engines[0].url)
-    writers = [(await connect(router, head(100) + b"{"))[1] for _ in range(20)]
+    router = await start_router(engines[0], max_open_requests=2)
+    writers = [(await router.connect(head(100) + b"{"))[1] for _ in range(20)]
     await eventually(lambda: router.app.admission.body_bytes == 20)
     assert await status(router) == 200
     for writer in writers:
@@ -221,38 +204,32 @@ async def test_half_sent_bodies_take_no_place(start_router, engines):
     await eventually(lambda: hold_nothing(router))
 
 
-@pytest.mark.parametrize("own", [True, False])
-async def test_bodies_are_bounded_in_bytes(engines, own):
+async def test_bodies_are_bounded_in_bytes(start_router, engines):
     """Those of one address that arrive have half of the room; beyond it others are refused with 429."""
-    settings = RouterSettings(
-        redis_url=NO_REDIS, port=0, max_body_bytes=64 * KIB, max_body_bytes_in_flight=128 * KIB
-    )
-    async with running(settings, http=None if own else "httptools") as router:
-        router.admit(engines[0].url)
-        admission = router.app.admission
-        _, holder = await connect(router, head(60 * KIB) + b" " * 50 * KIB)
-        await eventually(lambda: admission.body_bytes == 50 * KIB)
-        assert await status(router) == 200
-        for data in (head(20 * KIB), CHUNKED + b"5000\r\n" + b" " * 20 * KIB):
-            reader, writer = await connect(router, data)
-            got = await asyncio.wait_for(reader.readuntil(b"}}"), 5)
-            assert got.startswith(b"HTTP/1.1 429")
-            assert b"retry-after: 1\r\n" in got
-            assert b"rate_limit_exceeded" in got
-            writer.close()
-        await eventually(lambda: admission.body_bytes == 50 * KIB)
-        holder.close()
-        await eventually(lambda: hold_nothing(router))
-        assert await status(router, {**CHAT, "padding": "x" * 50 * KIB}) == 200
-        await eventually(lambda: hold_nothing(router))
+    router = await start_router(engines[0], max_body_bytes=64 * KIB, max_body_bytes_in_flight=128 * KIB)
+    admission = router.app.admission
+    _, holder = await router.connect(head(60 * KIB) + b" " * 50 * KIB)
+    await eventually(lambda: admission.body_bytes == 50 * KIB)
+    assert await status(router) == 200
+    for data in (head(20 * KIB), CHUNKED + b"5000\r\n" + b" " * 20 * KIB):
+        reader, writer = await router.connect(data)
+        got = await asyncio.wait_for(reader.readuntil(b"}}"), 5)
+        assert got.startswith(b"HTTP/1.1 429")
+        assert b"retry-after: 1\r\n" in got
+        assert b"rate_limit_exceeded" in got
+        writer.close()
+    await eventually(lambda: admission.body_bytes == 50 * KIB)
+    holder.close()
+    await eventually(lambda: hold_nothing(router))
+    assert await status(router, {**CHAT, "padding": "x" * 50 * KIB}) == 200
+    await eventually(lambda: hold_nothing(router))
 
 
 async def test_pipelined_bodies_count_too(start_router, engines):
     """Also those that nobody has looked at yet."""
-    router = await start_router(max_body_bytes=64 * KIB, max_body_bytes_in_flight=128 * KIB)
-    router.admit(engines[0].url)
+    router = await start_router(engines[0], max_body_bytes=64 * KIB, max_body_bytes_in_flight=128 * KIB)
     engines[0].script.append(stay_silent)
-    _, writer = await connect(router, ASK + head(60 * KIB) + b" " * 60 * KIB)
+    _, writer = await router.connect(ASK + head(60 * KIB) + b" " * 60 * KIB)
     await eventually(lambda: router.app.admission.body_bytes == 60 * KIB + len(WHOLE))
     assert await status(router, {**CHAT, "padding": "x" * 10 * KIB}) == 429
     writer.close()
@@ -262,8 +239,7 @@ async def test_pipelined_bodies_count_too(start_router, engines):
 @pytest.mark.parametrize("kind", ["head", "read ahead"])
 async def test_what_is_no_body_yet_counts_too(start_router, engines, kind):
     """Long heads that do not end, and what was read behind requests that wait for their turn."""
-    router = await start_router(max_body_bytes=64 * KIB, max_body_bytes_in_flight=128 * KIB)
-    router.admit(engines[0].url)
+    router = await start_router(engines[0], max_body_bytes=64 * KIB, max_body_bytes_in_flight=128 * KIB)
     go_on = asyncio.Event()
 
     async def answer_later(exchange):
@@ -272,9 +248,9 @@ async def test_what_is_no_body_yet_counts_too(start_router, engines, kind):
 
     engines[0].script.extend([answer_later] * 2)
     data = PATH + b"x: " + b"y" * 30 * KIB if kind == "head" else ASK + GET * 850
-    writers = [(await connect(router, data))[1] for _ in range(2)]
+    writers = [(await router.connect(data))[1] for _ in range(2)]
     await eventually(lambda: router.app.admission.body_bytes > 50 * KIB)
-    reader, writer = await connect(router, PATH + b"x: " + b"y" * 30 * KIB)
+    reader, writer = await router.connect(PATH + b"x: " + b"y" * 30 * KIB)
     assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 429")
     writer.close()
     for each in writers:
@@ -311,19 +287,18 @@ async def test_one_tenant_does_not_take_all(start_router, engines):
 @pytest.mark.parametrize("data", [b"", GET, PATH, head(1000) + b"{"], ids=["new", "idle", "head", "body"])
 async def test_many_connections_shut_nobody_out(start_router, engines, monkeypatch, data):
     """Beyond the limit a new connection takes the place of one that waits for its client."""
-    monkeypatch.setattr("router.server.max_connections", lambda: 8)
-    router = await start_router()
-    router.admit(engines[0].url)
+    monkeypatch.setattr("router.api.generate.max_connections", lambda: 8)
+    router = await start_router(engines[0])
     engines[0].script.append(stay_silent)
-    busy_reader, busy = await connect(router, ASK)
+    busy_reader, busy = await router.connect(ASK)
     await eventually(lambda: bool(engines[0].exchanges))
     others = []
     for _ in range(40):
-        others.append(await connect(router, data))
+        others.append(await router.connect(data))
         if data == GET:
             await others[-1][0].readuntil(b"\r\n\r\n")
     for _ in range(5):
-        reader, writer = await connect(router, ASK)
+        reader, writer = await router.connect(ASK)
         assert (await asyncio.wait_for(reader.readuntil(REPLY), 5)).startswith(b"HTTP/1.1 200")
         writer.close()
     assert len(router.server.server_state.connections) <= 9  # one that ends is among them
@@ -336,16 +311,16 @@ async def test_many_connections_shut_nobody_out(start_router, engines, monkeypat
 
 async def test_no_room_for_one_more_connection(start_router, engines, monkeypatch):
     """Where all are being answered, a new one is told so, and may come again."""
-    monkeypatch.setattr("router.server.max_connections", lambda: 3)
+    monkeypatch.setattr("router.api.generate.max_connections", lambda: 3)
     router = await start_router(api_keys={"a": "key"}, max_open_requests=100)
     router.app.admission.max_requests_of_one = 100
     router.admit(engines[0].url)
     engines[0].script.extend([never_end] * 3)
     data = ASK_STREAM.replace(b"host: x\r\n", b"host: x\r\nauthorization: Bearer key\r\n")
-    busy = [await connect(router, data) for _ in range(3)]
+    busy = [await router.connect(data) for _ in range(3)]
     for reader, _ in busy:
         assert (await reader.readline()).startswith(b"HTTP/1.1 200")
-    reader, writer = await connect(router)
+    reader, writer = await router.connect()
     got = await rest(reader)
     assert got.startswith(b"HTTP/1.1 503")
     assert b"retry-after: 1\r\n" in got
@@ -353,7 +328,7 @@ async def test_no_room_for_one_more_connection(start_router, engines, monkeypatc
     writer.close()
     busy.pop()[1].close()
     await eventually(lambda: len(router.server.server_state.connections) == 2)
-    reader, writer = await connect(router, GET)
+    reader, writer = await router.connect(GET)
     assert (await reader.readline()).startswith(b"HTTP/1.1 200")
     writer.close()
     for _, each in busy:
@@ -374,11 +349,9 @@ async def test_client_that_reads_no_answer_is_cut_wherever_it_asks(start_router,
         await eventually(lambda: not router.server.server_state.connections, 10)
 
 
-def assert_quiet(router, caplog):
-    """No traceback, and on our own connections no error: another server says that an answer broke off."""
-    own = router.server.config.http != "httptools"
-    level = logging.ERROR if own else logging.CRITICAL
-    assert not [record for record in caplog.records if record.exc_info or record.levelno >= level]
+def assert_quiet(caplog):
+    """No traceback, and no error."""
+    assert not [record for record in caplog.records if record.exc_info or record.levelno >= logging.ERROR]
 
 
 async def leave(writer):
@@ -409,15 +382,15 @@ async def reset(writer):
     ],
     ids=range(11),
 )
-async def test_leaving_is_no_error_of_ours(either, engines, caplog, data, go):
+async def test_leaving_is_no_error_of_ours(hurried_router, engines, caplog, data, go):
     """A client that leaves, wherever it is, puts no traceback into the log."""
     engines[0].script.append(never_end if b'"stream"' in data else stay_silent)
-    _, writer = await connect(either, data)
+    _, writer = await hurried_router.connect(data)
     await asyncio.sleep(0.05)
     await go(writer)
-    await either.drained()
-    await eventually(lambda: not either.server.server_state.tasks)
-    assert_quiet(either, caplog)
+    await hurried_router.drained()
+    await eventually(lambda: not hurried_router.server.server_state.tasks)
+    assert_quiet(caplog)
 
 
 @pytest.mark.parametrize("body", [CHAT, STREAM])
@@ -435,14 +408,14 @@ async def test_leaving_is_no_error_whenever_it_happens(router, engines, caplog, 
         engine.script.extend([flood] * 30 if body == STREAM else [])
 
     async def impatient(number):
-        _, writer = await connect(router, head(len(data)) + data)
+        _, writer = await router.connect(head(len(data)) + data)
         await asyncio.sleep(number * 0.002)
         writer.transport.abort()
 
     await asyncio.gather(*map(impatient, range(60)))
     await router.drained()
     await eventually(lambda: not router.server.server_state.tasks)
-    assert_quiet(router, caplog)
+    assert_quiet(caplog)
 
 
 async def pour(exchange):
@@ -462,14 +435,14 @@ async def large(exchange):
     [(pour, ASK_STREAM), (pour, ASK_STREAM.replace(b"HTTP/1.1", b"HTTP/1.0")), (large, ASK)],
     ids=["stream", "old client", "whole"],
 )
-async def test_stalling_is_no_error_of_ours(either, engines, caplog, script, data):
+async def test_stalling_is_no_error_of_ours(hurried_router, engines, caplog, script, data):
     """Nor does one that reads nothing of its answer: it is given up without a traceback."""
     engines[0].script.append(script)
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
-        client.connect(("127.0.0.1", either.port))
+        client.connect(("127.0.0.1", hurried_router.port))
         client.sendall(data)
         await eventually(lambda: bool(engines[0].exchanges))
-        await eventually(lambda: not either.server.server_state.tasks, 10)
-    await either.drained()
-    assert_quiet(either, caplog)
+        await eventually(lambda: not hurried_router.server.server_state.tasks, 10)
+    await hurried_router.drained()
+    assert_quiet(caplog)

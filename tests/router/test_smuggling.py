@@ -14,6 +14,8 @@ BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hello
 STREAM = json.dumps({**json.loads(BODY), "stream": True}).encode()
 LENGTH = b"content-length: %d\r\n" % len(BODY)
 CHUNKED = b"transfer-encoding: chunked\r\n"
+H2C = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAAAAIAAAABAAMAAABk\r\n"
+"""What Java's client sends with every request over plain HTTP."""
 AS_CHUNK = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
 
 
@@ -24,8 +26,7 @@ def request(*lines, body=BODY, target=b"/v1/chat/completions"):
 
 async def talk(router, data, until=None):
     """Send bytes; what comes back until the connection closes, or until ``until`` has come."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", router.port)
-    writer.write(data)
+    reader, writer = await router.connect(data)
     got = b""
     with suppress(ConnectionError):
         async with asyncio.timeout(5):
@@ -66,6 +67,14 @@ async def talk(router, data, until=None):
         b"CONNECT x:1 HTTP/1.1\r\nhost: x\r\n\r\n",
         b"POST /v1/chat/completions HTTP/3.7\r\nhost: x\r\n\r\n",
         b"\x16\x03\x01\x02\x00",
+        # An offer of another protocol hides nothing.
+        request(LENGTH, CHUNKED, H2C, body=AS_CHUNK),
+        request(LENGTH, b"content-length: 3\r\n", H2C),
+        request(b"transfer-encoding: gzip\r\n", H2C, body=AS_CHUNK),
+        request(b"transfer-encoding: chunked, identity\r\n", H2C, body=AS_CHUNK),
+        request(CHUNKED, H2C, body=b"5\r\n" + BODY),
+        request(LENGTH, H2C).replace(b"host: x\r\n", b""),
+        request(LENGTH, H2C, b"host: y\r\n"),
     ],
 )
 async def test_what_is_ambiguous_is_refused(router, engines, data):
@@ -123,8 +132,7 @@ async def test_pipelining_client_that_leaves(router, engines):
         await exchange.gone.wait()
 
     engines[0].script.append(silent)
-    _, writer = await asyncio.open_connection("127.0.0.1", router.port)
-    writer.write(request(LENGTH))
+    _, writer = await router.connect(request(LENGTH))
     await eventually(lambda: bool(engines[0].exchanges))
     writer.write(request(LENGTH))
     await asyncio.sleep(0.02)
@@ -160,10 +168,10 @@ async def test_chunked_upload(router, engines):
     assert "transfer-encoding" not in exchange.headers
 
 
-async def test_expect_100_continue(router, engines):
+@pytest.mark.parametrize("offer", [b"", H2C])
+async def test_expect_100_continue(router, offer):
     """A client that waits for leave to send its body gets it, and then its answer."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", router.port)
-    writer.write(request(LENGTH, b"expect: 100-continue\r\n", body=b""))
+    reader, writer = await router.connect(request(LENGTH, offer, b"expect: 100-continue\r\n", body=b""))
     assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5) == b"HTTP/1.1 100 Continue\r\n\r\n"
     writer.write(BODY)
     assert (await asyncio.wait_for(reader.readuntil(REPLY), 5)).startswith(b"HTTP/1.1 200")

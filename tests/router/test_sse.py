@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.http import sse
-from router.http.sse import EventSplitter, Usage, error_status, first_event, parse_usage, usage_of_reply
+from router.http.sse import EventFilter, Usage, error_status, first_event, parse_usage, usage_of_reply
 
 lines = st.sampled_from(
     [b'data: {"a":1}', b"data: [DONE]", b": ping", b"event: x", b"data: \xe4\xb8\x9c", b"id:"]
@@ -31,17 +31,16 @@ def test_any_split_gives_the_same_events(stream, data):
     events, rest = stream
     whole = b"".join(events) + rest
     cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=8)))
-    splitter, got = EventSplitter(), []
+    splitter, got = EventFilter(keep_usage=True), []
     for start, end in zip([0, *cuts], [*cuts, len(whole)], strict=True):
         got += splitter.split(whole[start:end])
     assert got == events
-    assert splitter.flush() == rest
-    assert splitter.flush() == b""
+    assert splitter._rest == rest
 
 
 def test_line_ends_of_both_kinds_in_one_chunk():
     """A chunk with both kinds of line ends is not taken for one event."""
-    assert EventSplitter().split(b"data: 1\r\n\r\ndata: [DONE]\n\n") == [
+    assert EventFilter(keep_usage=True).split(b"data: 1\r\n\r\ndata: [DONE]\n\n") == [
         b"data: 1\r\n\r\n",
         b"data: [DONE]\n\n",
     ]
@@ -50,7 +49,7 @@ def test_line_ends_of_both_kinds_in_one_chunk():
 def test_event_without_end_is_passed_on_in_pieces(monkeypatch):
     """Memory for one event is bounded; its bytes are not lost."""
     monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 10)
-    splitter = EventSplitter()
+    splitter = EventFilter(keep_usage=True)
     assert splitter.split(b"data: 1234") == []
     assert splitter.split(b"5") == [b"data: 12345"]
     assert splitter.split(b"6\n\n") == [b"6\n\n"]

@@ -31,8 +31,7 @@ async def warmed(start_router, engines, tiny_model):
     engines[0].otherwise = counted(len(PromptTokenizer(tiny_model).chat(LONG).token_ids))
 
     async def start(**settings):
-        router = await start_router(api_keys=KEYS, policy="warm", **settings)
-        router.admit(engines[0].url)
+        router = await start_router(engines[0], api_keys=KEYS, policy="warm", **settings)
         await router.settled()
         assert await expected(router, LONG, "key-a") == (0, "cold")
         replica = router.fleet.replicas["a"]
@@ -72,8 +71,7 @@ async def test_tenants_that_share(warmed, share, engines):
 
 async def test_without_keys_nothing_is_added(start_router, engines):
     """The client's bytes go on as they came."""
-    router = await start_router()
-    router.admit(engines[0].url)
+    router = await start_router(engines[0])
     async with router.post(b'{"model":"m","messages":[{"role":"user","content":"x"}] }') as response:
         assert response.status == 200
     assert engines[0].exchanges[0].body == b'{"model":"m","messages":[{"role":"user","content":"x"}] }'
@@ -83,8 +81,7 @@ async def test_without_keys_nothing_is_added(start_router, engines):
 @pytest.mark.parametrize(("hide", "hidden"), [("bob", False), ("alice", True), ("*", True)])
 async def test_headers_about_caches_can_be_hidden(start_router, engines, hide, hidden, body):
     """From some tenants or from all; the request's id always stays."""
-    router = await start_router(api_keys=KEYS, hide_cache_headers=hide)
-    router.admit(engines[0].url)
+    router = await start_router(engines[0], api_keys=KEYS, hide_cache_headers=hide)
     async with router.post(body, headers=by("key-a")) as response:
         told = [name for name in response.headers if name.lower().startswith("x-warmroute")]
         assert (not told) == hidden

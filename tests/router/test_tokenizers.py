@@ -15,10 +15,9 @@ from cluster.prompts.tokenizer import PromptTokenizer
 from cluster.protocol.wire import Lease, Load, ReplicaState
 from router.errors import AttemptFailedError
 from router.requests import tokenizers as module
-from router.requests.exactness import Exactness
+from router.requests.exactness import Exactness, shape_of
 from router.requests.prompt_threads import PromptThreads
 from router.requests.prompts import PreparedPrompt, prepare
-from router.requests.shapes import shape_of
 from router.requests.tokenizers import Tokenizers
 from router.settings import RouterSettings
 from router.upstream.client import Upstream
@@ -181,7 +180,7 @@ async def test_model_that_left_is_forgotten(tokenizers, fleet):
 
 def reply(tokenizers, call, difference=0, conversation=None):
     """A reply to an exact prompt of ten tokens, whose count differs by so many."""
-    key = call.conversation_key(b"") if conversation is None else conversation
+    key = call.conversation_key if conversation is None else conversation
     prompt = PreparedPrompt(
         keys=NO_KEYS, prompt_tokens=10, opening_tokens=0, conversation_key=key, exact=True
     )
@@ -190,7 +189,7 @@ def reply(tokenizers, call, difference=0, conversation=None):
 
 async def predicted(tokenizers, fleet, call):
     """Whether a request gets keys."""
-    tokenizer = tokenizers.for_call("m", call, call.conversation_key(b""))
+    tokenizer = tokenizers.for_call("m", call, call.conversation_key)
     prompt = await prepare(call, fleet.models["m"], tokenizer, PromptThreads(), "client")
     return prompt.exact and len(prompt.keys) > 0
 

@@ -23,8 +23,9 @@ def collector():
 async def traced(start_router, engines, collector, monkeypatch):
     """A router that sends what it traces at once, before one engine."""
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
-    router = await start_router(otlp_endpoint=collector.url, otlp_sample=0.0, failed_replica_seconds=0.2)
-    router.admit(engines[0].url, "a")
+    router = await start_router(
+        engines[0], otlp_endpoint=collector.url, otlp_sample=0.0, failed_replica_seconds=0.2
+    )
     await router.settled()
     return router
 

@@ -5,10 +5,8 @@ import asyncio
 import pytest
 
 from tests.router.fake_engine import REPLY
-from tests.router.test_smuggling import AS_CHUNK, BODY, CHUNKED, LENGTH, request, talk
+from tests.router.test_smuggling import AS_CHUNK, BODY, CHUNKED, H2C, LENGTH, request, talk
 
-H2C = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAAAAIAAAABAAMAAABk\r\n"
-"""What Java's client sends with every request over plain HTTP."""
 WEBSOCKET = b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
 OFFERS = [H2C, WEBSOCKET, b"connection: upgrade\r\nupgrade: h2c, websocket\r\nUpgrade: other/2\r\n"]
 NEXT = b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -29,7 +27,7 @@ async def test_offer_is_ignored(router, engines, offer, framing, piece):
     line, body = framing
     first = request(line, offer, body=body)
     data = first + NEXT + first + plain(offer=offer) + request(line, CLOSE, body=body)
-    reader, writer = await asyncio.open_connection("127.0.0.1", router.port)
+    reader, writer = await router.connect()
     for start in range(0, len(data), piece):
         writer.write(data[start : start + piece])
         await asyncio.sleep(0)
@@ -48,7 +46,7 @@ async def test_cut_at_every_byte(router, engines, framing):
     """Wherever two reads part, the request is the same."""
     line, body = framing
     data = request(line, H2C, CLOSE.replace(b"close", b"x"), body=body)
-    reader, writer = await asyncio.open_connection("127.0.0.1", router.port)
+    reader, writer = await router.connect()
     for cut in range(1, len(data)):
         writer.write(data[:cut])
         await asyncio.sleep(0.0005)
@@ -58,44 +56,12 @@ async def test_cut_at_every_byte(router, engines, framing):
     assert {exchange.body for engine in engines for exchange in engine.exchanges} == {BODY}
 
 
-async def test_leave_to_send_is_given(router, engines):
-    """A client that offers and waits with its body gets its 100 Continue."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", router.port)
-    writer.write(request(LENGTH, H2C, b"expect: 100-continue\r\n", body=b""))
-    assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5) == b"HTTP/1.1 100 Continue\r\n\r\n"
-    writer.write(BODY)
-    assert (await asyncio.wait_for(reader.readuntil(REPLY), 5)).startswith(b"HTTP/1.1 200")
-    writer.close()
-
-
 async def test_wish_to_close_is_kept(router):
     """An offer beside ``close`` ends the connection after the answer."""
     offer = b"connection: upgrade, close\r\nupgrade: h2c\r\n"
     got = await talk(router, request(LENGTH, offer) + NEXT)
     assert got.count(b"HTTP/1.1 ") == 1
     assert got.endswith(REPLY)
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        request(LENGTH, CHUNKED, H2C, body=AS_CHUNK),
-        request(LENGTH, b"content-length: 3\r\n", H2C),
-        request(b"transfer-encoding: gzip\r\n", H2C, body=AS_CHUNK),
-        request(b"transfer-encoding: chunked, identity\r\n", H2C, body=AS_CHUNK),
-        request(CHUNKED, H2C, body=b"5\r\n" + BODY),
-        request(LENGTH, H2C).replace(b"host: x\r\n", b""),
-        request(LENGTH, H2C, b"host: y\r\n"),
-    ],
-)
-async def test_offer_hides_nothing(router, engines, data):
-    """What is refused without an offer is refused with one."""
-    got = await talk(router, data)
-    assert got.startswith(b"HTTP/1.1 400")
-    assert got.count(b"HTTP/1.1 ") == 1
-    assert not engines[0].exchanges
-    assert not engines[1].exchanges
-    await router.drained()
 
 
 @pytest.mark.parametrize("version", [b"HTTP/1.1", b"HTTP/1.0"])

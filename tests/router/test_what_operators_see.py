@@ -37,8 +37,7 @@ async def test_health_names_what_is_degraded(router, engines):
 
 async def test_counts_that_differ_from_the_engines_are_said(start_router, engines):
     """Three conversations in a row with other prompt lengths are named; other conversations have keys."""
-    router = await start_router(policy="warm")
-    router.admit(engines[0].url)
+    router = await start_router(engines[0], policy="warm")
     await router.settled()
     for text in ("one", "two", "three"):
         async with router.post({"model": "m", "messages": [{"role": "user", "content": text}]}) as response:
