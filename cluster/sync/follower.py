@@ -23,7 +23,8 @@ from cluster.errors import StoreRefusesError, StoreUnavailableError
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.replicas import Replica
 from cluster.protocol.wire import Batch, Bookings, Keys, Lease, Load, Membership
-from cluster.store.store import RedisClient, open_pubsub, translated_errors
+from cluster.store.commands import RedisClient, translated_errors
+from cluster.store.store import open_pubsub
 from cluster.sync.ownership_reader import OwnershipReader
 
 LEASES_PER_POLL = 16

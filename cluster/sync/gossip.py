@@ -19,7 +19,8 @@ from cluster.errors import StoreRefusesError, StoreUnavailableError
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.peers import SILENCE_SECONDS
 from cluster.protocol.wire import Bookings, Keys
-from cluster.store.store import RedisClient, together, translated_errors
+from cluster.store.commands import RedisClient, translated_errors
+from cluster.store.store import together
 
 COMPLETE_SECONDS = 0.5
 """Everything is told this often: to routers that have just started, and to those that missed something."""

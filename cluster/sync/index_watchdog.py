@@ -15,7 +15,7 @@ import structlog
 from cluster.errors import StoreUnavailableError
 from cluster.fleet.fleet import Fleet
 from cluster.protocol.wire import Keys
-from cluster.store.store import RedisClient, translated_errors
+from cluster.store.commands import RedisClient, translated_errors
 from cluster.sync.follower import Follower
 
 CHECK_SECONDS = 1.0

@@ -16,7 +16,7 @@ from cluster.fleet.fleet import Fleet
 from cluster.fleet.replicas import Replica
 from cluster.index.block_table import unpack
 from cluster.protocol.wire import Batch, Keys
-from cluster.store.store import RedisClient
+from cluster.store.commands import RedisClient
 
 SCAN_COUNT = 2_000
 SNAPSHOT_ATTEMPTS = 5

@@ -10,8 +10,7 @@ import structlog
 
 from cluster.errors import StoreUnavailableError
 from cluster.protocol.wire import Keys
-from cluster.store.commands import Commands
-from cluster.store.store import RedisClient, translated_errors
+from cluster.store.commands import Commands, RedisClient
 from router.answers.general import AuditEntry
 
 MAX_ENTRIES = 1_000
@@ -25,7 +24,7 @@ class AuditLog:
     """The log of a deployment, as one router writes and reads it."""
 
     def __init__(self, redis: RedisClient, keys: Keys, router: str) -> None:
-        self._commands = Commands.of(redis)
+        self._execute = Commands.of(redis).execute
         self._key = f"{keys.prefix}:audit"
         self._router = router
 
@@ -60,10 +59,6 @@ class AuditLog:
         entries: Any = await self._execute("XREVRANGE", self._key, "+", start, "COUNT", limit if last else 1)
         newest: bytes = entries[0][0] if entries else last or b"0-0"
         return newest, list(_decoded(entries)) if last else []
-
-    async def _execute(self, *command: str | bytes | int) -> Any:
-        with translated_errors():
-            return await self._commands.execute(*command)
 
 
 def _decoded(entries: Iterable[Any]) -> Iterator[AuditEntry]:

@@ -17,8 +17,7 @@ import msgspec
 
 from cluster.errors import StoreUnavailableError
 from cluster.protocol.wire import Keys
-from cluster.store.commands import Commands
-from cluster.store.store import RedisClient, translated_errors
+from cluster.store.commands import Commands, RedisClient
 from router.answers.general import RequestExplanation, RequestSummary
 from router.explain.misses import Reason
 from router.history.record import RequestRecord
@@ -51,7 +50,7 @@ class Explanations:
     """The last requests of one router, and the shared ones of all. `run` shares."""
 
     def __init__(self, redis: RedisClient, keys: Keys, router: str) -> None:
-        self._commands = Commands.of(redis)
+        self._execute = Commands.of(redis).execute
         self._key = f"{keys.prefix}:requests"
         self._router = router
         self._finished: deque[Finished] = deque()
@@ -133,10 +132,6 @@ class Explanations:
         entries: Any = await self._execute("XREVRANGE", self._key, "+", "-", "COUNT", limit)
         wanted = [entry for entry in entries if not request_id or entry[1].get(b"id") == request_id]
         return list(_decoded(wanted))
-
-    async def _execute(self, *command: str | bytes | int) -> Any:
-        with translated_errors():
-            return await self._commands.execute(*command)
 
 
 def sample(finished: Iterable[Finished], limit: int) -> list[Finished]:
