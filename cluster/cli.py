@@ -15,6 +15,7 @@ from cluster.errors import ClusterError, StartUpError
 from cluster.log import configure_logging
 from cluster.settings import ClusterSettings, load_settings
 from loadtest import cli as cli_loadtest
+from policies.installed import InstalledPolicyError
 
 app = typer.Typer(
     name="warmroute",
@@ -223,9 +224,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Entry point of the ``warmroute`` command: errors are one clear message, not a traceback."""
     try:
         app(arguments)
-    except ClusterError as error:
+    except (ClusterError, InstalledPolicyError) as error:
         Console(stderr=True, highlight=False).print(f"[red]warmroute:[/red] {escape(str(error))}")
-        raise SystemExit(2 if isinstance(error, StartUpError) else 1) from None
+        raise SystemExit(2 if isinstance(error, StartUpError | InstalledPolicyError) else 1) from None
     raise SystemExit(0)
 
 
