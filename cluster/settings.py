@@ -1,5 +1,6 @@
 """Settings that routers and agents share, read from the environment once (prefix ``WARMROUTE_``)."""
 
+import ipaddress
 from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError, field_validator
@@ -63,6 +64,18 @@ def load_settings(settings: type[S], **values: Any) -> S:
     except ValidationError as error:
         lines = [_describe(settings, issue) for issue in error.errors()]
         raise StartUpError("bad settings:\n  " + "\n  ".join(lines)) from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address, or the name of one, is of this machine only."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def _describe(settings: type[BaseSettings], issue: ErrorDetails) -> str:

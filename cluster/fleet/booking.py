@@ -2,13 +2,10 @@
 
 from typing import Protocol
 
-from cluster.fleet.peers import Outbox
+from cluster.fleet.peers import EXPECTATION_GRACE_SECONDS, Outbox
 from cluster.fleet.replicas import Replica
 from cluster.index.block_table import BlockKeys
 from cluster.index.prefix_index import Expectation, PrefixIndex
-
-EXPECTATION_GRACE_SECONDS = 1.0
-"""How long a finished request's blocks stay expected while the engine's events are on their way."""
 
 
 class Books(Protocol):

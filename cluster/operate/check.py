@@ -12,8 +12,7 @@ import aiohttp
 import msgspec
 
 from cluster.errors import StartUpError
-from cluster.operate.check_bookings import compare_bookings
-from cluster.operate.report import Report
+from cluster.operate.check_bookings import Report, compare_bookings
 from cluster.protocol.block_keys import unpack_keys
 from cluster.protocol.wire import Keys, Lease
 from cluster.settings import ClusterSettings

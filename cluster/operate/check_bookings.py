@@ -7,17 +7,29 @@ routers are read one after the other: there only a difference that lasts counts.
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 import msgspec
 
-from cluster.operate.report import Report
-
 ATTEMPTS = 12
 PAUSE_SECONDS = 0.25
 
 Answers = dict[str, dict[str, Any]]
+
+
+@dataclass(slots=True)
+class Report:
+    """What ``warmroute check`` found: lines for people, and the verdict."""
+
+    lines: list[str] = field(default_factory=list)
+    agree: bool = True
+
+    def differ(self, line: str) -> None:
+        """Add a line that says what is wrong."""
+        self.lines.append(line)
+        self.agree = False
 
 
 async def compare_bookings(
