@@ -51,7 +51,7 @@ class Booking:
         self._prompt_tokens = prompt_tokens
         self._num_computed = min(cached_tokens // block_size, len(keys))
         self.queued_tokens = prompt_tokens - cached_tokens
-        """Of the prompt, what the engine has not computed yet."""
+        """Prompt tokens that the engine has not computed yet."""
         if self.watched and not streamed:  # events show full blocks only
             self.queued_tokens = (len(keys) - self._num_computed) * block_size
         self._end_is_seen = streamed or self.watched

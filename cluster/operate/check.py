@@ -36,7 +36,7 @@ class View:
 
 
 CHANGING = View(-1, -1, frozenset())
-"""Of a source whose blocks change faster than it can say them."""
+"""Stands for the view of a source whose blocks change faster than it can say them."""
 
 
 async def find_differences(settings: ClusterSettings, router_urls: Sequence[str]) -> Report:

@@ -35,7 +35,7 @@ WRITE = AbstractConnection.send_packed_command.__code__
 """Where redis-py writes a command to its connection."""
 
 RedisClient: TypeAlias = Redis | RedisCluster
-"""What `cluster.store.store.connect` returns."""
+"""A client as `cluster.store.store.connect` returns it."""
 
 Command: TypeAlias = tuple[str | bytes | int, ...]
 

@@ -26,7 +26,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     control: str
     """Name of the other policy."""
     share: float
-    """Of all conversations, between 0 and 1."""
+    """Part of all conversations that takes part, between 0 and 1."""
     started: float
     """Seconds since 1970, on the clock of the router that was asked for it."""
 

@@ -31,7 +31,8 @@ URL_FORMS = (
     "redis+cluster://[user:password@]host:port,host:port (rediss+… with TLS)"
 )
 MAX_CONNECTIONS = 10_000
-"""To one server. One process may have hundreds of agents, and redis-py fails beyond 100 calls at a time."""
+"""Connections to one server. One process may have hundreds of agents, and redis-py fails beyond 100 calls at
+a time."""
 NODE_CHECK_SECONDS = 2.0
 """How often the node of a cluster that pub/sub listens to is asked whether it lives."""
 

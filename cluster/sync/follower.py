@@ -141,7 +141,7 @@ class Follower:
                 try:
                     await self._handle(message["channel"], message["data"])
                 except msgspec.DecodeError as error:
-                    log.warning("message_unreadable", reason=str(error))
+                    log.warning("message_rejected", reason=str(error))
             if time.monotonic() >= next_poll:
                 next_poll = time.monotonic() + await self._poll()
 
@@ -150,7 +150,7 @@ class Follower:
         self._progressed_at = time.monotonic()
         while self._to_read_anew:
             self._blocks.start_over(replica_id := self._to_read_anew.pop())
-            log.info("replica_read_anew", replica=replica_id)
+            log.info("replica_reread", replica=replica_id)
         if not self._unread:
             self._check_subscription()
             self._unread = await self._known_replicas()
@@ -262,7 +262,7 @@ class Follower:
             self._fleet.dismiss(replica_id)
             self._blocks.forget(replica_id)
             self._sequences_read.pop(replica_id, None)
-            log.info("replica_gone", replica=replica_id)
+            log.info("replica_dismissed", replica=replica_id)
 
     async def _fetch(self, replica_ids: Sequence[str]) -> list[tuple[list[bytes], bytes | None]]:
         pipeline = self._redis.pipeline(transaction=False)
@@ -284,18 +284,18 @@ class Follower:
         except msgspec.DecodeError as error:  # an agent of another version: leave its replica as it is
             if replica_id not in self._unreadable:
                 self._unreadable.add(replica_id)
-                log.error("lease_unreadable", replica=replica_id, reason=str(error))
+                log.error("lease_rejected", replica=replica_id, reason=str(error))
             return None
         self._unreadable.discard(replica_id)
         replica = self._fleet.admit(lease, int(epoch), gauges)
         replica.lease_missing_since = None
         if new_epoch:
             self._blocks.begin(replica_id)
-            log.info("replica_epoch", replica=replica_id, epoch=replica.epoch, state=replica.lease.state)
+            log.info("replica_admitted", replica=replica_id, epoch=replica.epoch, state=replica.lease.state)
         return replica
 
     def _set_reachable(self, reachable: bool, error: StoreUnavailableError | None = None) -> None:
         if reachable != self._fleet.store_reachable:
-            log.warning("redis_reachable" if reachable else "redis_unreachable", reason=str(error or ""))
+            log.warning("redis_returned" if reachable else "redis_lost", reason=str(error or ""))
         self._fleet.store_reachable = reachable
         self._fleet.store.unreadable = str(error) if isinstance(error, StoreRefusesError) else ""

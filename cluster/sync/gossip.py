@@ -61,7 +61,7 @@ class Gossip:
                 await self._redis.delete(self._keys.inflight(self._router))
                 await self._redis.srem(self._keys.routers, self._router)
         except StoreUnavailableError as error:
-            log.info("bookings_left_to_expire", reason=str(error))
+            log.info("bookings_abandoned", reason=str(error))
 
     async def _wait(self) -> None:
         try:
@@ -111,7 +111,7 @@ class Gossip:
     def _note_refusal(self, reason: str) -> None:
         store = self._fleet.store
         if bool(reason) != bool(store.refusal):
-            log.warning("redis_refuses_writes" if reason else "redis_takes_writes", reason=reason)
+            log.warning("redis_writes_refused" if reason else "redis_writes_accepted", reason=reason)
         store.refusal = reason
 
     async def _publish(self, bookings: Bookings) -> None:

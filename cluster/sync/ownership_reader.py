@@ -74,7 +74,7 @@ class OwnershipReader:
             for _ in range(SNAPSHOT_ATTEMPTS):
                 if await self._read_snapshot(replica) and await self._replay_log(replica):
                     return
-            log.warning("replica_not_caught_up", replica=replica.lease.replica)
+            log.warning("replica_lagged", replica=replica.lease.replica)
 
     async def _replay_log(self, replica: Replica) -> bool:
         """False when the log no longer reaches back to what was applied last."""
