@@ -19,10 +19,15 @@ class ClusterSettings(BaseSettings):
     """Where Redis is, and how long a replica lives without a heartbeat."""
 
     model_config = SettingsConfigDict(
-        env_prefix="WARMROUTE_", extra="ignore", frozen=True, hide_input_in_errors=True
+        env_prefix="WARMROUTE_",
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
     )
 
     redis_url: str = Field("redis://127.0.0.1:6379/0", min_length=1)
+    """Redis that routers and agents share."""
     deployment: str = Field("warmroute", pattern=r"^[A-Za-z0-9_.-]+$")
     """First part of every key in Redis: several deployments can share one Redis."""
     heartbeat_seconds: float = Field(0.5, gt=0, le=60)
@@ -33,6 +38,7 @@ class ClusterSettings(BaseSettings):
     admin_token: str = Field("", repr=False)
     """Opens the admin API of routers; empty: it is open on loopback addresses and closed elsewhere."""
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
+    """debug, info, warning or error."""
 
     @field_validator("admin_token")
     @classmethod
