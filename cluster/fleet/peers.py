@@ -17,9 +17,9 @@ SILENCE_SECONDS = 1.5
 """Three heartbeats of the default length."""
 NOTHING = Booked()
 MAX_EXPECTED_KEYS = 1_024
-"""Blocks told of one prompt; of a longer one the others expect the beginning."""
+"""Blocks published of one prompt; of a longer one the others expect the beginning."""
 MAX_WAITING = 1_000
-"""Prompts that wait to be told while Redis is away; the oldest are dropped."""
+"""Prompts that wait to be published while Redis is away; the oldest are dropped."""
 EXPECTATION_LIMIT_SECONDS = 30.0
 EXPECTATION_GRACE_SECONDS = 1.0
 """How long blocks stay expected after their prompt has been computed, while the engine's events are on their
@@ -29,7 +29,7 @@ MAX_EXPECTATIONS = 20_000
 
 
 class Outbox:
-    """What this router has to tell since its last message."""
+    """What this router has to publish since its last message."""
 
     def __init__(self) -> None:
         self.wake = asyncio.Event()
@@ -73,7 +73,7 @@ class PeerBookings:
     def __init__(self) -> None:
         self._totals: dict[str, Booked] = {}
         self._routers: dict[str, dict[str, Booked]] = {}
-        self._heard: dict[str, float] = {}
+        self._received_at: dict[str, float] = {}
 
     def __getitem__(self, replica_id: str) -> Booked:
         """What the others have booked on a replica, taken together."""
@@ -86,7 +86,7 @@ class PeerBookings:
     def receive(self, bookings: Bookings, now: float) -> Collection[str]:
         """Take in what a router says of itself; returns the ids of replicas that it says something new of."""
         known = self._routers.setdefault(bookings.router, {})
-        self._heard[bookings.router] = now
+        self._received_at[bookings.router] = now
         gone = known.keys() - bookings.replicas.keys() if bookings.complete else ()
         changed = {name: booked for name, booked in bookings.replicas.items() if known.get(name) != booked}
         changed.update(dict.fromkeys(gone, NOTHING))
@@ -96,7 +96,7 @@ class PeerBookings:
 
     def forget_silent(self, now: float) -> list[str]:
         """Drop routers that have said nothing for `SILENCE_SECONDS`; returns their ids."""
-        silent = [name for name, heard in self._heard.items() if heard + SILENCE_SECONDS <= now]
+        silent = [name for name, at in self._received_at.items() if at + SILENCE_SECONDS <= now]
         for router in silent:
             self.forget(router)
         return silent
@@ -107,7 +107,7 @@ class PeerBookings:
         for replica_id in list(known):
             self._set(known, replica_id, NOTHING)
         self._routers.pop(router, None)
-        self._heard.pop(router, None)
+        self._received_at.pop(router, None)
 
     def check_integrity(self) -> None:
         """Totals are the sums over routers. Raises `AssertionError` otherwise."""

@@ -31,7 +31,7 @@ LEASES_PER_POLL = 16
 """Leases read at once: about 3 ms in which messages wait."""
 RECONNECT_SECONDS = (0.05, 0.1, 0.2, 0.4)
 SILENT_SECONDS, SILENT_ROUNDS = 2.0, 4
-"""A router hears its own bookings twice a second. When it has not for so long, and over so many rounds of
+"""A router receives its own bookings twice a second. When it has not for so long, and over so many rounds of
 reading leases, its subscription is dead, though the connection may look alive. A router that
 did not run for a while finds its messages waiting instead."""
 MISSING_LEASE_SECONDS = 1.5
@@ -75,8 +75,8 @@ class Follower:
         self._progressed_at = time.monotonic()
         self._bookings_channel = keys.bookings.encode()
         self._memberships_channel = keys.memberships.encode()
-        self._last_heard = 0.0
-        self._rounds_unheard = 0
+        self._last_received = 0.0
+        self._rounds_silent = 0
         self._blocks = OwnershipReader(redis, keys, fleet)
         self._sequences_read: dict[str, tuple[int, int]] = {}
         """Epoch and sequence number of each replica when its lease was last read."""
@@ -132,7 +132,7 @@ class Follower:
                 failures += 1
 
     async def _follow(self, pubsub: PubSub) -> None:
-        self._last_heard, self._rounds_unheard = time.monotonic(), 0
+        self._last_received, self._rounds_silent = time.monotonic(), 0
         next_poll = time.monotonic()
         while True:
             wait = next_poll - time.monotonic()
@@ -177,13 +177,13 @@ class Follower:
             await self._blocks.catch_up(replica)
 
     def _check_subscription(self) -> None:
-        self._rounds_unheard += 1
-        silence = time.monotonic() - self._last_heard
-        if self._router and silence > SILENT_SECONDS and self._rounds_unheard > SILENT_ROUNDS:
+        self._rounds_silent += 1
+        silence = time.monotonic() - self._last_received
+        if self._router and silence > SILENT_SECONDS and self._rounds_silent > SILENT_ROUNDS:
             raise StoreUnavailableError("Redis: no messages arrive any more")
 
     def _receive(self, data: bytes) -> None:
-        self._last_heard, self._rounds_unheard = time.monotonic(), 0
+        self._last_received, self._rounds_silent = time.monotonic(), 0
         bookings = msgspec.msgpack.decode(data, type=Bookings)
         if bookings.router != self._router:
             self._fleet.receive(bookings, time.monotonic())

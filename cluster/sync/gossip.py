@@ -1,4 +1,4 @@
-"""Tells the other routers what this one has booked: changes at once, everything twice a second.
+"""Publishes to the other routers what this one has booked: changes at once, everything twice a second.
 
 While one message is on its way, further changes gather and go out with the next one: under load the number
 of messages is bounded, and each carries the newest totals.
@@ -23,7 +23,7 @@ from cluster.store.commands import RedisClient, translated_errors
 from cluster.store.store import together
 
 COMPLETE_SECONDS = 0.5
-"""Everything is told this often: to routers that have just started, and to those that missed something."""
+"""Everything is published this often, for routers that have just started or have missed something."""
 PAUSE_SECONDS = 0.004
 """Shortest time between two messages of one router."""
 
@@ -41,7 +41,7 @@ class Gossip:
         self._next_complete = 0.0
 
     async def run(self) -> None:
-        """Tell until cancelled. While Redis is away nothing is told, and the newest totals go out after."""
+        """Publish until cancelled. While Redis is away nothing is sent; the newest totals go out after."""
         while True:
             try:
                 await self._wait()
@@ -88,7 +88,7 @@ class Gossip:
                 self._redis.set(self._keys.inflight(self._router), encoded, px=milliseconds),
                 self._redis.sadd(self._keys.routers, self._router),
             )
-        except StoreRefusesError as error:  # the others have heard it, if only writing is refused
+        except StoreRefusesError as error:  # the others have received it, if only writing is refused
             self._note_refusal(str(error))
         else:
             self._note_refusal("")
