@@ -1,5 +1,6 @@
 """Settings that routers and agents share, read from the environment once (prefix ``WARMROUTE_``)."""
 
+import ipaddress
 from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError, field_validator
@@ -18,10 +19,15 @@ class ClusterSettings(BaseSettings):
     """Where Redis is, and how long a replica lives without a heartbeat."""
 
     model_config = SettingsConfigDict(
-        env_prefix="WARMROUTE_", extra="ignore", frozen=True, hide_input_in_errors=True
+        env_prefix="WARMROUTE_",
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
     )
 
     redis_url: str = Field("redis://127.0.0.1:6379/0", min_length=1)
+    """Redis that routers and agents share."""
     deployment: str = Field("warmroute", pattern=r"^[A-Za-z0-9_.-]+$")
     """First part of every key in Redis: several deployments can share one Redis."""
     heartbeat_seconds: float = Field(0.5, gt=0, le=60)
@@ -32,6 +38,7 @@ class ClusterSettings(BaseSettings):
     admin_token: str = Field("", repr=False)
     """Opens the admin API of routers; empty: it is open on loopback addresses and closed elsewhere."""
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
+    """debug, info, warning or error."""
 
     @field_validator("admin_token")
     @classmethod
@@ -63,6 +70,18 @@ def load_settings(settings: type[S], **values: Any) -> S:
     except ValidationError as error:
         lines = [_describe(settings, issue) for issue in error.errors()]
         raise StartUpError("bad settings:\n  " + "\n  ".join(lines)) from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address, or the name of one, is of this machine only."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def _describe(settings: type[BaseSettings], issue: ErrorDetails) -> str:

@@ -45,7 +45,7 @@ class Snapshot(NamedTuple):
     caches_seen: bool = True
     """Whether it is known what replicas hold of this prompt; otherwise `cached_tokens` are 0."""
     share: float = 0.0
-    """Of the recent prompts that parted ways with another one, the share that did so where this one does."""
+    """The part of the recent prompts that parted ways with another one which did so where this one does."""
 
 
 class Decision(NamedTuple):

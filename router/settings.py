@@ -21,12 +21,16 @@ class RouterSettings(ClusterSettings):
     """Where a router listens, how it decides, and its bounds."""
 
     host: str = "127.0.0.1"
+    """Address to listen on."""
     port: int = Field(8000, ge=0, le=65535)
+    """Port to listen on."""
     workers: int = Field(1, ge=1, le=256)
-    """Processes that share the port; each is a router of its own, with these bounds of its own."""
+    """Processes that share the port, each a router of its own with these bounds of its own: about one per CPU
+    core that is free for them."""
     ready_seconds: float = Field(0.0, ge=0)
     """How long a router that starts may take to learn the fleet's state before it takes requests."""
     policy: str = DEFAULT_POLICY
+    """How replicas are chosen."""
     tokenizers: Annotated[dict[str, Path], NoDecode] = Field(default_factory=dict)
     """MODEL=DIRECTORY pairs, separated by commas; other models are read from the engine's own directory."""
     api_keys: Annotated[dict[TenantName, tuple[str, ...]], NoDecode] = Field(default_factory=dict, repr=False)

@@ -31,7 +31,7 @@ others."""
 
 ROOMS = [
     "policies",
-    "cluster.errors", "cluster.process", "cluster.protocol", "cluster.settings",
+    "cluster.errors", "cluster.process", "cluster.protocol", "cluster.settings", "cluster.flags",
     "cluster.log_sink", "cluster.log",
     "cluster.store", "cluster.index", "cluster.prompts", "cluster.fleet", "cluster.sync", "cluster.operate",
     "workers.errors", "workers.settings", "workers.concurrency",

@@ -2,13 +2,10 @@
 
 from typing import Protocol
 
-from cluster.fleet.peers import Outbox
+from cluster.fleet.peers import EXPECTATION_GRACE_SECONDS, Outbox
 from cluster.fleet.replicas import Replica
 from cluster.index.block_table import BlockKeys
 from cluster.index.prefix_index import Expectation, PrefixIndex
-
-EXPECTATION_GRACE_SECONDS = 1.0
-"""How long a finished request's blocks stay expected while the engine's events are on their way."""
 
 
 class Books(Protocol):
@@ -54,7 +51,7 @@ class Booking:
         self._prompt_tokens = prompt_tokens
         self._num_computed = min(cached_tokens // block_size, len(keys))
         self.queued_tokens = prompt_tokens - cached_tokens
-        """Of the prompt, what the engine has not computed yet."""
+        """Prompt tokens that the engine has not computed yet."""
         if self.watched and not streamed:  # events show full blocks only
             self.queued_tokens = (len(keys) - self._num_computed) * block_size
         self._end_is_seen = streamed or self.watched

@@ -13,7 +13,8 @@ from typing import NamedTuple
 HORIZON = 1_000.0
 """Prompts after which one counts for 1/e."""
 RECENT = 64.0
-"""The same for a second count, which soon knows of an opening that is new to a busy router."""
+"""Prompts after which one counts for 1/e in a second count, which soon knows of an opening that is new to a
+busy router."""
 DOUBT = 2.0
 """Standard deviations by which the second count may be too high by chance, being of few prompts."""
 FIRST = 2.0
@@ -31,21 +32,22 @@ class Branch(NamedTuple):
 
     key: int
     tokens: int
-    """Of a prompt, up to the end of this block."""
+    """Tokens of a prompt up to the end of this block."""
     prompts: float
-    """That parted ways here, those long ago counting less."""
+    """How many prompts parted ways here; those long ago count less."""
     share: float
-    """Of the recent prompts that parted ways with another one."""
+    """Part of the recent prompts that parted ways with another one which did so here."""
 
 
 class Counts(NamedTuple):
     """Prompts that parted ways after one block."""
 
     prompts: float = 0.0
+    """How many there were; one counts for 1/e after `HORIZON` others."""
     recent: float = 0.0
-    """Of the last `RECENT` ones."""
+    """How many of them there were lately; one counts for 1/e after `RECENT` others."""
     number: int = 0
-    """Of all prompts that parted ways with another one, when this was counted."""
+    """How many prompts had parted ways with another one anywhere when this was counted."""
     tokens: int = 0
 
 

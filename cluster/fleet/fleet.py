@@ -13,8 +13,7 @@ import numpy as np
 from cluster.fleet.booking import Booking
 from cluster.fleet.branches import Branches
 from cluster.fleet.pace import relative_paces
-from cluster.fleet.peer_expectations import PeerExpectations
-from cluster.fleet.peers import Outbox, PeerBookings
+from cluster.fleet.peers import Outbox, PeerBookings, PeerExpectations
 from cluster.fleet.replica_table import ReplicaTable
 from cluster.fleet.replicas import Model, Replica, ServedNames, models_of
 from cluster.fleet.waiting_room import WaitingRoom

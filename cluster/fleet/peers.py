@@ -9,20 +9,27 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Collection, Mapping, Sequence
 
-from cluster.index.block_table import BlockKeys, as_keys, pack
+from cluster.index.block_table import BlockKeys, as_keys, pack, unpack
+from cluster.index.prefix_index import Expectation, PrefixIndex
 from cluster.protocol.wire import Booked, Bookings, Expected
 
 SILENCE_SECONDS = 1.5
 """Three heartbeats of the default length."""
 NOTHING = Booked()
 MAX_EXPECTED_KEYS = 1_024
-"""Blocks told of one prompt; of a longer one the others expect the beginning."""
+"""Blocks published of one prompt; of a longer one the others expect the beginning."""
 MAX_WAITING = 1_000
-"""Prompts that wait to be told while Redis is away; the oldest are dropped."""
+"""Prompts that wait to be published while Redis is away; the oldest are dropped."""
+EXPECTATION_LIMIT_SECONDS = 30.0
+EXPECTATION_GRACE_SECONDS = 1.0
+"""How long blocks stay expected after their prompt has been computed, while the engine's events are on their
+way."""
+MAX_EXPECTATIONS = 20_000
+"""Prompts of all other routers; beyond it the oldest are forgotten."""
 
 
 class Outbox:
-    """What this router has to tell since its last message."""
+    """What this router has to publish since its last message."""
 
     def __init__(self) -> None:
         self.wake = asyncio.Event()
@@ -66,7 +73,7 @@ class PeerBookings:
     def __init__(self) -> None:
         self._totals: dict[str, Booked] = {}
         self._routers: dict[str, dict[str, Booked]] = {}
-        self._heard: dict[str, float] = {}
+        self._received_at: dict[str, float] = {}
 
     def __getitem__(self, replica_id: str) -> Booked:
         """What the others have booked on a replica, taken together."""
@@ -79,7 +86,7 @@ class PeerBookings:
     def receive(self, bookings: Bookings, now: float) -> Collection[str]:
         """Take in what a router says of itself; returns the ids of replicas that it says something new of."""
         known = self._routers.setdefault(bookings.router, {})
-        self._heard[bookings.router] = now
+        self._received_at[bookings.router] = now
         gone = known.keys() - bookings.replicas.keys() if bookings.complete else ()
         changed = {name: booked for name, booked in bookings.replicas.items() if known.get(name) != booked}
         changed.update(dict.fromkeys(gone, NOTHING))
@@ -89,7 +96,7 @@ class PeerBookings:
 
     def forget_silent(self, now: float) -> list[str]:
         """Drop routers that have said nothing for `SILENCE_SECONDS`; returns their ids."""
-        silent = [name for name, heard in self._heard.items() if heard + SILENCE_SECONDS <= now]
+        silent = [name for name, at in self._received_at.items() if at + SILENCE_SECONDS <= now]
         for router in silent:
             self.forget(router)
         return silent
@@ -100,7 +107,7 @@ class PeerBookings:
         for replica_id in list(known):
             self._set(known, replica_id, NOTHING)
         self._routers.pop(router, None)
-        self._heard.pop(router, None)
+        self._received_at.pop(router, None)
 
     def check_integrity(self) -> None:
         """Totals are the sums over routers. Raises `AssertionError` otherwise."""
@@ -121,6 +128,49 @@ class PeerBookings:
             self._totals.pop(replica_id, None)
         else:
             self._totals[replica_id] = total
+
+
+class PeerExpectations:
+    """Blocks that engines are about to hold because another router has just sent them a prompt.
+
+    Without them several routers would each have the same opening computed on another replica, until the first
+    events come back. An expectation lasts until the prompt has been computed and the engine's events have had
+    time to arrive, until its router falls silent, or for `EXPECTATION_LIMIT_SECONDS` when the message about
+    its end is lost. Times are monotonic seconds.
+    """
+
+    def __init__(self, index: PrefixIndex) -> None:
+        self._index = index
+        self._open: OrderedDict[tuple[str, int], tuple[float, Expectation]] = OrderedDict()
+        self._computed: OrderedDict[tuple[str, int], tuple[float, Expectation]] = OrderedDict()
+
+    def receive(self, bookings: Bookings, slots: Mapping[str, int], now: float) -> None:
+        """Take in what a router has sent, and what has been computed; ``slots`` are those of replicas."""
+        for expected in bookings.expected:
+            slot, name = slots.get(expected.replica), (bookings.router, expected.number)
+            if slot is not None and name not in self._open:
+                expectation = self._index.expect(slot, unpack(expected.keys))
+                self._open[name] = (now + EXPECTATION_LIMIT_SECONDS, expectation)
+        for number in bookings.computed:
+            name = (bookings.router, number)
+            if name in self._open:
+                if earlier := self._computed.pop(name, None):  # sent twice, by a router that lost its answer
+                    self._index.forget(earlier[1])
+                self._computed[name] = (now + EXPECTATION_GRACE_SECONDS, self._open.pop(name)[1])
+        while len(self._open) > MAX_EXPECTATIONS:
+            self._index.forget(self._open.popitem(last=False)[1][1])
+
+    def expire(self, now: float) -> None:
+        """Forget what is over."""
+        for expectations in (self._open, self._computed):
+            while expectations and next(iter(expectations.values()))[0] <= now:
+                self._index.forget(expectations.popitem(last=False)[1][1])
+
+    def forget(self, router: str) -> None:
+        """Forget everything of one router."""
+        for expectations in (self._open, self._computed):
+            for name in [name for name in expectations if name[0] == router]:
+                self._index.forget(expectations.pop(name)[1])
 
 
 def _plus(one: Booked, other: Booked, less: Booked = NOTHING) -> Booked:

@@ -33,7 +33,7 @@ class Replica:
     lease: Lease
     epoch: int
     slot: int
-    """Its number in the index and in the fleet's table, as long as it belongs to the fleet."""
+    """The replica's number in the index and in the fleet's table, as long as it belongs to the fleet."""
     load: Load = field(default_factory=Load)
     running: int = 0
     """Requests this router has booked here that have not ended."""
@@ -42,8 +42,8 @@ class Replica:
     active_tokens: int = 0
     """All their prompt tokens."""
     engine_tokens: int = 0
-    """Of the queued tokens, those that its engine has been sent and that are seen to be computed: by events,
-    or by a first token."""
+    """Queued tokens that its engine has been sent, and whose computation is seen: by events, or by a first
+    token."""
     held: int = 0
     """Requests that wait in this router."""
     prefilling: dict[Prefill, None] = field(default_factory=dict)
@@ -73,11 +73,11 @@ class Model:
     replicas: tuple[Replica, ...]
     ids: tuple[str, ...]
     slots: NDArray[np.intp]
-    """Of `replicas`."""
+    """The slot of each of `replicas`."""
     rows: dict[str, int]
     """Where each id stands in `replicas`."""
     namespace: Namespace | None
-    """That of most replicas; None when no replica's cache can be seen."""
+    """The namespace of most replicas; None when no replica's cache can be seen."""
     max_model_len: int
     """Tokens; the smallest of its replicas that say so, 0 when none does."""
 

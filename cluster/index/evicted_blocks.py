@@ -15,11 +15,11 @@ class Outcome(IntEnum):
     """What became of a block."""
 
     NEVER_SEEN = 0
-    """Or forgotten since."""
+    """The block was never held, or that is forgotten."""
     EVICTED = 1
-    """Its engine gave it up for others."""
+    """The engine gave the block up for others."""
     LOST = 2
-    """Its replica went, or started anew."""
+    """The replica that held the block went, or started anew."""
 
 
 class EvictedBlocks:

@@ -28,7 +28,7 @@ WALKED_BLOCKS = 500_000
 """Up to so many, all are looked at when a replica loses its blocks, 3 ms at most; of more, the table knows
 for a while which nobody holds."""
 BLOCKS_AT_ONCE = 32
-"""Of a prompt that is being computed: about as many turn up together."""
+"""Blocks of a prompt that is being computed which are looked for at once: about as many turn up together."""
 
 
 @dataclass(slots=True, eq=False)
@@ -50,7 +50,7 @@ class PrefixIndex:
         """Whether the table itself may know of blocks that nobody holds any more."""
         self._expected = RadixTree()
         self._expectations: dict[int, set[Expectation]] = {}
-        """By slot; a slot without any is in use all the same."""
+        """What is expected, by slot; a slot for which nothing is expected is in use all the same."""
         self._num_slots = 0
 
     def __len__(self) -> int:

@@ -16,7 +16,7 @@ MAX_STARTS = 1 << 20
 """Different first keys of paths; those beyond are not found in the middle of a prompt."""
 
 FEW_KEYS = 128
-"""Of so many blocks each is looked up by itself, in 40 ns; to call compiled code takes 3 us."""
+"""Up to so many blocks are looked up one by one, in 40 ns each; to call compiled code takes 3 us."""
 MAX_CHANGED = 1024
 
 Span = tuple[int, int, int]
@@ -40,7 +40,7 @@ class Run:
     def __init__(self, keys: BlockKeys) -> None:
         self.keys = keys
         self.slots = 0
-        """Bitset."""
+        """The set of slots, as bits."""
         self.counts: dict[int, int] = {}
         """Paths through this run, by slot."""
         self.branches: dict[int, Run] = {}

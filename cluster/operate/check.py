@@ -7,18 +7,17 @@ that has moved on is read again, for a few seconds at most.
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import aiohttp
 import msgspec
 
 from cluster.errors import StartUpError
-from cluster.operate.check_bookings import compare_bookings
-from cluster.operate.report import Report
+from cluster.operate.check_bookings import Report, compare_bookings
 from cluster.protocol.block_keys import unpack_keys
 from cluster.protocol.wire import Keys, Lease
 from cluster.settings import ClusterSettings
-from cluster.store.store import RedisClient, Script, connect, translated_errors
+from cluster.store.commands import Commands, RedisClient, Script
+from cluster.store.store import connect
 
 ATTEMPTS = 20
 PAUSE_SECONDS = 0.25
@@ -37,7 +36,7 @@ class View:
 
 
 CHANGING = View(-1, -1, frozenset())
-"""Of a source whose blocks change faster than it can say them."""
+"""Stands for the view of a source whose blocks change faster than it can say them."""
 
 
 async def find_differences(settings: ClusterSettings, router_urls: Sequence[str]) -> Report:
@@ -53,8 +52,7 @@ async def find_differences(settings: ClusterSettings, router_urls: Sequence[str]
             aiohttp.ClientSession(timeout=timeout) as agents,
             aiohttp.ClientSession(timeout=timeout, headers=settings.admin_headers) as routers,
         ):
-            with translated_errors():
-                members: Any = await redis.zrange(settings.keys.members, 0, -1)
+            members = await Commands.of(redis).execute("ZRANGE", settings.keys.members, 0, -1)
             for replica_id in sorted(member.decode() for member in members):
                 await _compare(replica_id, redis, settings.keys, agents, routers, router_urls, report)
             if not report.lines:
@@ -125,8 +123,7 @@ def _judge(replica_id: str, views: dict[str, View | None], capacity: int, report
 
 
 async def _redis_view(redis: RedisClient, keys: Keys, replica_id: str) -> tuple[Lease | None, View | None]:
-    with translated_errors():
-        found = await Script(redis, "view")([keys.lease(replica_id)], [keys.owned(replica_id, 0)[:-1]])
+    found = await Script(redis, "view")([keys.lease(replica_id)], [keys.owned(replica_id, 0)[:-1]])
     if found is None:
         return None, None
     epoch, sequence, lease, owned = found

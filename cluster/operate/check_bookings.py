@@ -7,17 +7,29 @@ routers are read one after the other: there only a difference that lasts counts.
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 import msgspec
 
-from cluster.operate.report import Report
-
 ATTEMPTS = 12
 PAUSE_SECONDS = 0.25
 
 Answers = dict[str, dict[str, Any]]
+
+
+@dataclass(slots=True)
+class Report:
+    """What ``warmroute check`` found: lines for people, and the verdict."""
+
+    lines: list[str] = field(default_factory=list)
+    agree: bool = True
+
+    def differ(self, line: str) -> None:
+        """Add a line that says what is wrong."""
+        self.lines.append(line)
+        self.agree = False
 
 
 async def compare_bookings(
@@ -43,7 +55,7 @@ async def compare_bookings(
     for url, other in sorted(doubts or ()):
         if before.get(url, {}).get("replicas") == answers[url]["replicas"]:
             report.differ(
-                f"router {other} believes that {url} has booked {_heard(answers, url, other)}, "
+                f"router {other} believes that {url} has booked {_known_of(answers, url, other)}, "
                 f"which has booked {answers[url]['replicas']}"
             )
     if answers and report.agree:
@@ -68,18 +80,18 @@ async def _get(session: aiohttp.ClientSession, url: str) -> dict[str, Any] | Non
 
 
 def _differing(answers: Answers) -> set[tuple[str, str]]:
-    """Pairs of a router and another one that has not heard of its bookings."""
+    """Pairs of a router and another one that does not know of its bookings."""
     return {
         (url, other)
         for url, answer in answers.items()
         for other in answers
-        if other != url and _heard(answers, url, other) != answer["replicas"]
+        if other != url and _known_of(answers, url, other) != answer["replicas"]
     }
 
 
-def _heard(answers: Answers, url: str, other: str) -> dict[str, Any]:
-    heard: dict[str, Any] = answers[other]["peers"].get(answers[url]["router"], {})
-    return heard
+def _known_of(answers: Answers, url: str, other: str) -> dict[str, Any]:
+    known: dict[str, Any] = answers[other]["peers"].get(answers[url]["router"], {})
+    return known
 
 
 def _judge_own(url: str, answer: dict[str, Any], report: Report) -> None:

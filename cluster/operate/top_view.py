@@ -13,12 +13,12 @@ HEALTHY, LOW = 0.85, 0.5
 BARS = "▁▂▃▄▅▆▇█"
 MAX_ALARMS = 5
 MIN_REPLICAS = 3
-"""That many rows are shown even where the terminal is not high enough for them."""
+"""So many replicas are shown even where the terminal is not high enough for them."""
 BAR_CELLS = 24
 COURSE_LABEL_CELLS = 26
 LINES_AROUND_REPLICAS = 2
 WIDE = 100
-"""From so many columns on, replicas have two more."""
+"""Where the terminal has so many columns, the table of replicas has two more."""
 STATES = {
     "ready": "green",
     "starting": "yellow",

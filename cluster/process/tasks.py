@@ -8,7 +8,7 @@ import structlog
 
 REPEAT_SECONDS = 0.2
 RESTART_SECONDS = 0.5
-"""Before a part that has ended is run again."""
+"""Pause before a part that has ended is run again."""
 
 log = structlog.get_logger()
 

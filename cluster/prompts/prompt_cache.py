@@ -30,7 +30,7 @@ class Segment(msgspec.Struct, frozen=True, gc=False):
     """A part of a prompt, and where its chain of block keys can go on."""
 
     num_tokens: int
-    """From the beginning of the prompt to the end of the segment."""
+    """Tokens from the beginning of the prompt to the end of the segment."""
     last_key: bytes
     """Key of the last full block so far; the root when there is none."""
     tail: bytes

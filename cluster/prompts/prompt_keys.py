@@ -17,7 +17,7 @@ class Beginning(msgspec.Struct, frozen=True):
     """What a prompt's tokens depend on besides its data, and what their keys do."""
 
     root: bytes
-    """Of the namespace: its 8 bytes."""
+    """The 8 bytes of the namespace."""
     block_size: int
     """Tokens per block; 0 for no keys."""
     is_text: bool
@@ -35,7 +35,7 @@ class KeyedPrompt(msgspec.Struct, frozen=True):
 
     num_tokens: int
     keys: BlockKeys
-    """Of its full blocks."""
+    """Keys of the prompt's full blocks."""
     opening_tokens: int = 0
     """Leading tokens that other conversations are likely to share: everything before the first user
     message."""
@@ -76,7 +76,7 @@ class PendingPrompt:
         self._opening_at, self._tokens_before = opening_at, tokens_before
         hasher, view = cache.hasher(beginning.pack()), memoryview(data)
         self._digests = []
-        """Of all parts but the last: where that is cut depends on what would follow."""
+        """Hashes up to the end of each part but the last: where that is cut depends on what would follow."""
         for start, end in zip((0, *cuts), cuts[:-1], strict=False):
             hasher.update(view[start:end])
             self._digests.append(hasher.digest())

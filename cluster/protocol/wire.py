@@ -112,15 +112,15 @@ class Booked(msgspec.Struct, frozen=True, array_like=True):
     active_tokens: int = 0
     """All their prompt tokens."""
     engine_tokens: int = 0
-    """Of the queued tokens, those that its engine has been sent and that are seen to be computed: not those
-    of requests that wait in the router."""
+    """Queued tokens that the engine has been sent, and whose computation is seen: not those of requests that
+    wait in the router."""
 
 
 class Expected(msgspec.Struct, frozen=True, array_like=True):
     """Blocks that a replica is about to hold, because a prompt has just been sent to it."""
 
     number: int
-    """Of the booking, counted by its router."""
+    """The booking's number, as its router counts."""
     replica: str
     keys: bytes
     """Packed as `cluster.protocol.block_keys.pack_keys` does, without those that the replica holds already.
@@ -134,10 +134,10 @@ class Bookings(msgspec.Struct, frozen=True, array_like=True):
 
     router: str
     replicas: dict[str, Booked]
-    """By replica id: all that are not zero when ``complete``, else those that changed."""
+    """Bookings by replica id: all that are not zero when ``complete``, else those that changed."""
     complete: bool = False
     expected: tuple[Expected, ...] = ()
-    """Of bookings made since the last message."""
+    """Blocks of the bookings made since the last message."""
     computed: tuple[int, ...] = ()
     """Numbers of bookings whose prompts have been computed, or given up, since the last message."""
 

@@ -20,11 +20,11 @@ from rich.console import Console
 
 from cluster.errors import StartUpError
 from cluster.operate.status import fetch_missing, fetch_replicas, replica_table
-from cluster.process.addresses import is_loopback
 from cluster.process.progress import Step, step
 from cluster.serve.model_files import ensure_demo_model
 from cluster.serve.redis_server import RedisChoice, masked, redis_for
 from cluster.serve.serve_settings import ServeSettings
+from cluster.settings import is_loopback
 
 POLL_SECONDS = 0.5
 OBJECT_STORE_BYTES = 128 * 1024 * 1024

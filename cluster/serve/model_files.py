@@ -6,7 +6,6 @@ folder that is renamed when it is complete, so that what exists is whole; under 
 convert once.
 """
 
-import fcntl
 import importlib.util
 import os
 import queue
@@ -16,9 +15,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from cluster.errors import StartUpError
 from cluster.process.bound_child import bound_command
@@ -57,7 +58,7 @@ def ensure_demo_model(cache_directory: Path, report: Report) -> Path:
     source = _packaged_model()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(folder.parent / f".{MODEL_NAME}.lock", report):
+        with _locked(folder.parent / f".{MODEL_NAME}.lock", report):
             if not _is_complete(folder):
                 _install(source, folder, report)
     except OSError as error:
@@ -81,24 +82,16 @@ def _packaged_model() -> Path:
     )
 
 
-@contextmanager
-def _lock(path: Path, report: Report) -> Iterator[None]:
-    """Hold the lock file; the kernel releases it whichever way its holder ends."""
-    deadline = time.monotonic() + CONVERSION_SECONDS
-    waiting = False
-    with path.open("w") as handle:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise StartUpError(f"another process has held {path} for too long") from None
-                if not waiting:
-                    report(f"waiting for another start that is converting {MODEL_NAME}")
-                waiting = True
-                time.sleep(0.1)
-        yield
+def _locked(path: Path, report: Report) -> AbstractContextManager[object]:
+    """Holds the lock file; the kernel releases it whichever way its holder ends."""
+    lock = FileLock(path)
+    with suppress(Timeout):
+        return lock.acquire(timeout=0)
+    report(f"waiting for another start that is converting {MODEL_NAME}")
+    try:
+        return lock.acquire(timeout=CONVERSION_SECONDS)
+    except Timeout:
+        raise StartUpError(f"another process has held {path} for too long") from None
 
 
 def _install(source: Path, folder: Path, report: Report) -> None:

@@ -29,7 +29,8 @@ from redis.retry import Retry
 
 from cluster.errors import StartUpError, StoreUnavailableError
 from cluster.process.bound_child import bound_command
-from cluster.store.store import connect, translated_errors
+from cluster.store.commands import translated_errors
+from cluster.store.store import connect
 
 SERVER_PROGRAMS = ("redis-server", "valkey-server")
 OLDEST_MAJOR_VERSION = 7

@@ -1,20 +1,41 @@
-"""Sends what many tasks of one process write to Redis in few round trips.
+"""Sends what many tasks of one process write to Redis in few round trips, and makes Redis' errors ours.
 
 A command goes out at once when none is under way. Those that come meanwhile go out together, in one pipeline:
 with dozens of agents in a process that is a third of the work per command.
 """
 
 import asyncio
+import hashlib
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary, ref
 
 from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import (
+    AuthenticationError,
+    ClusterError,
+    NoScriptError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+)
 
+from cluster.errors import StoreRefusesError, StoreUnavailableError
+
+SCRIPTS = Path(__file__).parent / "redis_scripts"
 MAX_PIPELINED = 64
 """Commands in one round trip."""
+MAX_REASON = 160
+"""Characters of what Redis says that stand in an error."""
+WRITE = AbstractConnection.send_packed_command.__code__
+"""Where redis-py writes a command to its connection."""
 
 RedisClient: TypeAlias = Redis | RedisCluster
-"""What `cluster.store.store.connect` returns."""
+"""A client as `cluster.store.store.connect` returns it."""
 
 Command: TypeAlias = tuple[str | bytes | int, ...]
 
@@ -33,7 +54,12 @@ class Commands:
         return _by_client.setdefault(redis, cls(redis))
 
     async def execute(self, *command: str | bytes | int) -> Any:
-        """Send a command and return its answer. Raises what the client raises."""
+        """Send a command and return its answer. Raises `StoreUnavailableError` and `StoreRefusesError`."""
+        with translated_errors():
+            return await self.send(*command)
+
+    async def send(self, *command: str | bytes | int) -> Any:
+        """The same, but raises what the client raises."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((command, answer))
         if self._sender is None:
@@ -76,3 +102,50 @@ class Commands:
 
 
 _by_client: WeakKeyDictionary[RedisClient, Commands] = WeakKeyDictionary()
+
+
+class Script:
+    """One of the Lua scripts of this package. All its keys must have the same hash tag."""
+
+    def __init__(self, redis: RedisClient, name: str) -> None:
+        self._commands = Commands.of(redis)
+        self._source = (SCRIPTS / f"{name}.lua").read_text()
+        self._sha = hashlib.sha1(self._source.encode(), usedforsecurity=False).hexdigest()
+
+    async def __call__(self, keys: Sequence[str], args: Sequence[str | bytes | int]) -> Any:
+        """Run it where its keys are. Raises like `Commands.execute`.
+
+        A server that does not know it gets its source with the call: redis-py's own scripts are loaded into
+        every primary of a cluster instead, which fails for all when one of them is away.
+        """
+        with translated_errors():
+            try:
+                return await self._commands.send("EVALSHA", self._sha, len(keys), *keys, *args)
+            except NoScriptError:
+                return await self._commands.send("EVAL", self._source, len(keys), *keys, *args)
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Turn what the Redis client raises into `StoreUnavailableError`, of which `StoreRefusesError` is one."""
+    try:
+        yield
+    except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+        kind = StoreUnavailableError
+        if isinstance(error, ResponseError | AuthenticationError) and not isinstance(error, ClusterError):
+            kind = StoreRefusesError  # a cluster's own errors say that a part of it is away
+        raise kind(f"Redis: {_reason(error)}") from error
+    except (RuntimeError, AttributeError, TypeError) as error:
+        # What writing to a connection raises that was reset just before, or that a cluster's client closed
+        # under another caller: uvloop, asyncio (differently in each Python) and redis-py each say it in their
+        # own way, and redis-py passes it on.
+        if not any(frame.f_code is WRITE for frame, _ in traceback.walk_tb(error.__traceback__)):
+            raise
+        raise StoreUnavailableError(f"Redis: the connection was lost ({error})") from error
+
+
+def _reason(error: Exception) -> str:
+    """What Redis or its client says, with the code that redis-py takes off: OOM, READONLY, NOPERM."""
+    code = getattr(error, "status_code", None)
+    text = str(error) or type(error).__name__
+    return (f"{code} {text}" if code and not text.startswith(code) else text)[:MAX_REASON]

@@ -9,14 +9,13 @@ import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
 from cluster.errors import StoreRefusesError
 from cluster.protocol.wire import Keys
-from cluster.store.commands import Commands
-from cluster.store.store import RedisClient, translated_errors
+from cluster.store.commands import Commands, RedisClient
 
 KEPT_SECONDS = 24 * 3600.0
 """How long a drain waits for a replica that is gone, and how long all else is remembered."""
@@ -56,7 +55,7 @@ class CommandStore:
     """The commands in Redis. Every method raises `StoreUnavailableError` when Redis does not answer."""
 
     def __init__(self, redis: RedisClient, keys: Keys) -> None:
-        self._commands = Commands.of(redis)
+        self._execute = Commands.of(redis).execute
         self._key = f"{keys.prefix}:operator_commands"
         self._known: dict[Name, OperatorCommand] = {}
         self._lock = asyncio.Lock()  # a reading that began before a command must not end after it
@@ -93,10 +92,6 @@ class CommandStore:
         await self._execute("HSET", self._key, _field(name), msgspec.json.encode(command))
         self._known[name] = command
         return command.at
-
-    async def _execute(self, *command: str | bytes | int) -> Any:
-        with translated_errors():
-            return await self._commands.execute(*command)
 
 
 def outdated(issued: CommandsByName, now: float) -> set[Name]:

@@ -12,8 +12,8 @@ import msgspec
 from cluster.errors import FencedError, LeaseLostError, SequenceGapError
 from cluster.protocol.block_keys import KEY_BYTES, pack_keys
 from cluster.protocol.wire import Batch, Keys, Lease, Load, Membership
-from cluster.store.commands import Commands
-from cluster.store.store import RedisClient, Script, together, translated_errors
+from cluster.store.commands import Commands, RedisClient, Script
+from cluster.store.store import together
 
 REPUBLISH_CHUNK = 5_000
 """Blocks per batch when a whole mirror is published: one Lua call of 2 to 3 ms."""
@@ -42,7 +42,6 @@ class OwnershipWriter:
     def __init__(
         self, redis: RedisClient, keys: Keys, replica: str, lease_ttl: float, log_length: int
     ) -> None:
-        self._redis = redis
         self._commands = Commands.of(redis)
         self._keys = keys
         self._replica = replica
@@ -69,19 +68,18 @@ class OwnershipWriter:
     async def open(self, lease: Lease, owned: Collection[int]) -> None:
         """Begin a new epoch and publish all the blocks this incarnation holds now."""
         prefixes = [self._keys.owned(self._replica, 0)[:-1], self._keys.log(self._replica, 0)[:-1]]
-        with translated_errors():
-            await self._join()
-            epoch = await self._open(
-                keys=[self._keys.lease(self._replica), self._keys.farewell(self._replica)],
-                args=[
-                    msgspec.json.encode(lease),
-                    self._lease_ttl_ms,
-                    *prefixes,
-                    self.epoch,
-                    self._keys.memberships,
-                    self._announcement,
-                ],
-            )
+        await self._join()
+        epoch = await self._open(
+            keys=[self._keys.lease(self._replica), self._keys.farewell(self._replica)],
+            args=[
+                msgspec.json.encode(lease),
+                self._lease_ttl_ms,
+                *prefixes,
+                self.epoch,
+                self._keys.memberships,
+                self._announcement,
+            ],
+        )
         self.epoch = int(epoch)
         self._sent = self._confirmed = Position(0, 0)
         remaining = list(owned)
@@ -103,21 +101,20 @@ class OwnershipWriter:
     async def repeat(self) -> None:
         """Publish the last batch once more; Redis ignores it when it already has it."""
         batch = self._last
-        with translated_errors():
-            answer = await self._publish(
-                keys=self._names()[:3],
-                args=[
-                    batch.epoch,
-                    batch.sequence,
-                    self._lease_ttl_ms,
-                    self._log_length,
-                    self._keys.batches,
-                    msgspec.msgpack.encode(batch),
-                    int(batch.cleared),
-                    batch.stored,
-                    batch.removed,
-                ],
-            )
+        answer = await self._publish(
+            keys=self._names()[:3],
+            args=[
+                batch.epoch,
+                batch.sequence,
+                self._lease_ttl_ms,
+                self._log_length,
+                self._keys.batches,
+                msgspec.msgpack.encode(batch),
+                int(batch.cleared),
+                batch.stored,
+                batch.removed,
+            ],
+        )
         self._check(answer)
         self._confirmed = self._sent
 
@@ -139,20 +136,18 @@ class OwnershipWriter:
                 *self._sent,
             ],
         )
-        with translated_errors():
-            answer, _ = await together(renewal, self._join())
+        answer, _ = await together(renewal, self._join())
         self._check(answer)
 
     async def close(self) -> None:
         """End this incarnation: nothing of it stays in Redis."""
-        with translated_errors():
-            farewell = msgspec.msgpack.encode(Membership(self._replica, left=True))
-            answer = await self._close(
-                keys=[*self._names(), self._keys.farewell(self._replica)],
-                args=[self.epoch, self._keys.memberships, farewell, FAREWELL_SECONDS],
-            )
-            if answer != b"fenced":
-                await self._redis.zrem(self._keys.members, self._replica)
+        farewell = msgspec.msgpack.encode(Membership(self._replica, left=True))
+        answer = await self._close(
+            keys=[*self._names(), self._keys.farewell(self._replica)],
+            args=[self.epoch, self._keys.memberships, farewell, FAREWELL_SECONDS],
+        )
+        if answer != b"fenced":
+            await self._commands.execute("ZREM", self._keys.members, self._replica)
 
     async def _join(self) -> None:
         """Be in the list of members. It may lie on another node of a cluster than the replica's own keys, and

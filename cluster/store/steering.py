@@ -11,8 +11,7 @@ import msgspec
 
 from cluster.errors import StoreRefusesError
 from cluster.protocol.wire import Keys
-from cluster.store.commands import Commands
-from cluster.store.store import RedisClient, translated_errors
+from cluster.store.commands import Commands, RedisClient
 
 POLICY, EXPERIMENT = "policy", "experiment"
 RESULTS_SECONDS = 24 * 3600
@@ -27,7 +26,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     control: str
     """Name of the other policy."""
     share: float
-    """Of all conversations, between 0 and 1."""
+    """Part of all conversations that takes part, between 0 and 1."""
     started: float
     """Seconds since 1970, on the clock of the router that was asked for it."""
 
@@ -36,7 +35,7 @@ class SteeringStore:
     """The decisions in Redis. Every method raises `StoreUnavailableError` when Redis does not answer."""
 
     def __init__(self, redis: RedisClient, keys: Keys) -> None:
-        self._commands = Commands.of(redis)
+        self._execute = Commands.of(redis).execute
         self._key = f"{keys.prefix}:steering"
         self._results_key = f"{keys.prefix}:results"
         self._known: dict[str, bytes] = {}
@@ -74,7 +73,3 @@ class SteeringStore:
 
     def _results(self, trial: str) -> str:
         return f"{self._results_key}:{{{trial}}}"
-
-    async def _execute(self, *command: str | bytes | int) -> Any:
-        with translated_errors():
-            return await self._commands.execute(*command)

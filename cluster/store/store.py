@@ -1,57 +1,40 @@
-"""The connection to Redis, and the one place where its errors become ours.
+"""The connection to Redis: one server, a primary that Sentinel watches, or a Redis Cluster.
 
-Redis may be one server, a primary that Sentinel watches, or a Redis Cluster: the URL says which, and nobody
-else needs to know. Scripts and `open_pubsub` hide what differs.
+The URL says which, and nobody else needs to know. `open_pubsub` and `cluster.store.commands.Script` hide what
+differs.
 """
 
 import asyncio
-import hashlib
 import random
 import re
-import traceback
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from redis.asyncio import ConnectionPool, Redis, RedisCluster
 from redis.asyncio.client import PubSub
 from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.connection import AbstractConnection, parse_url
+from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    ClusterError,
-    NoScriptError,
-    RedisClusterException,
-    RedisError,
-    ResponseError,
-)
+from redis.exceptions import RedisError
 
-from cluster.errors import StartUpError, StoreRefusesError, StoreUnavailableError
+from cluster.errors import StartUpError, StoreUnavailableError
 from cluster.process.tasks import cancel_and_wait
-from cluster.store.commands import Commands
-from cluster.store.commands import RedisClient as RedisClient
+from cluster.store.commands import RedisClient
 
-SCRIPTS = Path(__file__).parent / "redis_scripts"
 URL_FORMS = (
     "redis://[user:password@]host:port[/db] (rediss:// with TLS), unix:///path/to/socket, "
     "redis+sentinel://[user:password@]host:port,host:port/service[/db] or "
     "redis+cluster://[user:password@]host:port,host:port (rediss+… with TLS)"
 )
 MAX_CONNECTIONS = 10_000
-"""To one server. One process may have hundreds of agents, and redis-py fails beyond 100 calls at a time."""
+"""Connections to one server. One process may have hundreds of agents, and redis-py fails beyond 100 calls at
+a time."""
 NODE_CHECK_SECONDS = 2.0
 """How often the node of a cluster that pub/sub listens to is asked whether it lives."""
-
-MAX_REASON = 160
-"""Characters of what Redis says that stand in an error."""
-
-WRITE = AbstractConnection.send_packed_command.__code__
-"""Where redis-py writes a command to its connection."""
 
 
 def connect(url: str, timeout: float = 2.0) -> RedisClient:
@@ -209,57 +192,6 @@ async def _disconnect_when_silent(node: Redis) -> None:
             await node.ping()
     except (RedisError, OSError):
         await node.connection_pool.disconnect()
-
-
-class Script:
-    """One of the Lua scripts of this package. All its keys must have the same hash tag."""
-
-    def __init__(self, redis: RedisClient, name: str) -> None:
-        self._commands = Commands.of(redis)
-        self._source = script(name)
-        self._sha = hashlib.sha1(self._source.encode(), usedforsecurity=False).hexdigest()
-
-    async def __call__(self, keys: Sequence[str], args: Sequence[str | bytes | int]) -> Any:
-        """Run it where its keys are.
-
-        A server that does not know it gets its source with the call: redis-py's own scripts are loaded into
-        every primary of a cluster instead, which fails for all when one of them is away.
-        """
-        try:
-            return await self._commands.execute("EVALSHA", self._sha, len(keys), *keys, *args)
-        except NoScriptError:
-            return await self._commands.execute("EVAL", self._source, len(keys), *keys, *args)
-
-
-def script(name: str) -> str:
-    """Source of one of the Lua scripts of this package."""
-    return (SCRIPTS / f"{name}.lua").read_text()
-
-
-@contextmanager
-def translated_errors() -> Iterator[None]:
-    """Turn what the Redis client raises into `StoreUnavailableError`, of which `StoreRefusesError` is one."""
-    try:
-        yield
-    except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
-        kind = StoreUnavailableError
-        if isinstance(error, ResponseError | AuthenticationError) and not isinstance(error, ClusterError):
-            kind = StoreRefusesError  # a cluster's own errors say that a part of it is away
-        raise kind(f"Redis: {_reason(error)}") from error
-    except (RuntimeError, AttributeError, TypeError) as error:
-        # What writing to a connection raises that was reset just before, or that a cluster's client closed
-        # under another caller: uvloop, asyncio (differently in each Python) and redis-py each say it in their
-        # own way, and redis-py passes it on.
-        if not any(frame.f_code is WRITE for frame, _ in traceback.walk_tb(error.__traceback__)):
-            raise
-        raise StoreUnavailableError(f"Redis: the connection was lost ({error})") from error
-
-
-def _reason(error: Exception) -> str:
-    """What Redis or its client says, with the code that redis-py takes off: OOM, READONLY, NOPERM."""
-    code = getattr(error, "status_code", None)
-    text = str(error) or type(error).__name__
-    return (f"{code} {text}" if code and not text.startswith(code) else text)[:MAX_REASON]
 
 
 async def together(*commands: Awaitable[Any]) -> list[Any]:

@@ -23,14 +23,15 @@ from cluster.errors import StoreRefusesError, StoreUnavailableError
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.replicas import Replica
 from cluster.protocol.wire import Batch, Bookings, Keys, Lease, Load, Membership
-from cluster.store.store import RedisClient, open_pubsub, translated_errors
+from cluster.store.commands import RedisClient, translated_errors
+from cluster.store.store import open_pubsub
 from cluster.sync.ownership_reader import OwnershipReader
 
 LEASES_PER_POLL = 16
 """Leases read at once: about 3 ms in which messages wait."""
 RECONNECT_SECONDS = (0.05, 0.1, 0.2, 0.4)
 SILENT_SECONDS, SILENT_ROUNDS = 2.0, 4
-"""A router hears its own bookings twice a second. When it has not for so long, and over so many rounds of
+"""A router receives its own bookings twice a second. When it has not for so long, and over so many rounds of
 reading leases, its subscription is dead, though the connection may look alive. A router that
 did not run for a while finds its messages waiting instead."""
 MISSING_LEASE_SECONDS = 1.5
@@ -74,8 +75,8 @@ class Follower:
         self._progressed_at = time.monotonic()
         self._bookings_channel = keys.bookings.encode()
         self._memberships_channel = keys.memberships.encode()
-        self._last_heard = 0.0
-        self._rounds_unheard = 0
+        self._last_received = 0.0
+        self._rounds_silent = 0
         self._blocks = OwnershipReader(redis, keys, fleet)
         self._sequences_read: dict[str, tuple[int, int]] = {}
         """Epoch and sequence number of each replica when its lease was last read."""
@@ -131,7 +132,7 @@ class Follower:
                 failures += 1
 
     async def _follow(self, pubsub: PubSub) -> None:
-        self._last_heard, self._rounds_unheard = time.monotonic(), 0
+        self._last_received, self._rounds_silent = time.monotonic(), 0
         next_poll = time.monotonic()
         while True:
             wait = next_poll - time.monotonic()
@@ -140,7 +141,7 @@ class Follower:
                 try:
                     await self._handle(message["channel"], message["data"])
                 except msgspec.DecodeError as error:
-                    log.warning("message_unreadable", reason=str(error))
+                    log.warning("message_rejected", reason=str(error))
             if time.monotonic() >= next_poll:
                 next_poll = time.monotonic() + await self._poll()
 
@@ -149,7 +150,7 @@ class Follower:
         self._progressed_at = time.monotonic()
         while self._to_read_anew:
             self._blocks.start_over(replica_id := self._to_read_anew.pop())
-            log.info("replica_read_anew", replica=replica_id)
+            log.info("replica_reread", replica=replica_id)
         if not self._unread:
             self._check_subscription()
             self._unread = await self._known_replicas()
@@ -176,13 +177,13 @@ class Follower:
             await self._blocks.catch_up(replica)
 
     def _check_subscription(self) -> None:
-        self._rounds_unheard += 1
-        silence = time.monotonic() - self._last_heard
-        if self._router and silence > SILENT_SECONDS and self._rounds_unheard > SILENT_ROUNDS:
+        self._rounds_silent += 1
+        silence = time.monotonic() - self._last_received
+        if self._router and silence > SILENT_SECONDS and self._rounds_silent > SILENT_ROUNDS:
             raise StoreUnavailableError("Redis: no messages arrive any more")
 
     def _receive(self, data: bytes) -> None:
-        self._last_heard, self._rounds_unheard = time.monotonic(), 0
+        self._last_received, self._rounds_silent = time.monotonic(), 0
         bookings = msgspec.msgpack.decode(data, type=Bookings)
         if bookings.router != self._router:
             self._fleet.receive(bookings, time.monotonic())
@@ -261,7 +262,7 @@ class Follower:
             self._fleet.dismiss(replica_id)
             self._blocks.forget(replica_id)
             self._sequences_read.pop(replica_id, None)
-            log.info("replica_gone", replica=replica_id)
+            log.info("replica_dismissed", replica=replica_id)
 
     async def _fetch(self, replica_ids: Sequence[str]) -> list[tuple[list[bytes], bytes | None]]:
         pipeline = self._redis.pipeline(transaction=False)
@@ -283,18 +284,18 @@ class Follower:
         except msgspec.DecodeError as error:  # an agent of another version: leave its replica as it is
             if replica_id not in self._unreadable:
                 self._unreadable.add(replica_id)
-                log.error("lease_unreadable", replica=replica_id, reason=str(error))
+                log.error("lease_rejected", replica=replica_id, reason=str(error))
             return None
         self._unreadable.discard(replica_id)
         replica = self._fleet.admit(lease, int(epoch), gauges)
         replica.lease_missing_since = None
         if new_epoch:
             self._blocks.begin(replica_id)
-            log.info("replica_epoch", replica=replica_id, epoch=replica.epoch, state=replica.lease.state)
+            log.info("replica_admitted", replica=replica_id, epoch=replica.epoch, state=replica.lease.state)
         return replica
 
     def _set_reachable(self, reachable: bool, error: StoreUnavailableError | None = None) -> None:
         if reachable != self._fleet.store_reachable:
-            log.warning("redis_reachable" if reachable else "redis_unreachable", reason=str(error or ""))
+            log.warning("redis_returned" if reachable else "redis_lost", reason=str(error or ""))
         self._fleet.store_reachable = reachable
         self._fleet.store.unreadable = str(error) if isinstance(error, StoreRefusesError) else ""

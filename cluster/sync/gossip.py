@@ -1,4 +1,4 @@
-"""Tells the other routers what this one has booked: changes at once, everything twice a second.
+"""Publishes to the other routers what this one has booked: changes at once, everything twice a second.
 
 While one message is on its way, further changes gather and go out with the next one: under load the number
 of messages is bounded, and each carries the newest totals.
@@ -19,10 +19,11 @@ from cluster.errors import StoreRefusesError, StoreUnavailableError
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.peers import SILENCE_SECONDS
 from cluster.protocol.wire import Bookings, Keys
-from cluster.store.store import RedisClient, together, translated_errors
+from cluster.store.commands import RedisClient, translated_errors
+from cluster.store.store import together
 
 COMPLETE_SECONDS = 0.5
-"""Everything is told this often: to routers that have just started, and to those that missed something."""
+"""Everything is published this often, for routers that have just started or have missed something."""
 PAUSE_SECONDS = 0.004
 """Shortest time between two messages of one router."""
 
@@ -40,7 +41,7 @@ class Gossip:
         self._next_complete = 0.0
 
     async def run(self) -> None:
-        """Tell until cancelled. While Redis is away nothing is told, and the newest totals go out after."""
+        """Publish until cancelled. While Redis is away nothing is sent; the newest totals go out after."""
         while True:
             try:
                 await self._wait()
@@ -60,7 +61,7 @@ class Gossip:
                 await self._redis.delete(self._keys.inflight(self._router))
                 await self._redis.srem(self._keys.routers, self._router)
         except StoreUnavailableError as error:
-            log.info("bookings_left_to_expire", reason=str(error))
+            log.info("bookings_abandoned", reason=str(error))
 
     async def _wait(self) -> None:
         try:
@@ -87,7 +88,7 @@ class Gossip:
                 self._redis.set(self._keys.inflight(self._router), encoded, px=milliseconds),
                 self._redis.sadd(self._keys.routers, self._router),
             )
-        except StoreRefusesError as error:  # the others have heard it, if only writing is refused
+        except StoreRefusesError as error:  # the others have received it, if only writing is refused
             self._note_refusal(str(error))
         else:
             self._note_refusal("")
@@ -110,7 +111,7 @@ class Gossip:
     def _note_refusal(self, reason: str) -> None:
         store = self._fleet.store
         if bool(reason) != bool(store.refusal):
-            log.warning("redis_refuses_writes" if reason else "redis_takes_writes", reason=reason)
+            log.warning("redis_writes_refused" if reason else "redis_writes_accepted", reason=reason)
         store.refusal = reason
 
     async def _publish(self, bookings: Bookings) -> None:

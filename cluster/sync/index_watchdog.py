@@ -15,16 +15,16 @@ import structlog
 from cluster.errors import StoreUnavailableError
 from cluster.fleet.fleet import Fleet
 from cluster.protocol.wire import Keys
-from cluster.store.store import RedisClient, translated_errors
+from cluster.store.commands import RedisClient, translated_errors
 from cluster.sync.follower import Follower
 
 CHECK_SECONDS = 1.0
 CHECKED_AT_ONCE = 16
 """Replicas compared in one round trip."""
 SETTLE_SECONDS = 2.0
-"""Between two looks at one replica: what is on its way has arrived by then."""
+"""Pause between two looks at one replica: what is on its way has arrived by then."""
 SETTLE_ROUND_TRIPS = 10
-"""And so many of Redis' round trips more: a follower of a slow Redis is behind, and not wrong."""
+"""It is longer by so many of Redis' round trips: a follower of a slow Redis is behind, and not wrong."""
 STUCK_SECONDS = 10.0
 """A follower that has done nothing for so long, though Redis answers, is started again."""
 
@@ -83,7 +83,7 @@ class IndexWatchdog:
                 self._suspects.clear()
                 continue
             if time.monotonic() - self._follower.progressed_at > STUCK_SECONDS:
-                log.critical("follower_stuck", seconds=STUCK_SECONDS)
+                log.critical("follower_stalled", seconds=STUCK_SECONDS)
                 self._restart()
 
     async def check(self) -> None:
@@ -117,7 +117,7 @@ class IndexWatchdog:
         elif suspicion.since - earlier.since < self._settle_seconds:
             self._suspects[replica_id] = earlier
         else:
-            log.error("index_differs", replica=replica_id, believed=believed, found=found)
+            log.error("index_differed", replica=replica_id, believed=believed, found=found)
             self._fleet.num_repairs += 1
             self._follower.read_anew(replica_id)
 

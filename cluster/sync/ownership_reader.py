@@ -16,7 +16,7 @@ from cluster.fleet.fleet import Fleet
 from cluster.fleet.replicas import Replica
 from cluster.index.block_table import unpack
 from cluster.protocol.wire import Batch, Keys
-from cluster.store.store import RedisClient
+from cluster.store.commands import RedisClient
 
 SCAN_COUNT = 2_000
 SNAPSHOT_ATTEMPTS = 5
@@ -74,7 +74,7 @@ class OwnershipReader:
             for _ in range(SNAPSHOT_ATTEMPTS):
                 if await self._read_snapshot(replica) and await self._replay_log(replica):
                     return
-            log.warning("replica_not_caught_up", replica=replica.lease.replica)
+            log.warning("replica_lagged", replica=replica.lease.replica)
 
     async def _replay_log(self, replica: Replica) -> bool:
         """False when the log no longer reaches back to what was applied last."""

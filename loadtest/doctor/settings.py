@@ -10,16 +10,19 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class DoctorSettings(BaseSettings):
     """Which log, with which model's eyes, and how to report."""
 
-    model_config = SettingsConfigDict(env_prefix="WARMROUTE_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="WARMROUTE_", extra="ignore", frozen=True, use_attribute_docstrings=True
+    )
 
     log: str = Field(min_length=1)
     """A file, plain or gzipped, or "-" for standard input."""
     model: Path | None = None
-    """None: the small packaged one stands in."""
+    """Directory of the model the log is for; otherwise a small one stands in."""
     block_size: int = Field(16, ge=1, le=4096)
     """Tokens per KV block."""
     kv_memory: float = Field(16.0, gt=0, le=100_000, allow_inf_nan=False)
-    """GiB of KV cache on one replica."""
+    """GiB of KV cache on one replica, for sizing."""
     format: Literal["text", "json", "html"] = "text"
+    """text, json or html."""
     output: Path | None = None
-    """None: standard output."""
+    """File of the report; otherwise standard output."""

@@ -32,49 +32,62 @@ TRACE_ONLY = ("length_scale", "block_size", "first", "last")
 class ReplaySettings(BaseSettings):
     """Which traffic, through which policies, over which fleet."""
 
-    model_config = SettingsConfigDict(env_prefix="WARMROUTE_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="WARMROUTE_", extra="ignore", frozen=True, use_attribute_docstrings=True
+    )
 
     trace: Path | None = None
+    """Recorded requests, JSON lines in Mooncake's format."""
     workload: str = ""
+    """Instead of a trace, generated requests: chat, agents, rag, ... (a wrong name lists all)."""
     scenario: str = ""
-    """A name or a path, see `loadtest.scenarios.scenario.load_scenario`."""
+    """Instead of a trace: a scenario's name, or its .toml file."""
     length_scale: float = Field(1.0, gt=0, le=1)
+    """Shorten a trace's prompts and answers, such as 0.125."""
     block_size: int = Field(16, ge=1)
     """Tokens per block of a trace; generated workloads have their own."""
     first: int = Field(0, ge=0)
+    """Of a trace: the first request, from 0."""
     last: int | None = Field(None, ge=1)
+    """Of a trace: the request to stop before."""
 
     policies: Annotated[tuple[str, ...], NoDecode] = SHOWN_POLICIES
+    """Names separated by commas, or all."""
     load: Annotated[tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...], NoDecode] = ()
-    """Times the workload's own rate; empty chooses from light to near saturation."""
+    """Times the workload's own rate, such as 1,1.5,2; otherwise from light to near saturation."""
     seeds: int = Field(1, ge=1, le=1000)
-    """How many: 0, 1, ..."""
+    """Repeat everything with so many seeds (0, 1, ...); show medians."""
     capacity: bool = False
-    """Whether to replay with smaller and larger caches too."""
+    """Compare hit rates with smaller and larger caches, too."""
 
     replicas: int = Field(8, ge=1, le=1024)
+    """Number of engines."""
     routers: int = Field(1, ge=1, le=64)
+    """Number of routers."""
     profile: str = "sim"
+    """How fast engines are."""
     blocks: int | None = Field(None, ge=1)
-    """KV blocks per replica; None takes the profile's."""
+    """KV blocks per replica; otherwise the profile's."""
     event_lag: float = Field(1000 * Plan().event_lag_seconds, ge=0, allow_inf_nan=False)
-    """Milliseconds."""
+    """Milliseconds until routers know of cache events."""
     gossip_lag: float = Field(1000 * Plan().gossip_lag_seconds, ge=0, allow_inf_nan=False)
-    """Milliseconds."""
+    """Milliseconds until routers know of each other's bookings."""
     slow: Annotated[dict[int, Annotated[float, Field(ge=1, allow_inf_nan=False)]], NoDecode] = Field(
         default_factory=dict
     )
-    """Replicas, by number from 0, that need so many times as long."""
+    """Slow replicas, such as 0:2 if number 0 needs twice as long."""
 
     changes: bool = True
-    """Whether to replay at one load with a fleet that changes, too."""
+    """Replay with a join and a death, too, at one load; done unless it is refused."""
     join_at: float | None = Field(None, ge=0, allow_inf_nan=False)
-    """Virtual seconds."""
+    """When a replica joins, in virtual seconds; otherwise after a third."""
     death_at: float | None = Field(None, ge=0, allow_inf_nan=False)
-    """Virtual seconds."""
+    """When a replica dies, in virtual seconds; otherwise after two thirds."""
 
     output: Path | None = None
+    """Directory of the report; otherwise replay-NAME."""
     jobs: int = Field(default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, le=1024)
+    """Processes; otherwise one per CPU core."""
 
     @field_validator("workload", "profile")
     @classmethod

@@ -39,49 +39,70 @@ class Arm:
 class TrialSettings(BaseSettings):
     """Which arms, which traffic, for how long."""
 
-    model_config = SettingsConfigDict(env_prefix="WARMROUTE_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="WARMROUTE_", extra="ignore", frozen=True, use_attribute_docstrings=True
+    )
 
     a: str = ""
-    """``URL`` or ``NAME=URL`` of the control."""
+    """``URL`` or ``NAME=URL`` of the control, instead of policies."""
     b: str = ""
+    """``URL`` or ``NAME=URL`` to compare with it."""
     url: str = ""
-    """A running Warmroute router, which is switched between policies."""
+    """A running Warmroute router, which is switched from policy to policy; empty starts a fleet."""
     control: Annotated[tuple[str, ...], NoDecode] = ("round-robin",)
+    """Policies to compare with, separated by commas."""
     policy: str = DEFAULT_POLICY
+    """The policy that is compared with the controls."""
     engine: Literal["sim", "vllm"] = "sim"
+    """Engines of the fleet that is started: sim or vllm."""
     replicas: int = Field(4, ge=1, le=256)
+    """How many engines that fleet has."""
     blocks: int = Field(0, ge=0)
     """KV blocks per replica; 0 lets the engine choose."""
     prefill_rate: Positive | None = None
-    """Of simulated engines: prompt tokens per second."""
+    """Prompt tokens per second of simulated engines."""
     model_directory: Path | None = None
+    """The model of the fleet that is started."""
     model: str = ""
     """The name that requests give; the first one that is served by default."""
     api_key: str = Field("", repr=False)
+    """Sent as bearer token."""
     admin_token: str = Field("", repr=False)
+    """Opens the admin API of the router."""
 
     scenario: str = "support-bot"
+    """A name or a .toml file."""
     rate: Positive | None = None
-    """New conversations per second; None takes the scenario's."""
+    """New conversations per second; otherwise the scenario's rate."""
     users: int | None = Field(None, ge=1, le=5000)
+    """Instead of a rate: so many users, one conversation after the other."""
     seconds: float = Field(30.0, ge=1, le=86_400)
+    """For as long conversations begin in each round."""
     rounds: int = Field(4, ge=0, le=1000)
-    """Of each arm."""
+    """Rounds of each arm."""
     seed: int = Field(1, ge=0)
+    """Draws the conversations."""
     think_scale: float = Field(1.0, ge=0, le=100)
+    """Times the scenario's think times."""
     probes: int = Field(24, ge=0, le=1000)
+    """Prompts on the idle fleet, cold and warm."""
     sweep: Annotated[tuple[Positive, ...], NoDecode] = ()
+    """Saturation sweep: times the rate, such as 0.5,1,1.5,2."""
     ttft_goal: Positive = 1.0
     """Seconds that p95 of the TTFT may take in the sweep."""
     timeout: Positive = 600.0
     """Seconds per request."""
 
     gpu_hour_price: float = Field(2.5, ge=0, allow_inf_nan=False)
+    """Price of a GPU for an hour."""
     gpus_per_replica: Positive = 1.0
+    """GPUs of one replica."""
     currency: str = Field("USD", max_length=10)
+    """Currency of the price."""
     requests_per_day: Positive | None = None
-    """None takes this test's own rate, around the clock."""
+    """Your volume; otherwise this test's own rate, around the clock."""
     output: Path | None = None
+    """Directory of the report; otherwise loadtest-SCENARIO."""
 
     @field_validator("control", "sweep", mode="before")
     @classmethod

@@ -18,7 +18,7 @@ from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from cluster.process.addresses import is_loopback
+from cluster.settings import is_loopback
 from router.answers import ErrorAnswer, described
 from router.errors import AdminForbiddenError, AdminTokenError, ApiError, quoted
 from router.settings import RouterSettings

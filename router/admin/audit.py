@@ -7,7 +7,7 @@ import structlog
 
 from cluster.errors import StoreUnavailableError
 from cluster.protocol.wire import Keys
-from cluster.store.store import RedisClient
+from cluster.store.commands import RedisClient
 from router.observe.shared_log import SharedLog
 
 MAX_ENTRIES = 1_000

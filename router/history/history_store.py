@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
 from cluster.protocol.wire import Keys
-from cluster.store.commands import Commands
-from cluster.store.store import RedisClient, Script, translated_errors
+from cluster.store.commands import Commands, RedisClient, Script
 from router.history.tally import Column, Row
 
 HOUR_SECONDS = 3600
@@ -55,7 +54,7 @@ class HistoryStore:
     """The past in Redis. Every method raises `StoreUnavailableError` when Redis does not answer."""
 
     def __init__(self, redis: RedisClient, keys: Keys, router_id: str) -> None:
-        self._commands = Commands.of(redis)
+        self._execute = Commands.of(redis).execute
         self._save = Script(redis, "save")
         self._stream = f"{keys.prefix}:history"
         self._savings = f"{keys.prefix}:savings"
@@ -85,8 +84,7 @@ class HistoryStore:
         for pair, counts in sums.items():
             for column, count in enumerate(counts):
                 arguments += [msgspec.json.encode((*pair, column)), count]
-        with translated_errors():
-            return int(await self._save([self._hour(hour)], arguments))
+        return int(await self._save([self._hour(hour)], arguments))
 
     async def savings(self, hour: int) -> HourSums:
         """The sums of all routers in one hour."""
@@ -105,10 +103,6 @@ class HistoryStore:
 
     def _hour(self, hour: int) -> str:
         return f"{self._savings}:{hour}"
-
-    async def _execute(self, *command: str | bytes | int) -> Any:
-        with translated_errors():
-            return await self._commands.execute(*command)
 
 
 _field_decoder = msgspec.json.Decoder(tuple[str, str, int])

@@ -17,7 +17,7 @@ import msgspec
 
 from cluster.errors import StoreUnavailableError
 from cluster.protocol.wire import Keys
-from cluster.store.store import RedisClient
+from cluster.store.commands import RedisClient
 from router.explain.misses import Reason
 from router.history.record import RequestRecord
 from router.observe.request_summary import RequestExplanation, RequestSummary, explain, summarise

@@ -6,8 +6,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from cluster.store.commands import Commands
-from cluster.store.store import RedisClient, translated_errors
+from cluster.store.commands import Commands, RedisClient
 
 T = TypeVar("T")
 
@@ -16,7 +15,7 @@ class SharedLog(Generic[T]):
     """One list. Every method raises `StoreUnavailableError` when Redis does not answer."""
 
     def __init__(self, redis: RedisClient, key: str, kind: type[T]) -> None:
-        self._commands = Commands.of(redis)
+        self._execute = Commands.of(redis).execute
         self._key = key
         self._kind = kind
 
@@ -44,7 +43,3 @@ class SharedLog(Generic[T]):
         for fields in entries:
             with suppress(msgspec.DecodeError, KeyError):  # a router of another version
                 yield msgspec.json.decode(fields[b"entry"], type=self._kind)
-
-    async def _execute(self, *command: str | bytes | int) -> Any:
-        with translated_errors():
-            return await self._commands.execute(*command)

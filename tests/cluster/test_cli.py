@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from cluster.cli import app, main
 from cluster.errors import ClusterError, StartUpError
 from cluster.operate.status import replica_table
+from policies.installed import InstalledPolicyError
 
 COMMANDS = ("router", "agent", "status", "check", "replay", "top")
 
@@ -122,7 +123,10 @@ def test_check_without_redis(capsys):
     assert "Redis" in error
 
 
-@pytest.mark.parametrize(("error", "code"), [(StartUpError("no"), 2), (ClusterError("no"), 1)])
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(StartUpError("no"), 2), (InstalledPolicyError("no"), 2), (ClusterError("no"), 1)],
+)
 def test_our_errors_are_messages(monkeypatch, capsys, error, code):
     """Every error of this package ends in a message and an exit code."""
 

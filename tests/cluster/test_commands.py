@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
 
+from cluster.errors import StoreRefusesError, StoreUnavailableError
 from cluster.store.commands import MAX_PIPELINED, Commands
 from cluster.store.store import connect
 
@@ -69,10 +69,8 @@ async def test_lost_connection_reaches_everybody():
     client = Client()
     client.error = RedisConnectionError("gone")
     calls = [Commands.of(client).execute("ECHO", i) for i in range(3)]
-    assert all(
-        isinstance(answer, RedisConnectionError)
-        for answer in await asyncio.gather(*calls, return_exceptions=True)
-    )
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [StoreUnavailableError] * 3
     client.error = None
     assert await Commands.of(client).execute("ECHO", 1) == 1
 
@@ -101,7 +99,7 @@ async def test_error_of_one_command_is_its_own(shared_redis):
         return_exceptions=True,
     )
     assert [answers[0], answers[1], answers[3]] == [b"a", b"b", b"c"]
-    assert isinstance(answers[2], ResponseError)
+    assert isinstance(answers[2], StoreRefusesError)
     await client.aclose()
 
 
@@ -123,5 +121,5 @@ async def test_sender_that_is_cancelled_leaves_nobody_waiting():
         waiting = await asyncio.gather(
             *(commands.execute("ECHO", number) for number in range(3)), return_exceptions=True
         )
-        assert [type(answer) for answer in waiting] == [ConnectionError] * 3
+        assert [type(answer) for answer in waiting] == [StoreUnavailableError] * 3
         assert await commands.execute("ECHO", 7) == 7

@@ -13,27 +13,16 @@ from cluster.errors import LeaseLostError
 from cluster.fleet.fleet import Fleet
 from cluster.process.tasks import cancel_and_wait
 from cluster.protocol.block_keys import pack_keys, unpack_keys
-from cluster.protocol.wire import Keys, Lease, Load, Membership, ReplicaState
+from cluster.protocol.wire import Lease, Load, Membership, ReplicaState
 from cluster.store.ownership import OwnershipWriter
 from cluster.store.store import connect
 from cluster.sync import follower as follower_module
 from cluster.sync.follower import Follower
+from tests.cluster.quiet_keys import QuietKeys
 
 pytestmark = pytest.mark.integration
 
 NEVER = 3600.0
-
-
-class QuietKeys(Keys):
-    """A writer with these names changes everything in Redis and tells nobody."""
-
-    @property
-    def batches(self):
-        return "nowhere"
-
-    @property
-    def memberships(self):
-        return "nowhere"
 
 
 def lease(replica, **changes):

@@ -5,7 +5,6 @@ import time
 
 import msgspec
 import pytest
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from cluster.errors import FencedError, LeaseLostError, SequenceGapError, StoreUnavailableError
 from cluster.protocol.block_keys import pack_keys, unpack_keys
@@ -240,7 +239,7 @@ async def test_heartbeat_between_a_batch_and_its_answer(redis, keys, writer, mon
     async def lose_answer(**arguments):
         if arrived:
             await publish(**arguments)
-        raise RedisTimeoutError("no answer")
+        raise StoreUnavailableError("no answer")
 
     monkeypatch.setattr(writer, "_publish", lose_answer)
     with pytest.raises(StoreUnavailableError):

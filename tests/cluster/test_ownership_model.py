@@ -19,9 +19,10 @@ from cluster.errors import FencedError, LeaseLostError, SequenceGapError
 from cluster.fleet.fleet import Fleet
 from cluster.process.tasks import cancel_and_wait
 from cluster.protocol.block_keys import unpack_keys
-from cluster.protocol.wire import Keys, Lease, Load, ReplicaState
+from cluster.protocol.wire import Lease, Load, ReplicaState
 from cluster.sync import follower as follower_module
 from cluster.sync.follower import Follower
+from tests.cluster.quiet_keys import QuietKeys
 from workers.agent.mirror import Change
 from workers.agent.publication import Publication
 from workers.settings import WorkerSettings
@@ -62,18 +63,6 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self):
         return self._selector.now
-
-
-class QuietKeys(Keys):
-    """A writer with these names changes everything in Redis and tells nobody."""
-
-    @property
-    def batches(self):
-        return "nowhere"
-
-    @property
-    def memberships(self):
-        return "nowhere"
 
 
 class AgentOf:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.fleet import peer_expectations as module
-from cluster.fleet.peer_expectations import GRACE_SECONDS, LIMIT_SECONDS, PeerExpectations
+from cluster.fleet import peers
+from cluster.fleet.peers import EXPECTATION_GRACE_SECONDS, EXPECTATION_LIMIT_SECONDS, PeerExpectations
 from cluster.index.prefix_index import PrefixIndex
 from cluster.protocol.block_keys import pack_keys
 from cluster.protocol.wire import Bookings, Expected
@@ -43,15 +43,15 @@ def test_prompt_of_another_router_counts_until_it_is_computed_and_events_had_tim
     index.receive(sent=[(1, "a", [1, 2, 3])])
     assert index.matched([1, 2, 3, 4], 10.0) == {"a": 3, "b": 0}
     index.receive(computed=[1], now=10.0)
-    assert index.matched([1, 2, 3], 10.0 + 0.9 * GRACE_SECONDS)["a"] == 3
-    assert index.matched([1, 2, 3], 10.0 + GRACE_SECONDS)["a"] == 0
+    assert index.matched([1, 2, 3], 10.0 + 0.9 * EXPECTATION_GRACE_SECONDS)["a"] == 3
+    assert index.matched([1, 2, 3], 10.0 + EXPECTATION_GRACE_SECONDS)["a"] == 0
 
 
 def test_lost_message_about_the_end_does_not_last(index):
     """Nobody said that it was computed: it is forgotten all the same."""
     index.receive(sent=[(1, "a", [1])])
-    assert index.matched([1], 0.9 * LIMIT_SECONDS)["a"] == 1
-    assert index.matched([1], LIMIT_SECONDS)["a"] == 0
+    assert index.matched([1], 0.9 * EXPECTATION_LIMIT_SECONDS)["a"] == 1
+    assert index.matched([1], EXPECTATION_LIMIT_SECONDS)["a"] == 0
 
 
 def test_silent_router_is_forgotten_alone(index):
@@ -69,12 +69,12 @@ def test_repeated_and_unknown_messages_change_nothing(index):
     index.receive(sent=[(1, "a", [1])], computed=[99])
     index.receive(computed=[1])
     index.receive(computed=[1])
-    assert index.matched([1], GRACE_SECONDS)["a"] == 0
+    assert index.matched([1], EXPECTATION_GRACE_SECONDS)["a"] == 0
 
 
 def test_number_is_bounded(index, monkeypatch):
     """Beyond the bound the oldest prompts are forgotten."""
-    monkeypatch.setattr(module, "MAX_EXPECTATIONS", 2)
+    monkeypatch.setattr(peers, "MAX_EXPECTATIONS", 2)
     index.receive(sent=[(number, "a", [number]) for number in range(3)])
     assert [index.matched([number], 0.0)["a"] for number in range(3)] == [0, 1, 1]
 
@@ -112,5 +112,5 @@ def test_nothing_stays(steps):
         else:
             index.receive(router, sent=[(number, replica, keys)], now=now)
         index.index.check_integrity()
-    index.expectations.expire(now + LIMIT_SECONDS)
+    index.expectations.expire(now + EXPECTATION_LIMIT_SECONDS)
     assert not index.index._expected.starts

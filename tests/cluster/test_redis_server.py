@@ -17,8 +17,9 @@ from cluster.errors import SequenceGapError, StartUpError
 from cluster.protocol.wire import Keys, Lease, Load, ReplicaState
 from cluster.serve import redis_server
 from cluster.serve.redis_server import masked, redis_for
+from cluster.store.commands import Script
 from cluster.store.ownership import OwnershipWriter
-from cluster.store.store import Script, connect, script
+from cluster.store.store import connect, script
 
 needs_redis = pytest.mark.skipif(
     not any(map(shutil.which, redis_server.SERVER_PROGRAMS)), reason="no Redis server on the PATH"

@@ -16,8 +16,9 @@ from cluster.process.tasks import cancel_and_wait
 from cluster.protocol.wire import Keys, Lease, Load, ReplicaState
 from cluster.serve.redis_server import redis_for
 from cluster.settings import ClusterSettings
+from cluster.store.commands import translated_errors
 from cluster.store.ownership import OwnershipWriter
-from cluster.store.store import connect, open_pubsub, translated_errors
+from cluster.store.store import connect, open_pubsub
 from cluster.sync.follower import Follower
 from tests.redis_process import cluster_url, running_cluster, running_sentinels
 from tests.waiting import eventually

@@ -9,7 +9,8 @@ from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSL
 from redis.exceptions import ClusterDownError, MovedError, RedisClusterException, SlotNotCoveredError
 
 from cluster.errors import StartUpError, StoreUnavailableError
-from cluster.store.store import connect, translated_errors
+from cluster.store.commands import translated_errors
+from cluster.store.store import connect
 
 
 def options(client):

@@ -103,7 +103,7 @@ async def test_drain_and_resets_under_traffic(system: System) -> None:
     blocks = f"{routers[0]}/admin/replicas/{victim}/blocks"
 
     async def read_again() -> bool:
-        forgotten = system.log("router").count('"replica_read_anew"') == len(routers)
+        forgotten = system.log("router").count('"replica_reread"') == len(routers)
         return forgotten and bool((await system.get(blocks))["keys"])
 
     await eventually(read_again, 10, "its blocks are known again")

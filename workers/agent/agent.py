@@ -15,7 +15,7 @@ from cluster.errors import FencedError
 from cluster.process.tasks import Kept
 from cluster.prompts.tokenizer import tokenizer_fingerprint
 from cluster.protocol.wire import Lease, Load, ReplicaState
-from cluster.store.store import RedisClient
+from cluster.store.commands import RedisClient
 from workers.agent.alarms import Alarms
 from workers.agent.incarnation import Incarnation
 from workers.agent.mirror import Change

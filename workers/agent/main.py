@@ -10,7 +10,8 @@ import structlog
 
 from cluster.errors import StartUpError
 from cluster.process.collector import calm_collector
-from cluster.store.store import RedisClient, connect
+from cluster.store.commands import RedisClient
+from cluster.store.store import connect
 from workers.agent.agent import Agent, default_replica_id
 from workers.agent.mirror_server import serve_mirrors
 from workers.concurrency import run_together

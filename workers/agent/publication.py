@@ -16,8 +16,8 @@ import structlog
 from cluster.errors import FencedError, LeaseLostError, SequenceGapError, StoreUnavailableError
 from cluster.protocol.block_keys import unpack_keys
 from cluster.protocol.wire import Lease, Load
+from cluster.store.commands import RedisClient, translated_errors
 from cluster.store.ownership import OwnershipWriter
-from cluster.store.store import RedisClient, translated_errors
 from workers.agent.mirror import Change
 from workers.concurrency import growing_pauses, spread
 from workers.errors import UnsettledError
