@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from loadtest.harness.measure import Turn, TurnFailedError, stream_turn
+from loadtest.harness.chat_answers import Reply, RequestFailedError
+from loadtest.harness.chat_client import ChatClient
 from loadtest.harness.processes import MODEL_NAME
 from loadtest.studies.conversations import words
 
@@ -71,7 +72,7 @@ def write_scripts(
 class Played:
     """What became of all turns."""
 
-    turns: list[Turn] = field(default_factory=list)
+    turns: list[Reply] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
 
 
@@ -80,22 +81,21 @@ async def play(
 ) -> Played:
     """Hold all conversations, each turn through the router that it drew."""
     played = Played()
-    await asyncio.gather(*(_play_user(script, session, routers, max_tokens, played) for script in scripts))
+    clients = [ChatClient(session, url) for url in routers]
+    await asyncio.gather(*(_play_user(script, clients, max_tokens, played) for script in scripts))
     return played
 
 
-async def _play_user(
-    script: Script, session: aiohttp.ClientSession, routers: Sequence[str], max_tokens: int, played: Played
-) -> None:
+async def _play_user(script: Script, clients: Sequence[ChatClient], max_tokens: int, played: Played) -> None:
     for conversation in script:
         messages = [{"role": "system", "content": conversation.system}]
         for turn in conversation.turns:
             await asyncio.sleep(turn.think_seconds)
             messages.append({"role": "user", "content": turn.question})
-            body = {"model": MODEL_NAME, "messages": messages, "max_tokens": max_tokens}
+            client = clients[int(turn.draw * len(clients))]
             try:
-                answer = await stream_turn(session, routers[int(turn.draw * len(routers))], body)
-            except TurnFailedError as error:
+                answer = await client.ask(MODEL_NAME, messages, max_tokens)
+            except RequestFailedError as error:
                 played.errors[str(error)] += 1
                 break
             played.turns.append(answer)

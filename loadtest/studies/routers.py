@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import aiohttp
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from loadtest.harness.chat_client import open_session
 from loadtest.harness.measure import percentile
 from loadtest.harness.processes import DEFAULT_MODEL, CpuMeter, Processes, start_system
 from loadtest.studies.conversation_trace import Played, Script, play, write_scripts
@@ -69,7 +69,7 @@ class Run:
     def figures(self) -> dict[str, float]:
         """What is compared."""
         turns = self.played.turns
-        ttfts = [turn.ttft * 1000 for turn in turns]
+        ttfts = [turn.first_token * 1000 for turn in turns]
         return {
             "hit rate, %": 100 * _cached(self.played) / sum(turn.prompt_tokens for turn in turns),
             "TTFT mean, ms": statistics.fmean(ttfts),
@@ -92,14 +92,13 @@ class Run:
 
 
 def _cached(played: Played) -> int:
-    return sum(turn.cached_tokens for turn in played.turns)
+    return sum(turn.cached_tokens or 0 for turn in played.turns)
 
 
 async def run_once(load: Load, num_routers: int, policy: str, model: Path) -> Run:
     """Start everything anew, play the trace, stop everything."""
-    timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
     with Processes() as processes:
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
+        async with open_session(REQUEST_SECONDS) as session:
             options = ("--policy", policy)
             system = await start_system(
                 processes, session, model, load.num_engines, num_routers, load.engine_options(), options

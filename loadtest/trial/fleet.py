@@ -20,8 +20,9 @@ import aiohttp
 from cluster.errors import StartUpError
 from cluster.process.progress import Step
 from cluster.serve.model_files import default_cache_directory, ensure_demo_model
+from loadtest.harness.chat_answers import RequestFailedError
+from loadtest.harness.chat_client import ChatClient
 from loadtest.harness.processes import WARMROUTE, Processes, free_ports, get_json, start_system
-from loadtest.trial.client import ChatClient
 from loadtest.trial.errors import TrialError
 from loadtest.trial.settings import Arm, TrialSettings
 
@@ -119,7 +120,10 @@ async def open_fleet(
         for arm in arms
     }
     for client in fleet.clients.values():
-        served = await client.models()
+        try:
+            served = await client.models()
+        except RequestFailedError as error:
+            raise TrialError(str(error)) from error
         if not served:
             raise TrialError(f"{client.url} serves no model")
         fleet.model = fleet.model or served[0]

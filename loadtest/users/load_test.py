@@ -12,9 +12,10 @@ from locust.env import Environment
 from locust.event import Events
 from locust.runners import MasterRunner, WorkerRunner
 
+from loadtest.harness.chat_answers import RequestFailedError
 from loadtest.scenarios.scenario import Scenario
 from loadtest.scenarios.script import Message, Screenwriter, ScriptedSession
-from loadtest.users.client import ChatClient, RequestFailedError
+from loadtest.users.client import ChatClient
 from loadtest.users.options import OptionError, Options, options_from
 from loadtest.users.recorder import Recorder
 from loadtest.users.summary import LAG_LIMIT_SECONDS, as_json, as_text
