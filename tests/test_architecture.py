@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "cluster": {"policies"},
     "workers": {"cluster"},
     "router": {"cluster", "policies"},
-    "loadtest": {"policies", "cluster"},
+    "loadtest": {"policies", "cluster", "workers"},
 }
 COMPOSITION_ROOT = {
     "cluster/cli.py",
