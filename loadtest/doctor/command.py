@@ -3,7 +3,10 @@
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -24,11 +27,36 @@ from loadtest.doctor.log_lines import LogLines
 from loadtest.doctor.report_html import as_html
 from loadtest.doctor.report_json import as_json
 from loadtest.doctor.report_text import print_report
-from loadtest.doctor.settings import DoctorSettings
+from loadtest.options import NO_PANELS
 
 UPDATE_SECONDS = 0.2
 FILE_WIDTH = 110
 """Characters per line of a text report that goes to a file."""
+
+
+class DoctorSettings(BaseSettings):
+    """What ``warmroute doctor`` is asked for: which log, with which model's eyes, and how to report."""
+
+    model_config = SettingsConfigDict(env_prefix="WARMROUTE_", extra="ignore", frozen=True)
+
+    log: str = Field(
+        min_length=1,
+        title="LOG.jsonl",
+        description="Requests, one per line; also .gz, or - for stdin.",
+    )
+    model: Path | None = Field(
+        None, description="Directory of the model the log is for. Default: a small one."
+    )
+    block_size: int = Field(16, ge=1, le=4096, description="Tokens per KV block. Default: 16.")
+    kv_memory: float = Field(
+        16.0,
+        gt=0,
+        le=100_000,
+        allow_inf_nan=False,
+        description="GiB of KV cache on one replica, for sizing. Default: 16.",
+    )
+    format: Literal["text", "json", "html"] = Field("text", description="text, json or html. Default: text.")
+    output: Path | None = Field(None, description="File of the report. Default: standard output.")
 
 
 def doctor(settings: DoctorSettings, command: str, console: Console, progress: Console) -> None:
@@ -99,3 +127,7 @@ def _opened(path: Path) -> Path:
     except OSError as error:
         raise StartUpError(f"--output {path}: {error.strerror}") from error
     return path
+
+
+COMMAND = (DoctorSettings, doctor, NO_PANELS)
+"""For `loadtest.cli`."""

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from cluster.errors import StartUpError
+from loadtest.options import NO_PANELS
 from loadtest.replay.describe import facts_of, failures_in, introduction, title_of
 from loadtest.replay.experiment import CapacityPoint, Experiment
 from loadtest.replay.figures import Row, tabulate
@@ -127,3 +128,7 @@ def fitting_table(rows: Sequence[Row], console: Console) -> Table:
         shown = [replace(row, figures={**row.figures, **left_out}) for row in rows]
         table = results_table(shown, DEFAULT_POLICY)
     return table
+
+
+COMMAND = (ReplaySettings, replay, NO_PANELS)
+"""For `loadtest.cli`."""

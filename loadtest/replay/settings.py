@@ -34,47 +34,78 @@ class ReplaySettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="WARMROUTE_", extra="ignore", frozen=True)
 
-    trace: Path | None = None
-    workload: str = ""
-    scenario: str = ""
-    """A name or a path, see `loadtest.scenarios.scenario.load_scenario`."""
-    length_scale: float = Field(1.0, gt=0, le=1)
-    block_size: int = Field(16, ge=1)
-    """Tokens per block of a trace; generated workloads have their own."""
-    first: int = Field(0, ge=0)
-    last: int | None = Field(None, ge=1)
-
-    policies: Annotated[tuple[str, ...], NoDecode] = SHOWN_POLICIES
-    load: Annotated[tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...], NoDecode] = ()
-    """Times the workload's own rate; empty chooses from light to near saturation."""
-    seeds: int = Field(1, ge=1, le=1000)
-    """How many: 0, 1, ..."""
-    capacity: bool = False
-    """Whether to replay with smaller and larger caches too."""
-
-    replicas: int = Field(8, ge=1, le=1024)
-    routers: int = Field(1, ge=1, le=64)
-    profile: str = "sim"
-    blocks: int | None = Field(None, ge=1)
-    """KV blocks per replica; None takes the profile's."""
-    event_lag: float = Field(1000 * Plan().event_lag_seconds, ge=0, allow_inf_nan=False)
-    """Milliseconds."""
-    gossip_lag: float = Field(1000 * Plan().gossip_lag_seconds, ge=0, allow_inf_nan=False)
-    """Milliseconds."""
-    slow: Annotated[dict[int, Annotated[float, Field(ge=1, allow_inf_nan=False)]], NoDecode] = Field(
-        default_factory=dict
+    trace: Path | None = Field(None, description="Recorded requests, JSON lines in Mooncake's format.")
+    workload: str = Field(
+        "",
+        description="Instead of a trace, generated requests: chat, agents, rag, ... "
+        "(a wrong name lists all).",
     )
-    """Replicas, by number from 0, that need so many times as long."""
-
-    changes: bool = True
-    """Whether to replay at one load with a fleet that changes, too."""
-    join_at: float | None = Field(None, ge=0, allow_inf_nan=False)
-    """Virtual seconds."""
-    death_at: float | None = Field(None, ge=0, allow_inf_nan=False)
-    """Virtual seconds."""
-
-    output: Path | None = None
-    jobs: int = Field(default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, le=1024)
+    scenario: str = Field("", description="Instead of a trace: a scenario's name, or its .toml file.")
+    policies: Annotated[tuple[str, ...], NoDecode] = Field(
+        SHOWN_POLICIES,
+        description="Names separated by commas, or all. Default: ours and five others.",
+    )
+    replicas: int = Field(8, ge=1, le=1024, description="Number of engines. Default: 8.")
+    routers: int = Field(1, ge=1, le=64, description="Number of routers. Default: 1.")
+    load: Annotated[tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...], NoDecode] = Field(
+        (),
+        description="Times the workload's own rate, such as 1,1.5,2. Default: from light to near saturation.",
+    )
+    length_scale: float = Field(
+        1.0, gt=0, le=1, description="Shorten a trace's prompts and answers, such as 0.125."
+    )
+    first: int = Field(0, ge=0, description="Of a trace: the first request, from 0.")
+    last: int | None = Field(None, ge=1, description="Of a trace: the request to stop before.")
+    block_size: int = Field(16, ge=1, description="Of a trace: tokens per KV block. Default: 16.")
+    """Generated workloads have their own."""
+    profile: str = Field("sim", description="How fast engines are. Default: sim.")
+    blocks: int | None = Field(None, ge=1, description="KV blocks per replica. Default: the profile's.")
+    event_lag: float = Field(
+        1000 * Plan().event_lag_seconds,
+        ge=0,
+        allow_inf_nan=False,
+        description="Milliseconds until routers know of cache events. Default: 3.",
+    )
+    gossip_lag: float = Field(
+        1000 * Plan().gossip_lag_seconds,
+        ge=0,
+        allow_inf_nan=False,
+        description="Milliseconds until routers know of each other's bookings. Default: 5.",
+    )
+    slow: Annotated[dict[int, Annotated[float, Field(ge=1, allow_inf_nan=False)]], NoDecode] = Field(
+        default_factory=dict,
+        description="Slow replicas, such as 0:2 if number 0 needs twice as long.",
+    )
+    changes: bool = Field(True, description="Replay with a join and a death, too, at one load. Default: yes.")
+    join_at: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="When a replica joins, in seconds. Default: after a third.",
+    )
+    death_at: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="When a replica dies, in seconds. Default: after two thirds.",
+    )
+    capacity: bool = Field(
+        False,
+        description="Compare hit rates with smaller and larger caches, too.",
+    )
+    seeds: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="Repeat everything with so many seeds; show medians. Default: 1.",
+    )
+    output: Path | None = Field(None, description="Directory of the report. Default: replay-NAME.")
+    jobs: int = Field(
+        default_factory=lambda: len(os.sched_getaffinity(0)),
+        ge=1,
+        le=1024,
+        description="Processes. Default: one per CPU core.",
+    )
 
     @field_validator("workload", "profile")
     @classmethod

@@ -21,7 +21,7 @@ from loadtest.trial.conduct import Conductor
 from loadtest.trial.fleet import Fleet, open_fleet, stop_gently
 from loadtest.trial.records import Trial
 from loadtest.trial.report import Findings, find, write_report
-from loadtest.trial.settings import TrialSettings
+from loadtest.trial.settings import PANELS, TrialSettings
 
 MAX_CONNECTIONS = 4096
 
@@ -119,3 +119,7 @@ def _show(findings: Findings, console: Console) -> None:
             console.print(f"  {line.label}: {escape(line.sentence)}")
     for sentence in (*findings.sentences, *findings.warnings):
         console.print(escape(sentence))
+
+
+COMMAND = (TrialSettings, loadtest, PANELS)
+"""For `loadtest.cli`."""

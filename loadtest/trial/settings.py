@@ -19,6 +19,13 @@ ROUND_DRAIN_SECONDS = 600.0
 SWEEP_DRAIN_SECONDS = 20.0
 OUR_NAME = "Warmroute"
 """Of the default policy, whose own name, warm, is also what requests can be."""
+PANELS = {
+    "control": "What is compared",
+    "scenario": "Traffic",
+    "gpu_hour_price": "Cost model",
+    "output": "",
+}
+"""Parts of the help: each begins with one of the options."""
 OWN_FLEET_ONLY = ("engine", "replicas", "blocks", "prefill_rate", "model_directory")
 POLICIES_ONLY = ("control", "policy")
 
@@ -41,47 +48,61 @@ class TrialSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="WARMROUTE_", extra="ignore", frozen=True)
 
-    a: str = ""
-    """``URL`` or ``NAME=URL`` of the control."""
-    b: str = ""
-    url: str = ""
-    """A running Warmroute router, which is switched between policies."""
-    control: Annotated[tuple[str, ...], NoDecode] = ("round-robin",)
-    policy: str = DEFAULT_POLICY
-    engine: Literal["sim", "vllm"] = "sim"
-    replicas: int = Field(4, ge=1, le=256)
-    blocks: int = Field(0, ge=0)
-    """KV blocks per replica; 0 lets the engine choose."""
-    prefill_rate: Positive | None = None
-    """Of simulated engines: prompt tokens per second."""
-    model_directory: Path | None = None
-    model: str = ""
-    """The name that requests give; the first one that is served by default."""
-    api_key: str = Field("", repr=False)
-    admin_token: str = Field("", repr=False)
+    control: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("round-robin",), description="Policies to compare with, separated by commas. Default: round-robin."
+    )
+    policy: str = Field(DEFAULT_POLICY, description="Ours. Default: warm.")
+    a: str = Field("", description="URL or NAME=URL of the control, instead of policies.")
+    b: str = Field("", description="URL or NAME=URL to compare with it.")
+    url: str = Field(
+        "",
+        description="A running Warmroute router, which is switched from policy to policy. "
+        "Default: a fleet is started.",
+    )
+    engine: Literal["sim", "vllm"] = Field("sim", description="Of the fleet that is started: sim or vllm.")
+    replicas: int = Field(4, ge=1, le=256, description="Its number of engines. Default: 4.")
+    blocks: int = Field(0, ge=0, description="KV blocks of each engine.")
+    """0 lets the engine choose."""
+    prefill_rate: Positive | None = Field(None, description="Prompt tokens per second of simulated engines.")
+    model_directory: Path | None = Field(None, description="The model of the fleet that is started.")
+    model: str = Field("", description="The name that requests give.")
+    """The first one that is served by default."""
+    api_key: str = Field("", repr=False, description="Sent as bearer token.")
+    admin_token: str = Field("", repr=False, description="Opens the admin API of the router.")
 
-    scenario: str = "support-bot"
-    rate: Positive | None = None
-    """New conversations per second; None takes the scenario's."""
-    users: int | None = Field(None, ge=1, le=5000)
-    seconds: float = Field(30.0, ge=1, le=86_400)
-    rounds: int = Field(4, ge=0, le=1000)
-    """Of each arm."""
-    seed: int = Field(1, ge=0)
-    think_scale: float = Field(1.0, ge=0, le=100)
-    probes: int = Field(24, ge=0, le=1000)
-    sweep: Annotated[tuple[Positive, ...], NoDecode] = ()
-    ttft_goal: Positive = 1.0
-    """Seconds that p95 of the TTFT may take in the sweep."""
-    timeout: Positive = 600.0
-    """Seconds per request."""
+    scenario: str = Field("support-bot", description="A name or a .toml file. Default: support-bot.")
+    rate: Positive | None = Field(None, description="New conversations per second. Default: the scenario's.")
+    users: int | None = Field(
+        None,
+        ge=1,
+        le=5000,
+        description="Instead of a rate: so many users, one conversation after the other.",
+    )
+    seconds: float = Field(
+        30.0, ge=1, le=86_400, description="For as long conversations begin in each round. Default: 30."
+    )
+    rounds: int = Field(4, ge=0, le=1000, description="Rounds of each arm. Default: 4.")
+    sweep: Annotated[tuple[Positive, ...], NoDecode] = Field(
+        (), description="Saturation sweep: times the rate, such as 0.5,1,1.5,2."
+    )
+    ttft_goal: Positive = Field(
+        1.0, description="Seconds that p95 of the TTFT may take in the sweep. Default: 1."
+    )
+    think_scale: float = Field(1.0, ge=0, le=100, description="Times the scenario's think times.")
+    probes: int = Field(
+        24, ge=0, le=1000, description="Prompts on the idle fleet, cold and warm. Default: 24."
+    )
+    seed: int = Field(1, ge=0, description="Draws the conversations. Default: 1.")
+    timeout: Positive = Field(600.0, description="Seconds per request. Default: 600.")
 
-    gpu_hour_price: float = Field(2.5, ge=0, allow_inf_nan=False)
-    gpus_per_replica: Positive = 1.0
-    currency: str = Field("USD", max_length=10)
-    requests_per_day: Positive | None = None
+    gpu_hour_price: float = Field(
+        2.5, ge=0, allow_inf_nan=False, description="Price of a GPU for an hour. Default: 2.5."
+    )
+    gpus_per_replica: Positive = Field(1.0, description="Default: 1.")
+    currency: str = Field("USD", max_length=10, description="Default: USD.")
+    requests_per_day: Positive | None = Field(None, description="Your volume. Default: this test's rate.")
     """None takes this test's own rate, around the clock."""
-    output: Path | None = None
+    output: Path | None = Field(None, description="Directory of the report. Default: loadtest-SCENARIO.")
 
     @field_validator("control", "sweep", mode="before")
     @classmethod
