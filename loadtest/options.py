@@ -45,17 +45,16 @@ def command_line(
     parameters, panel = [], ""
     for name, field in settings.model_fields.items():
         panel = panels.get(name, panel)
-        kind = _plain(field.annotation)
-        default: Any = inspect.Parameter.empty
+        kind: Any = _plain(field.annotation)
         if field.is_required():
-            annotation = Annotated[kind, typer.Argument(help=field.description, metavar=field.title)]
+            option = typer.Argument(..., help=field.description, metavar=field.title)
         else:
             # What is off needs no flag to switch it off.
             names = (f"--{name}",) if field.default is False else ()
-            option = typer.Option(*names, help=field.description, rich_help_panel=panel or None)
-            annotation, default = Annotated[kind | None, option], None
+            option = typer.Option(None, *names, help=field.description, rich_help_panel=panel or None)
+            kind = kind | None
         parameters.append(
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind)
         )
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {one.name: one.annotation for one in parameters}
