@@ -22,9 +22,18 @@ from loadtest.charts.panels import (
     name_ends,
     ticks_at,
 )
-from loadtest.replay.experiment import CapacityPoint, Experiment
-from loadtest.replay.figures import COLUMN, Column, Row, ranked, rows_by_load
-from loadtest.replay.windows import WindowedSeries, window_width, windowed
+from loadtest.replay.figures import (
+    COLUMN,
+    CapacityPoint,
+    Column,
+    Experiment,
+    Row,
+    WindowedSeries,
+    ranked,
+    rows_by_load,
+    window_width,
+    windowed,
+)
 
 
 def plots_of(experiment: Experiment, rows: Sequence[Row], styles: Styles) -> list[Plot]:

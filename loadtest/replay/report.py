@@ -8,11 +8,21 @@ from typing import Any
 from loadtest.charts.drawing import write_png
 from loadtest.charts.page import plain, render_page
 from loadtest.charts.palette import css_variables, series_styles
-from loadtest.replay.experiment import Experiment
-from loadtest.replay.figures import COLUMNS, NEAR, Mark, Row, measure, rows_by_load, shown_columns, tabulate
+from loadtest.replay.figures import (
+    COLUMNS,
+    NEAR,
+    Experiment,
+    Mark,
+    Row,
+    measure,
+    rows_by_load,
+    shown_columns,
+    tabulate,
+    window_width,
+    windowed,
+)
 from loadtest.replay.plots import plots_of
 from loadtest.replay.verdict import judge
-from loadtest.replay.windows import window_width, windowed
 from policies.catalog import DEFAULT_POLICY
 
 

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from cluster.errors import StartUpError
-from loadtest.replay.source import WorkloadSource
+from loadtest.replay.survey import WorkloadSource
 from loadtest.scenarios.scenario import ScenarioError, scenario_path
 from loadtest.simulator.plan import Plan
 from loadtest.simulator.profiles import PROFILES

@@ -17,8 +17,7 @@ from loadtest.harness.chat_answers import RequestFailedError
 from loadtest.harness.chat_client import ChatClient
 from loadtest.scenarios.scenario import Scenario
 from loadtest.scenarios.script import Message, ScriptedSession
-from loadtest.trial.errors import TrialError
-from loadtest.trial.fleet import Fleet
+from loadtest.trial.fleet import Fleet, TrialError
 from loadtest.trial.player import Player, Traffic, answer_of, draw_tag, tagged
 from loadtest.trial.records import Answer, Probe, Round
 from loadtest.trial.saturation import step_of

@@ -17,14 +17,18 @@ from typing import Any
 
 import aiohttp
 
-from cluster.errors import StartUpError
+from cluster.errors import ClusterError, StartUpError
 from cluster.process.progress import Step
 from cluster.serve.model_files import default_cache_directory, ensure_demo_model
 from loadtest.harness.chat_answers import RequestFailedError
 from loadtest.harness.chat_client import ChatClient
 from loadtest.harness.processes import WARMROUTE, Processes, free_ports, get_json, start_system
-from loadtest.trial.errors import TrialError
 from loadtest.trial.settings import Arm, TrialSettings
+
+
+class TrialError(ClusterError):
+    """The trial cannot go on: nothing answers, or what it needs has ended."""
+
 
 POLL_SECONDS = 0.5
 SWITCH_SECONDS = 1.0

@@ -5,12 +5,8 @@ from types import MappingProxyType
 
 from loadtest.simulator.workload import Workload
 from loadtest.workloads.agents import Agents
-from loadtest.workloads.bursts import Bursts
-from loadtest.workloads.chat import Chat, ClosedChat
-from loadtest.workloads.rag import Rag
-from loadtest.workloads.rollout import Rollout
-from loadtest.workloads.single import HotPrefix, NoSharing
-from loadtest.workloads.tenants import Tenants
+from loadtest.workloads.chat import Bursts, Chat, ClosedChat, Rollout, Tenants
+from loadtest.workloads.single import HotPrefix, NoSharing, Rag
 
 WORKLOADS: Mapping[str, Callable[[int], Workload]] = MappingProxyType(
     {

@@ -21,8 +21,7 @@ from loadtest.replay.figures import tabulate
 from loadtest.replay.pool import start_workers
 from loadtest.replay.run import tasks_of
 from loadtest.replay.settings import ReplaySettings
-from loadtest.replay.source import WorkloadSource
-from loadtest.replay.survey import CHOSEN_SHARES, survey
+from loadtest.replay.survey import CHOSEN_SHARES, WorkloadSource, survey
 from loadtest.simulator.plan import ChangeKind, Plan
 from loadtest.simulator.profiles import EngineProfile
 from policies.catalog import POLICIES

@@ -13,8 +13,7 @@ from PIL import Image
 from loadtest.charts.drawing import panel_svg
 from loadtest.charts.palette import css_variables, series_styles
 from loadtest.charts.panels import spread
-from loadtest.replay.experiment import CapacityPoint
-from loadtest.replay.figures import tabulate
+from loadtest.replay.figures import CapacityPoint, tabulate
 from loadtest.replay.plots import plots_of
 from loadtest.replay.report import write_report
 from tests.loadtest.replays import answer, experiment, run

@@ -8,15 +8,11 @@ import pytest
 
 from loadtest.workloads.agents import Agents
 from loadtest.workloads.bounds import pooled_hits
-from loadtest.workloads.bursts import Bursts
 from loadtest.workloads.catalog import DESCRIPTIONS, WORKLOADS
-from loadtest.workloads.chat import Applications, Chat, ClosedChat
+from loadtest.workloads.chat import Applications, Bursts, Chat, ClosedChat, Rollout, Tenants
 from loadtest.workloads.dialogue import Dialogue
 from loadtest.workloads.draws import Lengths, zipf_weights
-from loadtest.workloads.rag import Rag
-from loadtest.workloads.rollout import Rollout
-from loadtest.workloads.single import HotPrefix, NoSharing
-from loadtest.workloads.tenants import Tenants
+from loadtest.workloads.single import HotPrefix, NoSharing, Rag
 from loadtest.workloads.text import Part, Text
 
 SMALL = {
