@@ -48,7 +48,7 @@ class ReplicaOptions:
     max_model_len: int = 0
     block_size: int = 0
     extra_arguments: tuple[str, ...] = ()
-    """For the engine's command line."""
+    """Further arguments for the engine's command line."""
     log_directory: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="warmroute-logs-")))
     """Nobody else can know its name beforehand, or read it."""
 

@@ -35,7 +35,7 @@ MEASURES: dict[str, Measure] = {
     "rest": at_rest,
 }
 WITHOUT_ROUTER = frozenset({"ttft", "cold", "streams"})
-"""Those that also say something of engines alone."""
+"""The measures that also say something of engines alone."""
 
 
 TABLE_WIDTH = 200

@@ -16,7 +16,7 @@ from loadtest.charts.palette import INK, MUTED, PAPER, SeriesStyle
 REFERENCE_DASH = (0, (2, 2))
 REFERENCE_LINE: dict[str, Any] = {"color": MUTED, "linewidth": 1, "linestyle": REFERENCE_DASH, "zorder": 1}
 NAME_HEIGHT = 0.056
-"""Of a line of text, as a share of the axes' height."""
+"""The height of a line of text, as a share of the axes' height."""
 CDF_TICKS = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999)
 LOG_STEPS = (
     (1.3, (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)),
@@ -24,7 +24,7 @@ LOG_STEPS = (
     (3.2, (1.0, 3.0)),
     (math.inf, (1.0,)),
 )
-"""On a logarithmic axis of up to so many decades: the ticks in each decade."""
+"""Up to so many decades of a logarithmic axis, the ticks in each decade."""
 
 Styles = Mapping[str, SeriesStyle]
 Series = Mapping[str, tuple[Sequence[float] | NDArray[np.float64], Sequence[float] | NDArray[np.float64]]]
@@ -37,7 +37,7 @@ class Panel:
 
     title: str
     description: str
-    """For those who cannot see it."""
+    """What it shows, for those who cannot see it."""
     draw: Callable[[Axes], None]
     needs_legend: bool = True
     """Whether lines do not carry their policies' names themselves."""
@@ -48,7 +48,7 @@ class Plot:
     """One or more panels that are looked at together."""
 
     name: str
-    """Of its PNG file."""
+    """The name of its PNG file."""
     heading: str
     reading: str
     """What it shows, in a sentence or two."""

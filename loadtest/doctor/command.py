@@ -130,4 +130,4 @@ def _opened(path: Path) -> Path:
 
 
 COMMAND = (DoctorSettings, doctor, NO_PANELS)
-"""For `loadtest.cli`."""
+"""What `loadtest.cli` makes the command from."""

@@ -27,9 +27,9 @@ class LogLines:
         self.size = 0
         """Bytes on disk; 0 when that is not known."""
         self.bytes_read = 0
-        """Of those on disk."""
+        """How many of the bytes on disk have been read."""
         self.text_bytes = 0
-        """After decompression."""
+        """Bytes of text, after decompression."""
         self.cut_off = ""
         """Why reading stopped before the end of the log; "" when it did not."""
         if path != "-":

@@ -48,7 +48,7 @@ class LoggedRequest:
     """A text completion is one user message."""
     tools: tuple[Mapping[str, Any], ...]
     conversation: str
-    """As the log names it; "" when it does not."""
+    """The conversation as the log names it; "" when it does not."""
     salt: str
     """Requests with different salts share no blocks."""
     is_chat: bool

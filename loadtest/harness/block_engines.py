@@ -155,7 +155,7 @@ class BlockEngine:
 
     @property
     def url(self) -> str:
-        """Where it answers."""
+        """The URL at which it answers."""
         return f"http://127.0.0.1:{self.listener.getsockname()[1]}"
 
     def announce(self) -> SentBatch:

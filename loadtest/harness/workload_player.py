@@ -59,7 +59,7 @@ def _made_up(seed: bytes, count: int) -> Sequence[int]:
 
 
 def conversation_key(tokens: Sequence[int]) -> int:
-    """As the router computes it for a prompt of token ids."""
+    """The key of a conversation, as the router computes it for a prompt of token ids."""
     return xxhash.xxh3_64_intdigest(msgspec.json.encode(tokens[:CONVERSATION_TOKENS]))
 
 

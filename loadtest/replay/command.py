@@ -39,7 +39,7 @@ from policies.catalog import DEFAULT_POLICY
 SYMBOLS = {Mark.BEST: "●", Mark.NEAR: "○", Mark.NONE: " "}
 LEGEND = "● best at this load   ○ within 2% of it   medians over seeds"
 BREAKS = {"Imbalance": "Imbal-\nance", "Utilisation": "Utili-\nsation", "Failures": "Fail-\nures"}
-"""Where a heading is wider than its figures."""
+"""Headings that are wider than their figures, and where they break."""
 STYLES = {Mark.BEST: "bold", Mark.NEAR: "", Mark.NONE: ""}
 
 
@@ -173,4 +173,4 @@ def fitting_table(rows: Sequence[Row], console: Console) -> Table:
 
 
 COMMAND = (ReplaySettings, replay, NO_PANELS)
-"""For `loadtest.cli`."""
+"""What `loadtest.cli` makes the command from."""

@@ -33,7 +33,7 @@ class Experiment:
     runs: Sequence[Run]
     """At least one. Every policy at every load, with one or more seeds."""
     bound_hit_rate: float | None = None
-    """Of one pooled cache of the same total size, as if all replicas shared their memory."""
+    """The hit rate of one pooled cache of the same total size, as if replicas shared their memory."""
     capacity: Sequence[CapacityPoint] = ()
     changes: Sequence[Run] = ()
     """Runs at one load in which the fleet changes."""
@@ -175,7 +175,7 @@ class Row:
     requests: int
     """In one run."""
     figures: Mapping[str, float]
-    """By the column's key; not a number where there is none."""
+    """Figures by the column's key; not a number where there is none."""
     marks: Mapping[str, Mark]
 
     def text(self, column: Column) -> str:

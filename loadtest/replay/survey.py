@@ -35,7 +35,7 @@ class WorkloadSource:
 
     @property
     def name(self) -> str:
-        """Of the workload."""
+        """The name of the workload."""
         return self.origin.stem if isinstance(self.origin, Path) else self.origin
 
     def build(self, seed: int) -> Workload:
@@ -66,10 +66,10 @@ def workload_of(source: WorkloadSource, seed: int) -> Workload:
 
 
 CHOSEN_SHARES = (0.45, 0.7, 0.85, 0.95)
-"""Of the fleet's capacity: light to near saturation."""
+"""Shares of the fleet's capacity: light to near saturation."""
 PRECISION = 0.01
 MOST_STEPS = 30
-"""Of the search for a load. Clients that wait for answers cannot be made to send at any rate."""
+"""Precision of the search for a load. Clients that wait for answers cannot be made to send at any rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +84,15 @@ class Survey:
     largest_blocks: int
     """The most that one request needs, for prompt and answer."""
     bound_hit_rate: float | None
-    """Of one pooled cache of the fleet's total size. None when the order of requests depends on the load, as
-    where clients think between turns: so does then what one cache would hold."""
+    """The hit rate of one pooled cache of the fleet's size. None when the order of requests depends on the
+    load, as where clients think between turns: so does then what one cache would hold."""
     seconds: float
-    """From the first to the last request at load 1."""
+    """The time from the first to the last request at load 1."""
     num_replicas_of_work: float
     """So many replicas have enough to do at load 1, in the busiest half."""
     loads: tuple[float, ...]
     shares: tuple[float, ...]
-    """Of the fleet's capacity, at each load."""
+    """The share of the fleet's capacity, at each load."""
     middle_load: float
     middle_thirds: tuple[float, float]
     """When one and two thirds of the requests have been sent at the middle load, in virtual seconds."""
@@ -178,11 +178,11 @@ class _Demand:
         return self._work_seconds * half / len(starts) / seconds if seconds else float("inf")
 
     def share(self, load: float) -> float:
-        """Of the fleet's capacity."""
+        """The share of the fleet's capacity."""
         return self.replicas_of_work(load) / self._fleet_speed
 
     def chosen_loads(self) -> tuple[float, ...]:
-        """Those that take the wanted shares of the fleet's capacity; load 1 for a share that none takes."""
+        """The loads that take the wanted shares of the fleet's capacity; 1 for a share that none takes."""
         found = [self._load_with(share) or 1.0 for share in CHOSEN_SHARES]
         return tuple(sorted({float(f"{load:.3g}") for load in found}))
 

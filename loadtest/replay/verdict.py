@@ -11,7 +11,7 @@ DECIDING = (
     (COLUMN["hit_rate"], "hit rate"),
 )
 MOST_LISTED = 4
-"""Longer lists stand in the table."""
+"""The longest list that is named; longer ones stand in the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def _sentence(group: Sequence[Row], column: Column, name: str, default: str) -> 
 
 
 def _best_first(group: Sequence[Row], column: Column, default: str) -> list[Row]:
-    """Of equals the default comes first."""
+    """The rows, the best first; of equals the default comes first."""
     return ranked(sorted(group, key=lambda row: row.policy != default), column)
 
 

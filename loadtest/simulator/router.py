@@ -188,7 +188,7 @@ class SimulatedRouter:
         )
 
     def _later(self, call: Callable[..., None], *arguments: object) -> None:
-        """After one way over the network."""
+        """Call something when a message has gone one way over the network."""
         self._clock.after(self._network_seconds, call, *arguments)
 
     def _publish_soon(self) -> None:

@@ -30,7 +30,7 @@ class ScriptedTurn:
     think_seconds: float
     question: str
     draw: float
-    """From 0 to 1: which of the routers it goes to."""
+    """Which of the routers it goes to, from 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ app = typer.Typer(pretty_exceptions_enable=False)
 
 REQUEST_SECONDS = 60.0
 TOKENS_PER_WORD = 1.35
-"""Of the words in `loadtest.studies.conversations`, with SmolLM2's tokenizer."""
+"""Tokens of a word in `loadtest.studies.conversations`, with SmolLM2's tokenizer."""
 
 
 @dataclass(slots=True)

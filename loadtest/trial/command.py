@@ -122,4 +122,4 @@ def _show(findings: Findings, console: Console) -> None:
 
 
 COMMAND = (TrialSettings, loadtest, PANELS)
-"""For `loadtest.cli`."""
+"""What `loadtest.cli` makes the command from."""

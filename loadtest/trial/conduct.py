@@ -24,7 +24,7 @@ from loadtest.trial.saturation import step_of
 from loadtest.trial.settings import Arm, TrialSettings
 
 PROBE_TOKENS = 4
-"""Of a probe's answer."""
+"""The length of a probe's answer."""
 WARM_UP_PROBES = 4
 SHORTEST_PROBE = 0.25
 

@@ -12,7 +12,7 @@ from loadtest.charts.panels import REFERENCE_LINE, Styles, plain_log_ticks, show
 from loadtest.trial.statistics import Interval, Slope
 
 GROUP_WIDTH = 0.76
-"""Of the bars of one replica, of the distance to the next."""
+"""The width of one replica's bars, as a share of the distance to the next."""
 TOP = 1.12
 """Room above the highest bar."""
 
@@ -43,7 +43,7 @@ def draw_intervals(axes: Axes, rows: Sequence[tuple[str, str, Interval]], styles
 
 
 def draw_grouped(axes: Axes, bars: Mapping[str, Sequence[float]], styles: Styles, as_percent: bool) -> None:
-    """For each arm one bar per replica; replicas are numbered."""
+    """Draw one bar per replica for each arm; replicas are numbered."""
     width = GROUP_WIDTH / len(bars)
     most = max(len(values) for values in bars.values())
     for place, (arm, values) in enumerate(bars.items()):

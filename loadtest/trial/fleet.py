@@ -32,7 +32,7 @@ class TrialError(ClusterError):
 
 POLL_SECONDS = 0.5
 SWITCH_SECONDS = 1.0
-"""Until the other processes of a router follow a switch: they look twice a second."""
+"""The time until a router's other processes follow a switch: they look twice a second."""
 START_SECONDS = 900.0
 STOP_SECONDS = 120.0
 
@@ -46,7 +46,7 @@ class Fleet:
     arms: Sequence[Arm]
     model: str
     router: str = ""
-    """Of fleets whose policies are compared."""
+    """The router of fleets whose policies are compared."""
     engines: Sequence[str] = ()
     """URLs of engines whose caches can be emptied."""
     processes: Processes | None = None

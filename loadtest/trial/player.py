@@ -38,7 +38,7 @@ class Traffic:
     rate."""
     think_scale: float = 1.0
     drain_seconds: float = math.inf
-    """For as long open conversations may go on when no new one begins."""
+    """How long open conversations may go on when no new one begins."""
 
     def sessions(self) -> list[ScriptedSession]:
         """Conversations that arrive at a rate."""

@@ -31,7 +31,7 @@ from loadtest.trial.text import milliseconds, percent
 MIN_CURVE = 20
 """Requests from which on a distribution is drawn."""
 MOST_REPLICAS = 16
-"""With more, bars cannot be read."""
+"""With more replicas, bars cannot be read."""
 WINDOWS = 15
 PROBE_COLOURS = (OTHERS[0], OTHERS[2])
 """Cold and warm, each on light and on dark ground."""

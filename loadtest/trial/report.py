@@ -20,9 +20,9 @@ from loadtest.trial.text import digits, milliseconds, percent, span
 from loadtest.trial.verdict import ControlVerdict, judge, sustained_sentence, worth_sentence
 
 LATE_SHARE = 0.2
-"""Of the median TTFT: from there on the generator's own lag is said to disturb."""
+"""The share of the median TTFT from which on the generator's own lag is said to disturb."""
 JSON_DIGITS = 6
-"""Of the figures in JSON: nobody needs more."""
+"""Digits of the figures in JSON: nobody needs more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,10 @@ from loadtest.trial.player import MAX_CONVERSATIONS, Traffic
 from policies.catalog import DEFAULT_POLICY, POLICIES
 
 ROUND_DRAIN_SECONDS = 600.0
-"""For as long a round waits for open conversations."""
+"""How long a round waits for open conversations."""
 SWEEP_DRAIN_SECONDS = 20.0
 OUR_NAME = "Warmroute"
-"""Of the default policy, whose own name, warm, is also what requests can be."""
+"""The default policy's name here: its own, warm, is also what requests can be."""
 PANELS = {
     "control": "What is compared",
     "scenario": "Traffic",
@@ -40,7 +40,7 @@ class Arm:
     url: str = ""
     """Empty: the fleet's own router."""
     policy: str = ""
-    """To which that router is switched."""
+    """The policy to which that router is switched."""
 
 
 class TrialSettings(BaseSettings):

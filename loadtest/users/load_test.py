@@ -23,7 +23,7 @@ from loadtest.users.tally import Tally, Times
 
 LAG_EVERY_SECONDS = 0.01
 WINDOW_SECONDS = 10.0
-"""After which the lag is looked at, for a warning while the test runs."""
+"""How often the lag is looked at, for a warning while the test runs."""
 NUMBERS_PER_PROCESS = 1 << 32
 """So that no two processes hold the same conversation."""
 STOP_SECONDS = 10.0
@@ -48,7 +48,7 @@ class LoadTest:
         self.recorder: Recorder
         self._environment: Environment
         self._tally = Tally()
-        """Of all processes, as far as they have reported."""
+        """The figures of all processes, as far as they have reported."""
         self._writers: dict[str, Screenwriter] = {}
         self._numbers: dict[str, itertools.count[int]] = {}
         self._watch: gevent.Greenlet[..., Any] | None = None

@@ -12,7 +12,7 @@ from loadtest.harness.chat_answers import Reply, RequestFailedError
 from loadtest.users.tally import Row, Tally, Work, bounded
 
 SCHEDULER = Path("/proc/thread-self/schedstat")
-"""Of this thread: nanoseconds on a CPU, nanoseconds of waiting for one, and how often."""
+"""This thread's nanoseconds on a CPU, nanoseconds of waiting for one, and how often it ran."""
 
 
 class Recorder:

@@ -16,7 +16,7 @@ class Applications:
 
     count: int = 12
     exponent: float = 1.0
-    """Of the Zipf law of their popularity."""
+    """The exponent of the Zipf law of their popularity."""
     prompt: Lengths = Lengths(800, 0.6, 150, 3000)
     """Tokens of a system prompt."""
 
@@ -44,7 +44,7 @@ class Chat:
 
     conversations_per_second: float = 21.5
     seconds: float = 80.0
-    """For as long new conversations arrive."""
+    """How long new conversations arrive."""
     applications: Applications = Applications()
     dialogue: Dialogue = CHAT
 
@@ -107,7 +107,7 @@ class Bursts:
     quiet_seconds: float = 15.0
     """Mean length of a quiet period."""
     seconds: float = 100.0
-    """For as long new conversations arrive."""
+    """How long new conversations arrive."""
     applications: Applications = Applications(count=30, exponent=0.8, prompt=Lengths(700, 0.5, 150, 2000))
     dialogue: Dialogue = Dialogue(
         turns=Lengths(1.5, 0.5, 1, 3),
@@ -148,9 +148,9 @@ class Rollout:
 
     conversations_per_second: float = 23.0
     seconds: float = 80.0
-    """For as long new conversations arrive."""
+    """How long new conversations arrive."""
     prompt_tokens: int = 1800
-    """Of either system prompt."""
+    """The length of either system prompt."""
     dialogue: Dialogue = CHAT
 
     def build(self, seed: int) -> Workload:
@@ -172,10 +172,10 @@ class Tenants:
 
     conversations_per_second: float = 29.0
     seconds: float = 90.0
-    """For as long new conversations arrive."""
+    """How long new conversations arrive."""
     tenants: int = 200
     tenants_exponent: float = 1.2
-    """Of the Zipf law of their traffic."""
+    """The exponent of the Zipf law of their traffic."""
     system_prompt: Lengths = Lengths(900, 0.7, 150, 4000)
     """Tokens."""
     dialogue: Dialogue = Dialogue(

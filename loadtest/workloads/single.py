@@ -17,10 +17,10 @@ class Rag:
 
     conversations_per_second: float = 52.0
     seconds: float = 90.0
-    """For as long new conversations arrive."""
+    """How long new conversations arrive."""
     documents: int = 2000
     documents_exponent: float = 0.9
-    """Of the Zipf law of their popularity."""
+    """The exponent of the Zipf law of their popularity."""
     document: Lengths = Lengths(1800, 0.5, 1000, 4000)
     """Tokens."""
     system_prompt: Lengths = Lengths(250, 0.2, 150, 400)
@@ -56,7 +56,7 @@ class HotPrefix:
     hot_share: float = 0.95
     """Share of the requests with the hot prefix."""
     prefix_tokens: int = 3000
-    """Of the hot prefix, and of every other one."""
+    """The length of the hot prefix, and of every other one."""
     tail: Lengths = Lengths(450, 0.7, 20, 2000)
     """Tokens."""
     answer: Lengths = Lengths(70, 0.5, 50, 400)

@@ -46,7 +46,7 @@ class EngineCommand:
     environment: Mapping[str, str] = field(default_factory=dict)
     """Set on top of this process's environment."""
     url: str = ""
-    """Where it will answer."""
+    """The URL at which it will answer."""
 
 
 class EngineState(StrEnum):

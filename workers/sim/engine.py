@@ -55,7 +55,7 @@ class EngineServer(uvicorn.Server):
 
     @property
     def url(self) -> str:
-        """Where the engine is reached."""
+        """The URL at which the engine is reached."""
         host, port = self._listener.getsockname()[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 

@@ -25,7 +25,7 @@ class Holding:
     """The blocks of one request."""
 
     keys: Sequence[int]
-    """Of all full blocks the request will ever have."""
+    """Keys of all full blocks that the request will ever have."""
     full: list[Block] = field(default_factory=list)
     num_partial: int = 0
     """Blocks that are not full yet, which nobody else can use: none or one."""

@@ -30,7 +30,7 @@ class BatchedRequest:
     holding: Holding
     num_prompt_tokens: int
     max_tokens: int
-    """Of the answer, at least 1."""
+    """Tokens of the answer, at least 1."""
     num_tokens: int = field(init=False)
     """Prompt, and answer so far."""
     num_computed: int = 0
