@@ -18,8 +18,8 @@ MIN_REQUESTS = 3
 MIN_SHARE = 0.002
 """The share of all prompt tokens that makes what wins them a finding."""
 MIN_CARRIERS = 0.02
-"""The share of requests that makes what they have a finding, if it wins anything. An endless cache pays for two
-spellings of a prompt once; real ones pay on every replica, and again after every eviction."""
+"""The share of requests that makes what they have a finding, if it wins anything. An endless cache pays for
+two spellings of a prompt once; real ones pay on every replica, and again after every eviction."""
 MAX_OFFSETS = 1000
 CONTEXT_UNITS = 5
 """Words shown on each side of an example."""

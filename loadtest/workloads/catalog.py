@@ -21,9 +21,10 @@ WORKLOADS: Mapping[str, Callable[[int], Workload]] = MappingProxyType(
         "rollout": Rollout().build,
     }
 )
-"""Functions from a seed to the workload. Rates are such that the middle half of each keeps 8 replicas about 70%
-busy when caching is as good as in one pooled cache (12,000 prompt tokens/s, 10 ms per step of at most 2,048
-prompt tokens, 0.1 ms per answer token, 6,000 blocks of 16 tokens each); `Workload.faster` changes the load.
+"""Functions from a seed to the workload. Rates are such that the middle half of each keeps 8 replicas about
+70% busy when caching is as good as in one pooled cache (12,000 prompt tokens/s, 10 ms per step of at most
+2,048 prompt tokens, 0.1 ms per answer token, 6,000 blocks of 16 tokens each); `Workload.faster` changes the
+load.
 """
 
 DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
