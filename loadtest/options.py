@@ -12,6 +12,7 @@ import typer
 from pydantic_settings import BaseSettings
 from rich.console import Console
 
+from cluster.errors import StartUpError
 from cluster.settings import load_settings
 
 S = TypeVar("S", bound=BaseSettings)
@@ -70,3 +71,19 @@ def _plain(annotation: Any) -> Any:
     if get_origin(annotation) in (Union, UnionType):
         return next(_plain(one) for one in get_args(annotation) if one is not NoneType)
     return annotation if annotation in PLAIN else str
+
+
+def parts_of(value: object) -> object:
+    """The parts of a text that are separated by commas; what is no text, as it is."""
+    if not isinstance(value, str):
+        return value
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def make_directory(directory: Path) -> Path:
+    """Create the directory of a report. Raises `StartUpError`."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartUpError(f"--output {directory}: {error.strerror}") from error
+    return directory

@@ -14,8 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from cluster.errors import StartUpError
-from loadtest.options import NO_PANELS
+from loadtest.options import NO_PANELS, make_directory
 from loadtest.replay.describe import facts_of, failures_in, introduction, title_of
 from loadtest.replay.figures import (
     CapacityPoint,
@@ -76,7 +75,7 @@ LEFT_OUT_FIRST = ("utilisation", "imbalance", "hit_rate_of_bound", "ttft_p50_ms"
 def replay(settings: ReplaySettings, command: str, console: Console, progress: Console) -> None:
     """Do all that is asked for. ``command`` is what the user typed, for the report."""
     source, _ = settings.source(), settings.plan()  # both complain before anything is written
-    directory = _make_directory(settings.output or Path(f"replay-{source.name}"))
+    directory = make_directory(settings.output or Path(f"replay-{source.name}"))
     experiment = measure_all(settings, command, console, progress)
     with progress.status("Drawing the report"):
         path = write_report(experiment, directory)
@@ -97,14 +96,6 @@ def measure_all(settings: ReplaySettings, command: str, console: Console, progre
         console.print(f"{len(tasks)} runs, {min(settings.jobs, len(tasks))} at a time.\n")
         runs = _play(tasks, workers, progress)
     return _experiment(settings, command, surveys, tasks, runs)
-
-
-def _make_directory(directory: Path) -> Path:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StartUpError(f"--output {directory}: {error.strerror}") from error
-    return directory
 
 
 def _play(tasks: Sequence[Task], workers: Workers, progress: Console) -> list[Run]:

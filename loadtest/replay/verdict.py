@@ -66,7 +66,7 @@ def _headline(rows: Sequence[Row], default: str) -> str:
     if not behind:
         at = "every load" if len(groups) > 1 else f"load {next(iter(groups)):g}"
         return f"At {at} {default} is {good} in mean TTFT, p99 TTFT and hit rate."
-    where = f"It is not in {_listed(behind)}." if len(behind) <= MOST_LISTED else "The others are below."
+    where = f"It is not in {listed(behind)}." if len(behind) <= MOST_LISTED else "The others are below."
     return (
         f"{default} is {good} in {compared - len(behind)} of {compared} comparisons: "
         f"mean TTFT, p99 TTFT and hit rate at each load. {where}"
@@ -118,9 +118,10 @@ def _failures(rows: Sequence[Row]) -> str:
     if len(failed) > MOST_LISTED:
         what = f"with {len({row.policy for row in failed})} of the policies (last column)"
     else:
-        what = _listed([f"{row.text(COLUMN[key])} with {row.policy} at load {row.load:g}" for row in failed])
+        what = listed([f"{row.text(COLUMN[key])} with {row.policy} at load {row.load:g}" for row in failed])
     return f"Requests failed: {what}. Those that got no first token are missing from the TTFT figures."
 
 
-def _listed(parts: Sequence[str]) -> str:
+def listed(parts: Sequence[str]) -> str:
+    """Some parts as one would say them: with "and" before the last."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -67,10 +67,6 @@ class Bench:
                 raise SystemExit(f"{router}/admin/bookings answers {response.status}")
             return await response.json()
 
-    async def peer_running(self, router: str, peer: str) -> int:
-        """How many requests of another router this one counts."""
-        return _running((await self.bookings(router))["peers"].get(peer, {}))
-
     async def first_time(self, router: str, peer: str, count: int) -> float:
         """When (`time.perf_counter`) a router counts so many requests of a peer, or of itself."""
         deadline = time.perf_counter() + SETTLE_SECONDS

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from cluster.errors import StartUpError
+from loadtest.options import parts_of
 from loadtest.scenarios.scenario import Scenario, ScenarioError, load_scenario
 from loadtest.trial.money import Price
 from loadtest.trial.player import MAX_CONVERSATIONS, Traffic
@@ -107,11 +108,7 @@ class TrialSettings(BaseSettings):
     @field_validator("control", "sweep", mode="before")
     @classmethod
     def _parts(cls, value: object) -> object:
-        return (
-            tuple(part.strip() for part in value.split(",") if part.strip())
-            if isinstance(value, str)
-            else value
-        )
+        return parts_of(value)
 
     @field_validator("sweep")
     @classmethod

@@ -26,18 +26,3 @@ WORKLOADS: Mapping[str, Callable[[int], Workload]] = MappingProxyType(
 2,048 prompt tokens, 0.1 ms per answer token, 6,000 blocks of 16 tokens each); `Workload.faster` changes the
 load.
 """
-
-DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
-    {
-        "chat": "conversations that arrive at a rate, users who think, a few system prompts",
-        "chat-closed": "the same from a fixed number of users, each with one conversation after the other",
-        "agents": "long shared tool prompts, steps in quick succession, some of them in parallel",
-        "rag": "questions about shared documents, popular and rare",
-        "hot-prefix": "one long prefix in nearly every request, too many for one replica",
-        "no-sharing": "prompts with nothing in common",
-        "bursts": "short conversations, at times at five times the mean rate",
-        "tenants": "200 tenants, each with a system prompt, of very different size",
-        "rollout": "one long system prompt in every conversation, replaced by another one in the middle",
-    }
-)
-"""One line each, for the command line."""
