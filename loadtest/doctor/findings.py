@@ -9,8 +9,7 @@ import numpy as np
 from loadtest.doctor.block_memory import BlockMemory, VariantMemory
 from loadtest.doctor.fixes import Mended, Place, asked_for
 from loadtest.doctor.kinds import ALL, NONE, REMEDIES, Kind
-from loadtest.doctor.masking import shape, visible, without_names
-from loadtest.doctor.personal_data import without_personal_data
+from loadtest.doctor.personal_data import shape, visible, without_names, without_personal_data
 from loadtest.doctor.prompts import RequestKeys
 from loadtest.doctor.shared_texts import Shared
 

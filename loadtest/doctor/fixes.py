@@ -10,12 +10,11 @@ import xxhash
 from loadtest.doctor.alignment import Piece, kinds_of, mended
 from loadtest.doctor.bounded import Bounded
 from loadtest.doctor.conversations import Conversation, Conversations, History, Slot
-from loadtest.doctor.documents import Documents
 from loadtest.doctor.history import Step, compare
-from loadtest.doctor.json_order import canonical
 from loadtest.doctor.kinds import ALL, NONE, Kind, Kinds
 from loadtest.doctor.log_requests import LoggedRequest, Message, message
-from loadtest.doctor.shared_texts import Shared, SharedTexts, Version
+from loadtest.doctor.shared_texts import Documents, Shared, SharedTexts, Version
+from loadtest.doctor.text_units import canonical
 
 MAX_TOOLS = 20_000
 POINTER_BYTES = 100

@@ -7,8 +7,7 @@ from cluster.index.block_table import BlockKeys
 from loadtest.doctor.bounded import Bounded
 from loadtest.doctor.conversations import Conversation
 from loadtest.doctor.log_requests import LoggedRequest
-from loadtest.doctor.masking import visible, without_names
-from loadtest.doctor.personal_data import without_personal_data
+from loadtest.doctor.personal_data import visible, without_names, without_personal_data
 
 MAX_OPENINGS = 20_000
 MIN_CONVERSATIONS = 3
