@@ -82,11 +82,14 @@ class ChatClient:
         with _failures(), gevent.Timeout(self._timeout_seconds):
             started = time.perf_counter()
             response = self._http.post(f"{self._path}/v1/chat/completions", data, self._headers)
-            if response.status_code != 200:
-                raise refusal(response.status_code, bytes(response.read()))
-            first, head = _first_token(response) if self._stream else (None, b"")
-            answer = head + response.read()
-            latency = time.perf_counter() - started
+            try:
+                if response.status_code != 200:
+                    raise refusal(response.status_code, bytes(response.read()))
+                first, head = _first_token(response) if self._stream else (None, b"")
+                answer = head + response.read()
+                latency = time.perf_counter() - started
+            finally:
+                response.release()  # its socket must not wait for the garbage collector
         replica = response.get(REPLICA_HEADER)
         return read_reply(
             answer,
