@@ -1,6 +1,7 @@
-"""The commands that measure: ``warmroute loadtest | replay | doctor``. Options, and nothing else.
+"""The commands that measure: ``warmroute loadtest | replay | doctor``.
 
-Part of the composition root, as `cluster.cli`.
+Part of the composition root, as `cluster.cli`. Their options are known only once they are run, since what
+they need may not be installed: arguments are handed over unread.
 """
 
 import shlex

@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "cluster": {"policies"},
     "workers": {"cluster"},
     "router": {"cluster", "policies"},
-    "loadtest": {"policies", "cluster"},
+    "loadtest": {"policies", "cluster", "workers"},
 }
 COMPOSITION_ROOT = {
     "cluster/cli.py",
@@ -41,9 +41,9 @@ ROOMS = [
     "router.history", "router.health", "router.observe", "router.api", "router.admin",
     "router.app", "router.server", "router.processes",
     "cluster.serve",
-    "loadtest.simulator", "loadtest.workloads", "loadtest.scenarios", "loadtest.harness", "loadtest.replay",
-    "loadtest.doctor", "loadtest.users", "loadtest.locustfile", "loadtest.trial", "loadtest.bench",
-    "loadtest.studies", "loadtest.cli",
+    "loadtest.options", "loadtest.simulator", "loadtest.workloads", "loadtest.scenarios", "loadtest.harness",
+    "loadtest.charts", "loadtest.replay", "loadtest.doctor", "loadtest.users", "loadtest.locustfile",
+    "loadtest.trial", "loadtest.bench", "loadtest.studies", "loadtest.cli",
     "cluster.cli",
 ]  # fmt: skip
 """Subpackages, and modules that stand alone. Imports go upwards in this list, or stay in the room."""

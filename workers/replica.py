@@ -21,9 +21,8 @@ from cluster.store.store import connect
 from workers.agent.agent import Agent
 from workers.agent.mirror_server import serve_mirrors
 from workers.concurrency import run_together
-from workers.engines.sim_command import sim_command
+from workers.engines.commands import EngineOptions, has_cpu_build, sim_command, vllm_command
 from workers.engines.supervisor import KILL_SLACK_SECONDS, EngineCommand, EngineProcess
-from workers.engines.vllm_engine import EngineOptions, has_cpu_build, vllm_command
 from workers.errors import EngineStartError, WorkerError
 from workers.settings import WorkerSettings
 
@@ -49,7 +48,7 @@ class ReplicaOptions:
     max_model_len: int = 0
     block_size: int = 0
     extra_arguments: tuple[str, ...] = ()
-    """For the engine's command line."""
+    """Further arguments for the engine's command line."""
     log_directory: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="warmroute-logs-")))
     """Nobody else can know its name beforehand, or read it."""
 
@@ -118,7 +117,7 @@ class SupervisedReplica:
                     command,
                     settings,
                     self._options.log_directory / f"{self._replica}.log",
-                    report=lambda text: log.info(text, replica=self._replica),
+                    report=lambda text: log.info("engine_progressed", replica=self._replica, text=text),
                     on_end=agent.engine_gone,
                 )
                 try:

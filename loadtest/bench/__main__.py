@@ -3,6 +3,9 @@
 python -m loadtest.bench                      all measures, Warmroute and the peers that are installed
 python -m loadtest.bench install              install the peers, in an environment of their own
 python -m loadtest.bench --only json,chunks --routers warmroute
+
+Slow readers and open streams are measured before long prompts: memory that those leave to a router would hide
+what they take.
 """
 
 import asyncio
@@ -15,11 +18,25 @@ import uvloop
 from rich.console import Console
 
 from loadtest.bench.contestants import DEFAULT_PEERS, DIRECT, Arena, Contestant, install, peer_names
-from loadtest.bench.load import Figures, Load
-from loadtest.bench.measures import MEASURES, WITHOUT_ROUTER
+from loadtest.bench.costs import at_rest, first_tokens, json_requests, stream_chunks
+from loadtest.bench.load import Figures, Load, Measure
 from loadtest.bench.prompts import Conversations
 from loadtest.bench.results import results
+from loadtest.bench.strain import cold_prompt, open_streams, slow_readers
 from loadtest.harness.processes import DEFAULT_MODEL, Processes
+
+MEASURES: dict[str, Measure] = {
+    "json": json_requests,
+    "chunks": stream_chunks,
+    "slow": slow_readers,
+    "streams": open_streams,
+    "ttft": first_tokens,
+    "cold": cold_prompt,
+    "rest": at_rest,
+}
+WITHOUT_ROUTER = frozenset({"ttft", "cold", "streams"})
+"""The measures that also say something of engines alone."""
+
 
 TABLE_WIDTH = 200
 LIMIT_SECONDS = 120.0

@@ -15,7 +15,7 @@ from cluster.store.store import connect
 from loadtest.bench.prompts import BLOCK_SIZE, MODEL
 
 STEP_SECONDS = 0.02
-"""Between two batches of one engine."""
+"""The time between two batches of one engine."""
 CAPACITY_BLOCKS = 50_000
 LOG_LENGTH = 10_000
 

@@ -16,10 +16,10 @@ WARM_UP_SECONDS = 1.0
 SHORT_STREAM, LONG_STREAM = 20, 220
 """Chunks; the difference in cost between such streams is that of the chunks alone."""
 SETTLE_SECONDS = 0.3
-"""After the last answer, until the router has done its accounts."""
+"""The time after the last answer until the router has done its accounts."""
 IDLE_SECONDS = 2.0
 TTFT_CHUNKS = 50
-"""Of each stream while TTFT is measured: one second."""
+"""Chunks of each stream while TTFT is measured: one second of them."""
 
 
 async def json_requests(contestant: Contestant, load: Load) -> Figures:

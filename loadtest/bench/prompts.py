@@ -38,7 +38,7 @@ class Tag(NamedTuple):
     conversation: int
     turn: int
     chunks: int = 0
-    """Of a streamed answer; 0 is a JSON answer."""
+    """Chunks of a streamed answer; 0 is a JSON answer."""
     interval_us: int = 0
     """Microseconds between chunks; 0 is as fast as they are taken."""
     padding: int = 0
@@ -60,7 +60,7 @@ class Prompt(NamedTuple):
 
     prompt_tokens: int
     keys: list[int]
-    """Of all full blocks that the engine holds after its answer."""
+    """Keys of all full blocks that the engine holds after its answer."""
     answer: str
 
 

@@ -29,7 +29,7 @@ def results(figures: Mapping[str, Sequence[Figures]]) -> Table:
 
 
 def with_added_latency(figures: Mapping[str, Sequence[Figures]]) -> dict[str, list[Figures]]:
-    """The same, with what each router adds to the TTFT of its round without a router."""
+    """The figures, with what each router adds to the TTFT of its round without a router."""
     direct = figures.get(DIRECT)
     if not direct:
         return {name: list(rounds) for name, rounds in figures.items()}

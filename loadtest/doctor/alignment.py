@@ -9,7 +9,7 @@ from loadtest.doctor.kinds import Kind, Kinds
 from loadtest.doctor.text_units import END, NUMBER, TAGS, WORD, Unit, keys_of, units_of
 
 MIN_SHARED = 0.6
-"""Of the longer text, in units: texts that share less are two texts, not two versions of one."""
+"""The share of the longer text, in units, that two versions of one text have in common."""
 MIN_RUN = 3
 """Units in a row that count as shared."""
 SHARED_BEHIND = 64
@@ -32,7 +32,7 @@ class Piece:
     unit: int = -1
     """Which unit of the reference it belongs to."""
     inner: tuple["Piece", ...] = ()
-    """Of reordered JSON: what else differs in it."""
+    """What else differs in JSON that was reordered."""
 
 
 def pieces_of(own: Sequence[Unit], reference: Sequence[Unit], counting: bool = False) -> list[Piece] | None:
@@ -102,7 +102,7 @@ def _kinds(piece: Piece) -> Iterator[Kind]:
 
 
 def _opcodes(a: list[str], b: list[str]) -> Iterator[tuple[str, int, int, int, int]]:
-    """Those of `SequenceMatcher`, which is asked only about what lies between equal ends."""
+    """The opcodes of `SequenceMatcher`, which is asked only about what lies between equal ends."""
     front, limit = 0, min(len(a), len(b))
     while front < limit and a[front] == b[front]:
         front += 1

@@ -10,7 +10,7 @@ from loadtest.doctor import block_kernels as kernels
 
 MIN_PLACES = 1 << 14
 MAX_PLACES = 1 << 23
-"""Of the hash table: 13 bytes each."""
+"""The most places of the hash table, which take 13 bytes each."""
 FILL = 0.75
 DISTANCES = 8 * 40
 """Steps of the scale of distances: 8 for each power of two."""

@@ -20,7 +20,7 @@ from cluster.prompts.tokenizer import forgo_torch
 from cluster.serve.model_files import default_cache_directory, ensure_demo_model
 from loadtest.doctor.diagnosis import Diagnosis
 from loadtest.doctor.examine import Question, examine
-from loadtest.doctor.log_lines import LogLines
+from loadtest.doctor.log_requests import LogLines
 from loadtest.doctor.report_html import as_html
 from loadtest.doctor.report_json import as_json
 from loadtest.doctor.report_text import print_report

@@ -30,9 +30,9 @@ class History:
     messages: tuple[Message, ...]
     """System messages first."""
     tools: dict[Kinds, str] = field(default_factory=dict)
-    """By the kinds that are mended: the first list of tools, as JSON."""
+    """The first list of tools, as JSON, by the kinds that are mended."""
     slots: dict[Kinds, list[Slot]] = field(default_factory=dict)
-    """By the kinds that are mended: one slot for each message."""
+    """One slot for each message, by the kinds that are mended."""
     kinds: Kinds = NONE
     """All that were found in the conversation."""
     num_bytes: int = 0
@@ -52,7 +52,7 @@ class Conversation:
 
 
 class Conversations:
-    """Those met last. Bounded: a forgotten one that goes on counts as new."""
+    """The conversations met last. Bounded: a forgotten one that goes on counts as new."""
 
     def __init__(self) -> None:
         self.total = 0

@@ -40,7 +40,7 @@ class LogFacts:
 
     @property
     def sample_share(self) -> float:
-        """Of the requests."""
+        """The share of the requests that were looked at for defects."""
         return self.sampled_requests / max(self.requests, 1)
 
 
@@ -51,7 +51,7 @@ class HitRates:
     now: float
     """One cache without limits, the traffic as it is."""
     mended: float
-    """The same with every defect mended."""
+    """The hit rate of the same cache with every defect mended."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,7 @@ from loadtest.doctor.conversations import Conversations
 from loadtest.doctor.diagnosis import Diagnosis, HitRates, LogFacts, Need, Sizing
 from loadtest.doctor.findings import FindingCollector
 from loadtest.doctor.fixes import Fixes, asked_for
-from loadtest.doctor.log_lines import LogError, LogLines
-from loadtest.doctor.log_requests import BrokenLineError, LoggedRequest, parse
+from loadtest.doctor.log_requests import BrokenLineError, LogError, LoggedRequest, LogLines, parse
 from loadtest.doctor.openings import Openings
 from loadtest.doctor.personal_count import PersonalCount
 from loadtest.doctor.prompts import Prompts, RequestKeys

@@ -9,17 +9,16 @@ import numpy as np
 from loadtest.doctor.block_memory import BlockMemory, VariantMemory
 from loadtest.doctor.fixes import Mended, Place, asked_for
 from loadtest.doctor.kinds import ALL, NONE, REMEDIES, Kind
-from loadtest.doctor.masking import shape, visible, without_names
-from loadtest.doctor.personal_data import without_personal_data
+from loadtest.doctor.personal_data import shape, visible, without_names, without_personal_data
 from loadtest.doctor.prompts import RequestKeys
 from loadtest.doctor.shared_texts import Shared
 
 MIN_REQUESTS = 3
 MIN_SHARE = 0.002
-"""Of all prompt tokens: what wins so much is a finding."""
+"""The share of all prompt tokens that makes what wins them a finding."""
 MIN_CARRIERS = 0.02
-"""Of all requests: what so many have is a finding if it wins anything. An endless cache pays for two
-spellings of a prompt once; real ones pay on every replica, and again after every eviction."""
+"""The share of requests that makes what they have a finding, if it wins anything. An endless cache pays for
+two spellings of a prompt once; real ones pay on every replica, and again after every eviction."""
 MAX_OFFSETS = 1000
 CONTEXT_UNITS = 5
 """Words shown on each side of an example."""
@@ -31,15 +30,15 @@ class Finding:
 
     kind: Kind
     requests: int
-    """That have it; scaled up when only a sample was looked at."""
+    """Requests that have it; scaled up when only a sample was looked at."""
     requests_hurt: int
-    """Of all requests, those that would have found more without it."""
+    """How many requests would have found more without it."""
     tokens_alone: int
-    """Not computed if only this were mended."""
+    """Tokens that would not be computed if only this were mended."""
     tokens_last: int
-    """Not computed if all else were mended already, and then this."""
+    """Tokens that would not be computed if all else were mended already, and then this."""
     message: int
-    """Where it mostly is, counted from 1; 0 for the tools."""
+    """The message in which it mostly is, counted from 1; 0 for the tools."""
     role: str
     offset: int
     """Characters from the beginning of that message, median."""
@@ -77,7 +76,7 @@ class FindingCollector:
         self.requests = 0
         self.tokens = 0
         self.tokens_mended = 0
-        """Of the prompts without any defect: longer, where trimmed histories are put back."""
+        """Tokens of the prompts without any defect: more, where trimmed histories are put back."""
 
     @property
     def restarts(self) -> int:

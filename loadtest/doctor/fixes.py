@@ -10,16 +10,15 @@ import xxhash
 from loadtest.doctor.alignment import Piece, kinds_of, mended
 from loadtest.doctor.bounded import Bounded
 from loadtest.doctor.conversations import Conversation, Conversations, History, Slot
-from loadtest.doctor.documents import Documents
 from loadtest.doctor.history import Step, compare
-from loadtest.doctor.json_order import canonical
 from loadtest.doctor.kinds import ALL, NONE, Kind, Kinds
 from loadtest.doctor.log_requests import LoggedRequest, Message, message
-from loadtest.doctor.shared_texts import Shared, SharedTexts, Version
+from loadtest.doctor.shared_texts import Documents, Shared, SharedTexts, Version
+from loadtest.doctor.text_units import canonical
 
 MAX_TOOLS = 20_000
 POINTER_BYTES = 100
-"""Of a message in a slot, besides its text."""
+"""What a message in a slot takes besides its text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +40,11 @@ class Mended:
     """A request by the kinds that are mended in it."""
 
     kinds: Kinds
-    """Those found in its conversation so far."""
+    """The kinds found in its conversation so far."""
     requests: dict[Kinds, LoggedRequest]
-    """For each set of kinds that somebody asks for, restricted to those found."""
+    """The request for each set of kinds that somebody asks for, restricted to those found."""
     places: list[Place] = field(default_factory=list)
-    """Of this request's own defects."""
+    """The places of this request's own defects."""
 
 
 class Fixes:
@@ -112,7 +111,7 @@ class Fixes:
     def _versions(
         self, messages: Sequence[Message], order: Sequence[int], places: list[Place]
     ) -> dict[int, dict[bool, Version]]:
-        """Of the messages at the start: as they are, and with their documents in order (True)."""
+        """Versions of the messages at the start: as they are, and with documents in order (True)."""
         versions: dict[int, dict[bool, Version]] = {}
         for number, one in enumerate(messages):
             if not one.is_system and number and not messages[number - 1].is_system:
@@ -249,6 +248,6 @@ def _size(history: History) -> int:
 
 
 def asked_for() -> list[Kinds]:
-    """Nothing, everything, each kind alone, and everything but each kind."""
+    """The sets of kinds to mend: nothing, everything, each kind alone, and everything but each kind."""
     alone = [frozenset({kind}) for kind in Kind]
     return [NONE, ALL, *alone, *(ALL - one for one in alone)]

@@ -7,13 +7,12 @@ from cluster.index.block_table import BlockKeys
 from loadtest.doctor.bounded import Bounded
 from loadtest.doctor.conversations import Conversation
 from loadtest.doctor.log_requests import LoggedRequest
-from loadtest.doctor.masking import visible, without_names
-from loadtest.doctor.personal_data import without_personal_data
+from loadtest.doctor.personal_data import visible, without_names, without_personal_data
 
 MAX_OPENINGS = 20_000
 MIN_CONVERSATIONS = 3
 MIN_SHARE = 0.01
-"""Of all conversations."""
+"""The share of all conversations that makes what they begin with an opening."""
 COVERED = 0.8
 """An opening is not listed when longer ones hold this share of its conversations."""
 MAX_DEPTHS = 64
@@ -53,7 +52,7 @@ class Openings:
             block = opening.parent
 
     def listed(self, conversations: int) -> list[Opening]:
-        """Those that enough conversations share, the most frequent first."""
+        """The openings that enough conversations share, the most frequent first."""
         enough = max(MIN_CONVERSATIONS, MIN_SHARE * conversations)
         children: Counter[int] = Counter()
         for opening in self._by_block.values():
@@ -69,7 +68,7 @@ class Openings:
         )
 
     def _begin(self, request: LoggedRequest, keys: BlockKeys, hits: int) -> int:
-        """Of a new conversation: the block after which it parts from all others."""
+        """The block after which a new conversation parts from all others."""
         if not hits:
             return 0
         block = int(keys[hits - 1])

@@ -13,7 +13,7 @@ from loadtest.doctor.personal_data import find_personal_data
 MAX_TEXTS = 20_000
 MAX_VALUES = 50_000
 MAX_CHARACTERS = 200_000
-"""Of one text; what stands behind is not searched."""
+"""The part of one text that is searched."""
 MIN_REQUESTS = 2
 
 

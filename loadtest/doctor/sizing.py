@@ -13,7 +13,7 @@ from loadtest.doctor.block_memory import Reuse
 
 GIB = 1024**3
 MOST = 0.95
-"""Of the hits of an endless cache: what the working set must give."""
+"""The share of the hits of an endless cache that the working set must give."""
 REPLICAS = (1, 2, 4, 8, 16)
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "int8": 1}
 
@@ -40,7 +40,7 @@ class Curve:
 
     @classmethod
     def of(cls, reuse: Reuse, scale: float = 1.0) -> "Curve":
-        """From the distances that were seen, each times ``scale``."""
+        """The curve that follows from the distances that were seen, each times ``scale``."""
         sizes = [scale * reuse.distance_of(place) for place in range(len(reuse.histogram))]
         return cls(np.array(sizes), np.cumsum(reuse.histogram.sum(axis=1)).astype(np.float64))
 

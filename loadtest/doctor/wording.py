@@ -7,10 +7,10 @@ from loadtest.doctor.findings import Finding
 from loadtest.doctor.kinds import REMEDIES
 
 WON = 0.6
-"""Of all that can be won: so much is "most of it"."""
+"""The share of all that can be won that is "most of it"."""
 NUMBERS = ("no change", "one change", "two changes", "three changes", "four changes", "five changes")
 SMALL = 0.0005
-"""Of all tokens: less is hardly worth a sentence."""
+"""The share of all tokens below which a gain is hardly worth a sentence."""
 
 
 def percent(share: float) -> str:

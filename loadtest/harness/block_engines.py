@@ -1,24 +1,27 @@
 """Engines without inference: they announce KV blocks on vLLM's wire, as fast as they are told to.
 
 Each has what an agent asks an engine for (``/health``, ``/v1/models``, ``/metrics``, ``/kv_event_sources``,
-PUB and ROUTER sockets) and a cache of fixed size. A batch stores some blocks at the end of a conversation;
-when the cache is full it first removes as many, those of the oldest conversation, its last ones first.
+and the event sockets of simulated engines) and a cache of fixed size. A batch stores some blocks at the end
+of a conversation; when the cache is full it first removes as many, those of the oldest conversation, its
+last ones first.
 """
 
 import asyncio
+import json
 import socket
 import tempfile
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
-import msgspec
 import zmq
 from aiohttp import web
 
 from cluster.protocol.block_keys import KEY_BYTES, Namespace, block_keys
+from workers.sim.block_manager import MEDIUM_GPU, BlockRemoved, BlockStored, Event
+from workers.sim.kv_publisher import KVPublisher, PublisherConfig
 
 MODEL = "blocks"
 BLOCK_SIZE = 16
@@ -29,36 +32,7 @@ CONVERSATION_BATCHES = 4
 TOKEN_RANGE = 1 << 15
 FILLER = list(range(1_000, 1_000 + BLOCK_SIZE - 3))
 HASH_FACTOR = 0x9E3779B97F4A7C15
-BUFFERED_BATCHES = 10_000
-"""vLLM's default."""
-SEND_QUEUE = 100_000
-END_OF_REPLAY = (-1).to_bytes(8, "big", signed=True)
-
-
-class BlockStored(msgspec.Struct, tag=True, omit_defaults=True, gc=False):
-    """As in vLLM."""
-
-    block_hashes: list[int]
-    parent_block_hash: int | None
-    token_ids: list[int]
-    block_size: int
-    lora_id: int | None
-    medium: str = "GPU"
-
-
-class BlockRemoved(msgspec.Struct, tag=True, gc=False):
-    """As in vLLM."""
-
-    block_hashes: list[int]
-    medium: str = "GPU"
-
-
-class KVEventBatch(msgspec.Struct, array_like=True, gc=False):
-    """As in vLLM."""
-
-    ts: float
-    events: list[BlockStored | BlockRemoved]
-    data_parallel_rank: int = 0
+PUBLISHER = PublisherConfig("tcp://127.0.0.1:0", "tcp://127.0.0.1:0")
 
 
 @dataclass(slots=True, eq=False)
@@ -126,13 +100,15 @@ class BlockCache:
         """Whether the next batch removes as much as it stores."""
         return self.num_blocks + self._blocks_per_batch > self.capacity
 
-    def advance(self) -> tuple[SentBatch, list[BlockStored | BlockRemoved]]:
+    def advance(self) -> tuple[SentBatch, list[Event]]:
         """The next batch and the events that announce it."""
-        events: list[BlockStored | BlockRemoved] = []
+        events: list[Event] = []
         if self.is_full:
-            events.append(BlockRemoved(self._evict().hashes()[::-1]))
+            events.append(BlockRemoved(self._evict().hashes()[::-1], MEDIUM_GPU))
         batch = self._store()
-        stored = BlockStored(batch.hashes(), batch.parent_hash(), batch.tokens(), BLOCK_SIZE, None)
+        stored = BlockStored(
+            batch.hashes(), batch.parent_hash(), batch.tokens(), BLOCK_SIZE, None, MEDIUM_GPU, None
+        )
         return batch, [*events, stored]
 
     def held(self) -> Iterator[SentBatch]:
@@ -169,14 +145,8 @@ class BlockEngine:
         self.cache = cache
         self.listener = listener
         self._model = model
-        self._capacity = cache.capacity
         self._started_at = time.time()
-        self._encoder = msgspec.msgpack.Encoder()
-        self._sequence = 0
-        self._buffer: deque[tuple[bytes, bytes]] = deque(maxlen=BUFFERED_BATCHES)
-        self._pub, self._endpoint = _bound(context, zmq.PUB, SEND_QUEUE)
-        self._replay, self._replay_endpoint = _bound(context, zmq.ROUTER)
-        asyncio.get_running_loop().add_reader(int(self._replay.fd), self._serve_replays)
+        self._publisher = KVPublisher(context, PUBLISHER)
 
     @property
     def replica(self) -> str:
@@ -185,17 +155,14 @@ class BlockEngine:
 
     @property
     def url(self) -> str:
-        """Where it answers."""
+        """The URL at which it answers."""
         return f"http://127.0.0.1:{self.listener.getsockname()[1]}"
 
     def announce(self) -> SentBatch:
         """Store the next batch and publish it."""
         batch, events = self.cache.advance()
         batch.sent = time.time()
-        frames = (self._sequence.to_bytes(8, "big"), self._encoder.encode(KVEventBatch(batch.sent, events)))
-        self._pub.send_multipart((b"kv", *frames))
-        self._buffer.append(frames)
-        self._sequence += 1
+        self._publisher.publish(events)
         return batch
 
     def fill(self) -> None:
@@ -205,56 +172,30 @@ class BlockEngine:
 
     def close(self) -> None:
         """Unbind."""
-        asyncio.get_running_loop().remove_reader(int(self._replay.fd))
-        self._pub.close(linger=0)
-        self._replay.close(linger=0)
+        self._publisher.close()
 
     def application(self) -> web.Application:
         """What an agent asks over HTTP."""
         models = {"data": [{"id": MODEL, "root": self._model, "parent": None, "max_model_len": 32_768}]}
-        publisher = {"endpoint": self._endpoint, "replay_endpoint": self._replay_endpoint, "topic": "kv"}
+        sources = {"0": asdict(self._publisher.config)}
         metrics = (
-            f'vllm:cache_config_info{{block_size="{BLOCK_SIZE}",num_gpu_blocks="{self._capacity}"}} 1\n'
+            f'vllm:cache_config_info{{block_size="{BLOCK_SIZE}",num_gpu_blocks="{self.cache.capacity}"}} 1\n'
             f"vllm:num_requests_running 0\nprocess_start_time_seconds {self._started_at}\n"
         )
 
-        async def health(_request: web.Request) -> web.Response:
-            return web.Response()
+        texts = {
+            "/health": "",
+            "/v1/models": json.dumps(models),
+            "/kv_event_sources": json.dumps(sources),
+            "/metrics": metrics,
+        }
 
-        async def list_models(_request: web.Request) -> web.Response:
-            return web.json_response(models)
-
-        async def event_sources(_request: web.Request) -> web.Response:
-            return web.json_response({"0": publisher})
-
-        async def show_metrics(_request: web.Request) -> web.Response:
-            return web.Response(text=metrics)
+        async def answer(request: web.Request) -> web.Response:
+            return web.Response(text=texts[request.path])
 
         application = web.Application()
-        application.router.add_get("/health", health)
-        application.router.add_get("/v1/models", list_models)
-        application.router.add_get("/kv_event_sources", event_sources)
-        application.router.add_get("/metrics", show_metrics)
+        application.add_routes(web.get(path, answer) for path in texts)
         return application
-
-    def _serve_replays(self) -> None:
-        """Answer all waiting requests: the descriptor signals edges, so stopping early loses the rest."""
-        while int(self._replay.get(zmq.EVENTS)) & zmq.POLLIN:
-            client, _, first = self._replay.recv_multipart(zmq.NOBLOCK)
-            for sequence, payload in self._buffer:
-                if sequence >= first:
-                    self._replay.send_multipart((client, b"", b"kv", sequence, payload))
-            self._replay.send_multipart((client, b"", b"", END_OF_REPLAY, b""))
-
-
-def _bound(
-    context: zmq.Context[zmq.Socket[bytes]], kind: int, queue: int = 0
-) -> tuple[zmq.Socket[bytes], str]:
-    bound = context.socket(kind)
-    if queue:
-        bound.set_hwm(queue)
-    bound.bind("tcp://127.0.0.1:*")
-    return bound, bound.getsockopt_string(zmq.LAST_ENDPOINT)
 
 
 @asynccontextmanager

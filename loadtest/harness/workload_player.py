@@ -10,13 +10,14 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import aiohttp
 import msgspec
 import xxhash
 
 from cluster.prompts.tokenizer import PromptTokenizer
+from loadtest.harness.chat_answers import RequestFailedError
+from loadtest.harness.chat_client import ChatClient
 from loadtest.harness.processes import MODEL_NAME
 from loadtest.simulator.workload import Session, Turn, Workload
 
@@ -58,7 +59,7 @@ def _made_up(seed: bytes, count: int) -> Sequence[int]:
 
 
 def conversation_key(tokens: Sequence[int]) -> int:
-    """As the router computes it for a prompt of token ids."""
+    """The key of a conversation, as the router computes it for a prompt of token ids."""
     return xxhash.xxh3_64_intdigest(msgspec.json.encode(tokens[:CONVERSATION_TOKENS]))
 
 
@@ -79,8 +80,7 @@ class Player:
     """Sends a workload's turns to a router in real time."""
 
     def __init__(self, session: aiohttp.ClientSession, router: str, tokenizer: PromptTokenizer) -> None:
-        self._session = session
-        self._url = f"{router}/v1/completions"
+        self._client = ChatClient(session, router)
         self._tokenizer = tokenizer
         self._num_probes = 0
 
@@ -88,8 +88,7 @@ class Player:
         """Seconds to the first token of a prompt of this length that nobody has sent before."""
         self._num_probes += 1
         prompt = _made_up(f"probe {self._num_probes}".encode(), prompt_tokens)
-        ttft, _ = await self._complete(list(prompt), 1)
-        return ttft
+        return (await self._client.complete(MODEL_NAME, list(prompt), 1)).first_token
 
     async def play(self, workload: Workload) -> Played:
         """Hold all sessions, to the last answer."""
@@ -114,37 +113,18 @@ class Player:
             prompt = texts.prompt(turn, (number, index))
             played.conversation_keys[number, index] = conversation_key(prompt)
             try:
-                ttft, chunks = await self._complete(prompt, turn.output_tokens)
-            except (aiohttp.ClientError, TimeoutError) as error:
-                played.errors[repr(error)] += 1
+                reply = await self._client.complete(MODEL_NAME, prompt, turn.output_tokens)
+            except RequestFailedError as error:
+                played.errors[str(error)] += 1
                 return
-            usage = chunks[-1]["usage"]
-            played.ttfts.append(ttft)
-            played.prompt_tokens += usage["prompt_tokens"]
-            played.cached_tokens += usage["prompt_tokens_details"]["cached_tokens"]
+            played.ttfts.append(reply.first_token)
+            played.prompt_tokens += reply.prompt_tokens
+            played.cached_tokens += reply.cached_tokens or 0
             if index + 1 < len(session.turns):
-                text = "".join(chunk["choices"][0]["text"] for chunk in chunks[:-1])
-                answer = self._tokenizer.completion(text, add_special_tokens=False).token_ids
+                answer = self._tokenizer.completion(reply.text, add_special_tokens=False).token_ids
                 if len(answer) != turn.output_tokens:
                     played.errors["an answer's text does not lead back to its tokens"] += 1
                 texts.answer(turn, prompt, answer)
-
-    async def _complete(self, prompt: Sequence[int], max_tokens: int) -> tuple[float, list[Any]]:
-        """Seconds to the first token, and all events."""
-        body = {"model": MODEL_NAME, "prompt": prompt, "max_tokens": max_tokens, "stream": True}
-        data = msgspec.json.encode({**body, "stream_options": {"include_usage": True}})
-        started = time.perf_counter()
-        async with self._session.post(
-            self._url, data=data, headers={"Content-Type": "application/json"}
-        ) as response:
-            first = await response.content.readany()
-            ttft = time.perf_counter() - started
-            answer = first + await response.content.read()
-        events = answer.split(b"\n\n")
-        if response.status != 200 or b"data: [DONE]" not in events:
-            raise aiohttp.ClientPayloadError(f"{response.status} {answer[-200:]!r}")
-        chunks = [event.removeprefix(b"data: ") for event in events if event.startswith(b"data: {")]
-        return ttft, [msgspec.json.decode(chunk) for chunk in chunks]
 
 
 async def _watch_lag(lags: list[float]) -> None:

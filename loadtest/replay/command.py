@@ -6,25 +6,67 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
-from cluster.errors import StartUpError
+from loadtest.options import make_directory
 from loadtest.replay.describe import facts_of, failures_in, introduction, title_of
-from loadtest.replay.experiment import CapacityPoint, Experiment
-from loadtest.replay.figures import Row, tabulate
+from loadtest.replay.figures import (
+    CapacityPoint,
+    Column,
+    Experiment,
+    Mark,
+    Row,
+    rows_by_load,
+    shown_columns,
+    tabulate,
+)
 from loadtest.replay.pool import Workers, start_workers
 from loadtest.replay.report import write_report
 from loadtest.replay.run import Task, changes_of, play, tasks_of
 from loadtest.replay.settings import ReplaySettings
 from loadtest.replay.survey import Survey, survey
-from loadtest.replay.table import results_table
 from loadtest.replay.verdict import judge
 from loadtest.simulator.results import Run
 from policies.catalog import DEFAULT_POLICY
+
+SYMBOLS = {Mark.BEST: "●", Mark.NEAR: "○", Mark.NONE: " "}
+LEGEND = "● best at this load   ○ within 2% of it   medians over seeds"
+BREAKS = {"Imbalance": "Imbal-\nance", "Utilisation": "Utili-\nsation", "Failures": "Fail-\nures"}
+"""Headings that are wider than their figures, and where they break."""
+STYLES = {Mark.BEST: "bold", Mark.NEAR: "", Mark.NONE: ""}
+
+
+def results_table(rows: Sequence[Row], default: str) -> Table:
+    """One section per load. The default policy's name is bold."""
+    table = Table(
+        box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 0, 0, 1), caption=LEGEND, caption_justify="left"
+    )
+    table.add_column("policy", no_wrap=True, min_width=8)
+    columns = shown_columns(rows)
+    for column in columns:
+        heading = BREAKS.get(column.label, column.label.replace(" ", "\n"))
+        width = max(len(row.text(column)) for row in rows) + 1
+        unit = f" {column.unit}" if column.unit else ""
+        table.add_column(f"{heading}{unit} ", justify="right", no_wrap=True, min_width=width)
+    for load, group in rows_by_load(rows).items():
+        table.add_row(Text(f"load {load:g}", style="underline"))
+        for number, row in enumerate(group):
+            name = Text(row.policy, style="bold" if row.policy == default else "")
+            cells = [_cell(row, column) for column in columns]
+            table.add_row(name, *cells, end_section=number == len(group) - 1)
+    return table
+
+
+def _cell(row: Row, column: Column) -> Text:
+    mark = row.marks[column.key]
+    return Text(f"{row.text(column)}{SYMBOLS[mark]}", style=STYLES[mark])
+
 
 LEFT_OUT_FIRST = ("utilisation", "imbalance", "hit_rate_of_bound", "ttft_p50_ms", "ttft_p95_ms", "failures")
 """Columns, where the terminal is too narrow for all."""
@@ -33,7 +75,7 @@ LEFT_OUT_FIRST = ("utilisation", "imbalance", "hit_rate_of_bound", "ttft_p50_ms"
 def replay(settings: ReplaySettings, command: str, console: Console, progress: Console) -> None:
     """Do all that is asked for. ``command`` is what the user typed, for the report."""
     source, _ = settings.source(), settings.plan()  # both complain before anything is written
-    directory = _make_directory(settings.output or Path(f"replay-{source.name}"))
+    directory = make_directory(settings.output or Path(f"replay-{source.name}"))
     experiment = measure_all(settings, command, console, progress)
     with progress.status("Drawing the report"):
         path = write_report(experiment, directory)
@@ -54,14 +96,6 @@ def measure_all(settings: ReplaySettings, command: str, console: Console, progre
         console.print(f"{len(tasks)} runs, {min(settings.jobs, len(tasks))} at a time.\n")
         runs = _play(tasks, workers, progress)
     return _experiment(settings, command, surveys, tasks, runs)
-
-
-def _make_directory(directory: Path) -> Path:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StartUpError(f"--output {directory}: {error.strerror}") from error
-    return directory
 
 
 def _play(tasks: Sequence[Task], workers: Workers, progress: Console) -> list[Run]:

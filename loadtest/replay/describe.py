@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from loadtest.replay.run import capacities, changes_of
 from loadtest.replay.settings import ReplaySettings
 from loadtest.replay.survey import Survey
+from loadtest.replay.verdict import listed
 from loadtest.simulator.results import Run
 
 
@@ -78,8 +79,8 @@ def _own_rate(survey: Survey) -> str:
 
 
 def _loads(settings: ReplaySettings, survey: Survey) -> str:
-    loads = _listed([f"{load:g}" for load in survey.loads])
-    shares = _listed([f"{share:.0%}" for share in survey.shares])
+    loads = listed([f"{load:g}" for load in survey.loads])
+    shares = listed([f"{share:.0%}" for share in survey.shares])
     what = "Load" if len(survey.loads) == 1 else "Loads"
     if math.isinf(survey.num_replicas_of_work):
         return f"{what} {loads}"
@@ -104,7 +105,3 @@ def failures_in(runs: Sequence[Run]) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def _listed(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -1,18 +1,18 @@
 """Which plots a replay has, and what each of them shows."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from statistics import median
 
 from matplotlib.axes import Axes
 
-from loadtest.replay.experiment import CapacityPoint, Experiment
-from loadtest.replay.figures import COLUMN, Column, Row, ranked, rows_by_load
-from loadtest.replay.panels import (
+from loadtest.charts.panels import (
     Panel,
+    Plot,
     Series,
     Styles,
+    as_series,
+    cdf_curve,
     draw_bars,
     draw_cdf,
     draw_changes,
@@ -21,21 +21,19 @@ from loadtest.replay.panels import (
     make_logarithmic,
     name_ends,
     ticks_at,
-    ttft_curve,
 )
-from loadtest.replay.windows import WindowedSeries, window_width, windowed
-
-
-@dataclass(frozen=True, slots=True)
-class Plot:
-    """One or more panels that are looked at together."""
-
-    name: str
-    """Of its PNG file."""
-    heading: str
-    reading: str
-    """What it shows, in a sentence or two."""
-    panels: Sequence[Panel]
+from loadtest.replay.figures import (
+    COLUMN,
+    CapacityPoint,
+    Column,
+    Experiment,
+    Row,
+    WindowedSeries,
+    ranked,
+    rows_by_load,
+    window_width,
+    windowed,
+)
 
 
 def plots_of(experiment: Experiment, rows: Sequence[Row], styles: Styles) -> list[Plot]:
@@ -79,7 +77,9 @@ def _cdf(experiment: Experiment, rows: Sequence[Row], styles: Styles) -> Plot:
 
 def _curves(experiment: Experiment, load: float, styles: Styles) -> Series:
     runs = [run for run in experiment.runs if run.load == load]
-    curves = {policy: ttft_curve([run for run in runs if run.policy == policy]) for policy in styles}
+    curves = {
+        policy: cdf_curve([1000 * run.ttft() for run in runs if run.policy == policy]) for policy in styles
+    }
     return {policy: curve for policy, curve in curves.items() if curve is not None}
 
 
@@ -122,11 +122,7 @@ def _against_capacity(points: Sequence[CapacityPoint], styles: Styles) -> Panel:
     rates: dict[tuple[str, int], list[float]] = {}
     for point in sorted(points, key=lambda point: point.blocks_per_replica):
         rates.setdefault((point.policy, point.blocks_per_replica), []).append(point.hit_rate)
-    series: dict[str, tuple[list[float], list[float]]] = {}
-    for (policy, blocks), seeds in rates.items():
-        line = series.setdefault(policy, ([], []))
-        line[0].append(blocks)
-        line[1].append(median(seeds))
+    series = as_series((policy, blocks, median(seeds)) for (policy, blocks), seeds in rates.items())
     sizes = sorted({blocks for _, blocks in rates})
 
     def draw(axes: Axes) -> None:
@@ -188,11 +184,7 @@ def _against_load(
             bars = {row.policy: (row.figures[column.key], row.text(column)) for row in ranked(rows, column)}
             draw_bars(axes, bars, styles, bound)
             return
-        series: dict[str, tuple[list[float], list[float]]] = {}
-        for row in rows:
-            line = series.setdefault(row.policy, ([], []))
-            line[0].append(row.load)
-            line[1].append(row.figures[column.key])
+        series = as_series((row.policy, row.load, row.figures[column.key]) for row in rows)
         draw_lines(axes, series, styles, points=True)
         ticks_at(axes.xaxis, loads)
         axes.set_xlabel("load, times the original rate")

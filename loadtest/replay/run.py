@@ -4,8 +4,7 @@ from dataclasses import dataclass, replace
 
 from cluster.errors import StartUpError
 from loadtest.replay.settings import ReplaySettings
-from loadtest.replay.source import WorkloadSource, workload_of
-from loadtest.replay.survey import Survey
+from loadtest.replay.survey import Survey, WorkloadSource, workload_of
 from loadtest.simulator.plan import Change, ChangeKind, Plan
 from loadtest.simulator.results import Run
 from loadtest.simulator.system import simulate

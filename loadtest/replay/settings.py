@@ -10,7 +10,8 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from cluster.errors import StartUpError
-from loadtest.replay.source import WorkloadSource
+from loadtest.options import parts_of
+from loadtest.replay.survey import WorkloadSource
 from loadtest.scenarios.scenario import ScenarioError, scenario_path
 from loadtest.simulator.plan import Plan
 from loadtest.simulator.profiles import PROFILES
@@ -100,7 +101,7 @@ class ReplaySettings(BaseSettings):
     @field_validator("policies", "load", mode="before")
     @classmethod
     def _parts(cls, value: object) -> object:
-        return _split(value)
+        return parts_of(value)
 
     @field_validator("policies")
     @classmethod
@@ -165,10 +166,3 @@ class ReplaySettings(BaseSettings):
             event_lag_seconds=self.event_lag / 1000,
             gossip_lag_seconds=self.gossip_lag / 1000,
         )
-
-
-def _split(value: object) -> object:
-    """The parts of a text that are separated by commas; what is no text, as it is."""
-    return (
-        tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-    )

@@ -1,4 +1,4 @@
-"""A workload before it is played: how much work it is for a fleet, and which loads are worth playing.
+"""A workload before it is played: where it comes from, how much work it is, and which loads to play.
 
 Work is estimated as if caching were as good as in one pooled cache, and every engine step full. So it is the
 least that any routing can reach.
@@ -6,21 +6,70 @@ least that any routing can reach.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster.errors import StartUpError
-from loadtest.replay.source import WorkloadSource, workload_of
+from loadtest.scenarios.scenario import load_scenario
 from loadtest.simulator.plan import Plan
 from loadtest.simulator.workload import Workload
 from loadtest.workloads.bounds import estimated_order, pooled_hits
+from loadtest.workloads.catalog import WORKLOADS
+from loadtest.workloads.trace import read_trace
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadSource:
+    """A trace, a scenario file (``.toml``), or a generated workload by name. What follows is for traces (see
+    `read_trace`).
+    """
+
+    origin: Path | str
+    block_size: int = 16
+    length_scale: float = 1.0
+    first: int = 0
+    last: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the workload."""
+        return self.origin.stem if isinstance(self.origin, Path) else self.origin
+
+    def build(self, seed: int) -> Workload:
+        """All requests. Raises `StartUpError` for a file that cannot be read."""
+        if isinstance(self.origin, str):
+            return WORKLOADS[self.origin](seed)
+        try:
+            if self.origin.suffix == ".toml":
+                return load_scenario(self.origin).workload(seed)
+            return read_trace(
+                self.origin,
+                block_size=self.block_size,
+                length_scale=self.length_scale,
+                first=self.first,
+                last=self.last,
+                seed=seed,
+            )
+        except OSError as error:
+            raise StartUpError(f"cannot read {self.origin}: {error.strerror}") from error
+        except ValueError as error:
+            raise StartUpError(str(error)) from error
+
+
+@lru_cache(maxsize=1)
+def workload_of(source: WorkloadSource, seed: int) -> Workload:
+    """Build once for all runs in a row; one at a time, since long traces take hundreds of megabytes."""
+    return source.build(seed)
+
 
 CHOSEN_SHARES = (0.45, 0.7, 0.85, 0.95)
-"""Of the fleet's capacity: light to near saturation."""
+"""Shares of the fleet's capacity: light to near saturation."""
 PRECISION = 0.01
 MOST_STEPS = 30
-"""Of the search for a load. Clients that wait for answers cannot be made to send at any rate."""
+"""Precision of the search for a load. Clients that wait for answers cannot be made to send at any rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +84,15 @@ class Survey:
     largest_blocks: int
     """The most that one request needs, for prompt and answer."""
     bound_hit_rate: float | None
-    """Of one pooled cache of the fleet's total size. None when the order of requests depends on the load, as
-    where clients think between turns: so does then what one cache would hold."""
+    """The hit rate of one pooled cache of the fleet's size. None when the order of requests depends on the
+    load, as where clients think between turns: so does then what one cache would hold."""
     seconds: float
-    """From the first to the last request at load 1."""
+    """The time from the first to the last request at load 1."""
     num_replicas_of_work: float
     """So many replicas have enough to do at load 1, in the busiest half."""
     loads: tuple[float, ...]
     shares: tuple[float, ...]
-    """Of the fleet's capacity, at each load."""
+    """The share of the fleet's capacity, at each load."""
     middle_load: float
     middle_thirds: tuple[float, float]
     """When one and two thirds of the requests have been sent at the middle load, in virtual seconds."""
@@ -129,11 +178,11 @@ class _Demand:
         return self._work_seconds * half / len(starts) / seconds if seconds else float("inf")
 
     def share(self, load: float) -> float:
-        """Of the fleet's capacity."""
+        """The share of the fleet's capacity."""
         return self.replicas_of_work(load) / self._fleet_speed
 
     def chosen_loads(self) -> tuple[float, ...]:
-        """Those that take the wanted shares of the fleet's capacity; load 1 for a share that none takes."""
+        """The loads that take the wanted shares of the fleet's capacity; 1 for a share that none takes."""
         found = [self._load_with(share) or 1.0 for share in CHOSEN_SHARES]
         return tuple(sorted({float(f"{load:.3g}") for load in found}))
 

@@ -11,7 +11,7 @@ DECIDING = (
     (COLUMN["hit_rate"], "hit rate"),
 )
 MOST_LISTED = 4
-"""Longer lists stand in the table."""
+"""The longest list that is named; longer ones stand in the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def _headline(rows: Sequence[Row], default: str) -> str:
     if not behind:
         at = "every load" if len(groups) > 1 else f"load {next(iter(groups)):g}"
         return f"At {at} {default} is {good} in mean TTFT, p99 TTFT and hit rate."
-    where = f"It is not in {_listed(behind)}." if len(behind) <= MOST_LISTED else "The others are below."
+    where = f"It is not in {listed(behind)}." if len(behind) <= MOST_LISTED else "The others are below."
     return (
         f"{default} is {good} in {compared - len(behind)} of {compared} comparisons: "
         f"mean TTFT, p99 TTFT and hit rate at each load. {where}"
@@ -94,7 +94,7 @@ def _sentence(group: Sequence[Row], column: Column, name: str, default: str) -> 
 
 
 def _best_first(group: Sequence[Row], column: Column, default: str) -> list[Row]:
-    """Of equals the default comes first."""
+    """The rows, the best first; of equals the default comes first."""
     return ranked(sorted(group, key=lambda row: row.policy != default), column)
 
 
@@ -118,9 +118,10 @@ def _failures(rows: Sequence[Row]) -> str:
     if len(failed) > MOST_LISTED:
         what = f"with {len({row.policy for row in failed})} of the policies (last column)"
     else:
-        what = _listed([f"{row.text(COLUMN[key])} with {row.policy} at load {row.load:g}" for row in failed])
+        what = listed([f"{row.text(COLUMN[key])} with {row.policy} at load {row.load:g}" for row in failed])
     return f"Requests failed: {what}. Those that got no first token are missing from the TTFT figures."
 
 
-def _listed(parts: Sequence[str]) -> str:
+def listed(parts: Sequence[str]) -> str:
+    """Some parts as one would say them: with "and" before the last."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

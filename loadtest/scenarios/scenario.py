@@ -12,11 +12,49 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from loadtest.scenarios.script import Screenwriter, ScriptedSession
-from loadtest.scenarios.simulated import simulated_sessions
 from loadtest.scenarios.spec import Arrivals, Specification, UserKind
-from loadtest.simulator.workload import Workload
+from loadtest.simulator.workload import Session, Turn, Workload
+from loadtest.workloads.dialogue import ask
 from loadtest.workloads.draws import BLOCK_SIZE, poisson_starts
-from loadtest.workloads.text import mix
+from loadtest.workloads.text import Part, Text, mix
+
+
+def simulated_sessions(session: ScriptedSession, block_size: int) -> list[Session]:
+    """The conversation, and a session for each of the requests that go out beside it.
+
+    These run in step by their pauses only, as in `loadtest.workloads.agents`.
+    """
+    lanes = zip(*_steps(session, block_size), strict=True)
+    return [Session(session.start, lane) for lane in lanes]
+
+
+def _steps(session: ScriptedSession, block_size: int) -> Iterator[list[Turn]]:
+    """The requests of each turn; the first one's answer continues the conversation."""
+    said = Text(block_size) if session.opening is None else Text(block_size).then(session.opening)
+    opening_tokens = said.tokens
+    if session.document:
+        said = said.then(session.document)
+    conversation_key = 0
+    for number, turn in enumerate(session.turns):
+        asked = said.then(turn.question)
+        if number == 0:
+            conversation_key = asked.identity
+        prompts = [(asked, turn.answer_tokens)]
+        prompts += [(asked.then(instruction), tokens) for instruction, tokens in turn.burst]
+        answered = [
+            ask(
+                prompt,
+                Part(mix(prompt.identity, tokens), tokens),
+                conversation_key=conversation_key,
+                opening_tokens=opening_tokens,
+                think_seconds=turn.think_seconds,
+                tenant=session.tenant or 0,
+            )
+            for prompt, tokens in prompts
+        ]
+        yield [simulated for simulated, _ in answered]
+        said = answered[0][1]
+
 
 DIRECTORY = Path(__file__).parent
 MAX_BYTES = 1 << 20

@@ -28,7 +28,7 @@ class ScriptedTurn:
     """One step of a conversation."""
 
     think_seconds: float
-    """After the answer before it; 0 for the first."""
+    """The pause after the answer before it; 0 for the first."""
     question: Part
     answer_tokens: int
     """``max_tokens``; those of the answers to `burst` are their own."""
@@ -44,7 +44,7 @@ class ScriptedSession:
 
     kind: str
     number: int
-    """From 0, among the conversations of its kind."""
+    """Its number among the conversations of its kind, from 0."""
     start: float
     """Seconds after the beginning, where conversations arrive at a rate."""
     pause_seconds: float
@@ -86,7 +86,7 @@ def text_of(part: Part, voice: Voice = "statement") -> str:
 
 
 shared_text = lru_cache(SHARED_TEXTS)(text_of)
-"""The same, kept for the next conversation that needs it."""
+"""The words of a part, kept for the next conversation that needs it."""
 
 
 class Screenwriter:

@@ -8,9 +8,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from loadtest.workloads.draws import Lengths
 
 MAX_TOKENS = 1_000_000
-"""Of one text."""
+"""The most tokens of one text."""
 MAX_COUNT = 100_000
-"""Of shared texts and of tenants."""
+"""The most shared texts, and the most tenants."""
 NAME = r"^[a-z][a-z0-9-]{0,31}$"
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -99,7 +99,7 @@ class Burst(Table):
     """Requests that go out in the same moment about the same history, each with an instruction of its own."""
 
     share: float = Field(ge=0, le=1)
-    """Of the conversations that do so, at each of their turns."""
+    """The share of the conversations that do so, at each of their turns."""
     most: int = Field(ge=1, le=64)
     """Further requests beside the main one, at least 1."""
     instruction: Numbers
@@ -119,11 +119,11 @@ class UserKind(Table):
     question: Numbers
     """What each turn adds: a user's words, or the output of an agent's tool."""
     first_question: Numbers | None = None
-    """Of the first turn, where it differs: an agent's task."""
+    """What the first turn adds, where it differs: an agent's task."""
     answer: Numbers
     """What is asked for (``max_tokens``). Engines may stop earlier."""
     think: ThinkTimes
-    """Before each turn but the first; a user who begins another conversation pauses likewise."""
+    """The pause before each turn but the first; a user who begins another conversation pauses likewise."""
     burst: Burst | None = None
     tenants: Tenants | None = None
 
@@ -141,7 +141,7 @@ class Arrivals(Table):
 
     conversations_per_second: float = Field(gt=0, le=100_000)
     seconds: Seconds
-    """For as long new ones arrive; open ones are held to their end."""
+    """How long new ones arrive; open ones are held to their end."""
 
 
 class Specification(Table):

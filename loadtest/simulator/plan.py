@@ -37,9 +37,9 @@ class Plan:
     slow: Mapping[int, float] = field(default_factory=dict)
     """Replicas, by number, that need this many times as long for everything."""
     event_lag_seconds: float = 0.003
-    """From the end of an engine's step until routers have applied its cache events."""
+    """The time from the end of an engine's step until routers have applied its cache events."""
     gossip_lag_seconds: float = 0.005
-    """From a booking until the other routers know of it."""
+    """The time from a booking until the other routers know of it."""
     network_seconds: float = 0.001
     """One way between router and engine."""
     changes: tuple[Change, ...] = ()

@@ -112,4 +112,4 @@ PROFILES: Mapping[str, EngineProfile] = MappingProxyType(
         "h100x4-llama-3.1-70b": H100X4_70B,
     }
 )
-"""By name. ``sim`` has the defaults of the simulated engine that runs in real time."""
+"""Profiles by name. ``sim`` has the defaults of the simulated engine that runs in real time."""

@@ -20,7 +20,7 @@ class Answer:
     replica: str
     """The one that answered, or was tried last."""
     reason: str
-    """Of the last decision."""
+    """The reason that the last decision gave."""
     prompt_tokens: int
     expected_tokens: int
     """Prompt tokens the replica was believed to hold at the decision."""

@@ -177,7 +177,7 @@ class SimulatedRouter:
                 reason=call.reason,
                 prompt_tokens=turn.prompt_tokens,
                 expected_tokens=call.expected_tokens,
-                hit_tokens=max(call.sent.hit_tokens, 0) if call.sent else 0,
+                hit_tokens=(call.sent.num_hit_tokens or 0) if call.sent else 0,
                 available_tokens=call.available_tokens,
                 conversation_key=turn.conversation_key,
                 tenant=turn.tenant,
@@ -188,7 +188,7 @@ class SimulatedRouter:
         )
 
     def _later(self, call: Callable[..., None], *arguments: object) -> None:
-        """After one way over the network."""
+        """Call something when a message has gone one way over the network."""
         self._clock.after(self._network_seconds, call, *arguments)
 
     def _publish_soon(self) -> None:

@@ -9,7 +9,7 @@ class Turn:
     """One request, and how long its client thinks before it."""
 
     think_seconds: float
-    """After the end of the session's previous answer; of the first turn, after the session's start."""
+    """The pause after the session's previous answer; before the first turn, after the session's start."""
     prompt_tokens: int
     output_tokens: int
     """At least 1."""

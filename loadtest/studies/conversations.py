@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 import typer
-from openai import AsyncOpenAI
-from openai.types.chat import ChatCompletionMessageParam
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from loadtest.harness.measure import Turn, chat_turn, percentile
+from loadtest.harness.chat_answers import Reply
+from loadtest.harness.chat_client import ChatClient, open_session
+from loadtest.harness.measure import percentile
+from loadtest.scenarios.script import Message
 
 app = typer.Typer(pretty_exceptions_enable=False)
 
@@ -30,14 +31,15 @@ policy customer support question answer device update product repair store price
 """.split()  # noqa: SIM905 - as a list it would fill thirty lines
 WORDS_PER_SYSTEM_PROMPT = 800
 WORDS_PER_QUESTION = 40
+REQUEST_SECONDS = 600.0
 
 
 @dataclass(slots=True)
 class Conversation:
     """One user's conversation so far."""
 
-    messages: list[ChatCompletionMessageParam]
-    turns: list[Turn] = field(default_factory=list)
+    messages: list[Message]
+    turns: list[Reply] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -45,7 +47,7 @@ class Contestant:
     """One router and the conversations it serves."""
 
     name: str
-    client: AsyncOpenAI
+    client: ChatClient
     conversations: list[Conversation]
 
 
@@ -54,13 +56,13 @@ def words(count: int, source: random.Random) -> str:
     return " ".join(source.choice(WORDS) for _ in range(count))
 
 
-def possible_tokens(previous: Turn, turn: Turn, block_size: int) -> int:
+def possible_tokens(previous: Reply, turn: Reply, block_size: int) -> int:
     """Most prompt tokens of a turn that its conversation's own last turn can have left in a cache, in full
     blocks.
 
     The last token of an answer is sampled but never computed; the last token of a prompt is always computed.
     """
-    left = previous.prompt_tokens + previous.completion_tokens - 1
+    left = previous.prompt_tokens + previous.output_tokens - 1
     return min(left // block_size, (turn.prompt_tokens - 1) // block_size) * block_size
 
 
@@ -76,40 +78,33 @@ async def compare(
     """Hold all conversations; at most ``concurrency`` turns are under way at once."""
     source = random.Random(seed)
     run = secrets.token_hex(4)
-    contestants = []
-    for name, url in routers.items():
-        opening = f"Session {run} {name}. " + words(WORDS_PER_SYSTEM_PROMPT, source)
-        contestants.append(
-            Contestant(
-                name,
-                AsyncOpenAI(base_url=f"{url.rstrip('/')}/v1", api_key="none", max_retries=0),
-                [Conversation([{"role": "system", "content": opening}]) for _ in range(num_conversations)],
-            )
-        )
     slots = asyncio.Semaphore(concurrency)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("turns", total=len(contestants) * num_conversations * num_turns)
+    total = len(routers) * num_conversations * num_turns
+    async with open_session(REQUEST_SECONDS) as session:
+        contestants = []
+        for name, url in routers.items():
+            opening = f"Session {run} {name}. " + words(WORDS_PER_SYSTEM_PROMPT, source)
+            conversations = [
+                Conversation([{"role": "system", "content": opening}]) for _ in range(num_conversations)
+            ]
+            contestants.append(Contestant(name, ChatClient(session, url), conversations))
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task("turns", total=total)
 
-        async def hold_turn(conversation: Conversation, client: AsyncOpenAI, question: str) -> None:
-            async with slots:
-                conversation.messages.append({"role": "user", "content": question})
-                turn = await chat_turn(client, model, conversation.messages, max_tokens)
-                conversation.turns.append(turn)
-                conversation.messages.append({"role": "assistant", "content": turn.text})
-                progress.advance(task)
+            async def hold_turn(conversation: Conversation, client: ChatClient, question: str) -> None:
+                async with slots:
+                    conversation.messages.append({"role": "user", "content": question})
+                    turn = await client.ask(model, conversation.messages, max_tokens)
+                    conversation.turns.append(turn)
+                    conversation.messages.append({"role": "assistant", "content": turn.text})
+                    progress.advance(task)
 
-        for _ in range(num_turns):
-            for contestant in contestants:
-                order = source.sample(contestant.conversations, num_conversations)
-                questions = [words(WORDS_PER_QUESTION, source) for _ in order]
-                await asyncio.gather(
-                    *(
-                        hold_turn(conversation, contestant.client, question)
-                        for conversation, question in zip(order, questions, strict=True)
-                    )
-                )
-    for contestant in contestants:
-        await contestant.client.close()
+            for _ in range(num_turns):
+                for contestant in contestants:
+                    order = source.sample(contestant.conversations, num_conversations)
+                    questions = [words(WORDS_PER_QUESTION, source) for _ in order]
+                    pairs = zip(order, questions, strict=True)
+                    await asyncio.gather(*(hold_turn(one, contestant.client, text) for one, text in pairs))
     return contestants
 
 
@@ -129,21 +124,22 @@ def _figures(contestant: Contestant, block_size: int) -> dict[str, str]:
         for conversation in contestant.conversations
         for previous, turn in zip(conversation.turns, conversation.turns[1:], strict=False)
     ]
-    later = [turn.ttft for _, turn in pairs]
+    later = [turn.first_token for _, turn in pairs]
+    first = [conversation.turns[0].first_token for conversation in contestant.conversations]
     possible = sum(possible_tokens(previous, turn, block_size) for previous, turn in pairs)
-    delivered = sum(turn.cached_tokens for _, turn in pairs)
+    delivered = sum(turn.cached_tokens or 0 for _, turn in pairs)
     stayed = sum(previous.replica == turn.replica for previous, turn in pairs)
     replicas = sorted({turn.replica for turn in turns})
     shares = ", ".join(str(sum(turn.replica == replica for turn in turns)) for replica in replicas)
     prompt = sum(turn.prompt_tokens for turn in turns)
-    cached = sum(turn.cached_tokens for turn in turns)
+    cached = sum(turn.cached_tokens or 0 for turn in turns)
     return {
         "turns": str(len(turns)),
         "turns per replica": shares,
         "later turns on the replica of the turn before": f"{stayed} of {len(pairs)}",
         "hit rate (delivered / prompt tokens), all turns": f"{cached / prompt:.1%}",
         "delivered / possible block for block, later turns": f"{delivered / max(possible, 1):.1%}",
-        "TTFT of first turns p50 / p95, ms": _p50_p95([c.turns[0].ttft for c in contestant.conversations]),
+        "TTFT of first turns p50 / p95, ms": _p50_p95(first),
         "TTFT of later turns p50 / p95, ms": _p50_p95(later),
     }
 

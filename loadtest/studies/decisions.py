@@ -40,11 +40,11 @@ NEW_CONVERSATIONS = 0.2
 REPLICA_RATE, ROUTER_RATE = 2.0, 250.0
 """Requests a second: for each replica, and as many as one router serves at most. Time is virtual."""
 PREFILL_SECONDS, OPEN_SECONDS = 0.5, 4.0
-"""From a decision until its prompt has been computed, and until its request ends."""
+"""The time from a decision until its prompt is computed, and until its request ends."""
 RECEIVE_SECONDS = 0.5
-"""Between two messages of the other router."""
+"""The time between two messages of the other router."""
 WARM_UP_SECONDS = 6.0
-"""Not timed: until as many requests are open, and as many end, as later on."""
+"""The time until as many requests are open, and as many end, as later on; it is not timed."""
 PARTS = ("lookup", "snapshot", "policy", "book", "decision", "release", "join")
 
 

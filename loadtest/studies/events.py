@@ -58,7 +58,7 @@ class Stretch:
     after: RedisCounters
     cpu: Mapping[str, float]
     latencies: list[list[float]] = field(default_factory=list)
-    """Per router, in seconds."""
+    """Latencies of each router, in seconds."""
 
 
 @dataclass(slots=True)
@@ -78,7 +78,7 @@ class Outcome:
     stretches: list[Stretch]
     memory: Memory
     resynchronisations: list[int] = field(default_factory=list)
-    """Per router: how often a replica's blocks had to be read anew."""
+    """How often each router had to read a replica's blocks anew."""
     differences: int = 0
     """Blocks in which Redis or a router disagreed with the engines when all was quiet."""
 

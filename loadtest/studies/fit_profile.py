@@ -45,7 +45,7 @@ COEFFICIENTS = (
     "decode_context_seconds",
     "request_seconds",
 )
-"""Of a row of `Sample.terms`. The last is no part of a profile: what HTTP adds to each request."""
+"""The columns of `Sample.terms`. The last is no part of a profile: what HTTP adds to each request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Fit:
     errors: Matrix
     """Predicted over measured, less 1."""
     r_squared: float
-    """Of the seconds: the share of their variance that is explained."""
+    """The share of the variance of the seconds that is explained."""
 
     def profile(self, num_blocks: int, max_batched_tokens: int, max_num_seqs: int) -> EngineProfile:
         """The profile of the engine that was measured."""

@@ -48,7 +48,7 @@ class Measurement:
     distinct: int
     bytes_per_pair: float
     lookups: dict[int, list[float]] = field(default_factory=dict)
-    """By the number of the prompt's blocks."""
+    """Seconds of each lookup, by the number of the prompt's blocks."""
     rates: dict[int, float] = field(default_factory=dict)
     """Blocks stored or removed in a second, by the number in a batch."""
     pauses: dict[str, float] = field(default_factory=lambda: defaultdict(float))

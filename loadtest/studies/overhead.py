@@ -13,15 +13,15 @@ import statistics
 from typing import Annotated
 
 import typer
-from openai import AsyncOpenAI
-from openai.types.chat import ChatCompletionMessageParam
 from rich.console import Console
 
 from cluster.operate.status import fetch_replicas
-from loadtest.harness.measure import chat_turn
+from loadtest.harness.chat_client import ChatClient, open_session
 from loadtest.studies.conversations import words
 
 app = typer.Typer(pretty_exceptions_enable=False)
+
+REQUEST_SECONDS = 600.0
 
 
 async def measure(
@@ -29,23 +29,22 @@ async def measure(
 ) -> tuple[list[float], list[float]]:
     """TTFT in seconds of each round, through the router and direct."""
     text = f"{secrets.token_hex(8)} " + words(num_words, random.Random(1))
-    messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": text}]
-    through = AsyncOpenAI(base_url=f"{router.rstrip('/')}/v1", api_key="none", max_retries=0)
-    first = await chat_turn(through, model, messages, max_tokens)
-    replicas = (await fetch_replicas(router))["replicas"]
-    url = next(replica["url"] for replica in replicas if replica["replica"] == first.replica)
-    direct = AsyncOpenAI(base_url=f"{url}/v1", api_key=engine_api_key or "none", max_retries=0)
-    await chat_turn(direct, model, messages, max_tokens)
-    samples: tuple[list[float], list[float]] = ([], [])
-    for number in range(rounds):
-        pairs = [(through, samples[0]), (direct, samples[1])]
-        for client, ttfts in pairs if number % 2 else reversed(pairs):
-            turn = await chat_turn(client, model, messages, max_tokens)
-            ttfts.append(turn.ttft)
-            if turn.replica not in ("", first.replica) or not turn.cached_tokens:
-                raise SystemExit("the turn was not warm: is somebody else using these replicas?")
-    await through.close()
-    await direct.close()
+    messages = [{"role": "user", "content": text}]
+    async with open_session(REQUEST_SECONDS) as session:
+        through = ChatClient(session, router)
+        first = await through.ask(model, messages, max_tokens)
+        replicas = (await fetch_replicas(router))["replicas"]
+        url = next(replica["url"] for replica in replicas if replica["replica"] == first.replica)
+        direct = ChatClient(session, url, engine_api_key)
+        await direct.ask(model, messages, max_tokens)
+        samples: tuple[list[float], list[float]] = ([], [])
+        for number in range(rounds):
+            pairs = [(through, samples[0]), (direct, samples[1])]
+            for client, ttfts in pairs if number % 2 else reversed(pairs):
+                turn = await client.ask(model, messages, max_tokens)
+                ttfts.append(turn.first_token)
+                if turn.replica not in ("", first.replica) or not turn.cached_tokens:
+                    raise SystemExit("the turn was not warm: is somebody else using these replicas?")
     return samples
 
 

@@ -19,6 +19,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from loadtest.harness.chat_answers import Reply
+from loadtest.harness.chat_client import ChatClient, open_session
 from loadtest.harness.measure import percentile
 from loadtest.harness.processes import (
     DEFAULT_MODEL,
@@ -44,29 +46,6 @@ SETTLE_SECONDS = 20.0
 LOOK_SECONDS = 0.002
 
 
-class Stream:
-    """One request whose answer goes on until it is closed."""
-
-    def __init__(self, session: aiohttp.ClientSession, router: str, text: str) -> None:
-        self._task = asyncio.create_task(self._hold(session, router, text))
-
-    async def _hold(self, session: aiohttp.ClientSession, router: str, text: str) -> None:
-        body = {
-            "model": MODEL_NAME,
-            "messages": [{"role": "user", "content": text}],
-            "max_tokens": LONG_ANSWER,
-            "stream": True,
-        }
-        async with session.post(f"{router}/v1/chat/completions", json=body) as response:
-            while await response.content.readany():
-                pass
-
-    async def close(self) -> None:
-        """Leave, as a client does."""
-        self._task.cancel()
-        await asyncio.wait([self._task])
-
-
 @dataclass(slots=True)
 class Bench:
     """The system and what is needed to use it."""
@@ -75,9 +54,11 @@ class Bench:
     session: aiohttp.ClientSession
     source: random.Random
 
-    def open(self, router: str) -> Stream:
-        """Begin a stream through a router."""
-        return Stream(self.session, router, words(PROMPT_WORDS, self.source))
+    def open(self, router: str) -> asyncio.Task[Reply]:
+        """Begin a stream through a router, whose answer goes on until the task is cancelled."""
+        messages = [{"role": "user", "content": words(PROMPT_WORDS, self.source)}]
+        request = ChatClient(self.session, router).ask(MODEL_NAME, messages, LONG_ANSWER)
+        return asyncio.create_task(request)
 
     async def bookings(self, router: str) -> Any:
         """A router's ``/admin/bookings``."""
@@ -85,10 +66,6 @@ class Bench:
             if response.status != 200:
                 raise SystemExit(f"{router}/admin/bookings answers {response.status}")
             return await response.json()
-
-    async def peer_running(self, router: str, peer: str) -> int:
-        """How many requests of another router this one counts."""
-        return _running((await self.bookings(router))["peers"].get(peer, {}))
 
     async def first_time(self, router: str, peer: str, count: int) -> float:
         """When (`time.perf_counter`) a router counts so many requests of a peer, or of itself."""
@@ -100,6 +77,13 @@ class Bench:
                 return time.perf_counter()
             await asyncio.sleep(LOOK_SECONDS)
         raise SystemExit(f"{router} does not count {count} requests of {peer} within {SETTLE_SECONDS:g} s")
+
+
+async def _close(*streams: asyncio.Task[Reply]) -> None:
+    """Leave, as clients do."""
+    for stream in streams:
+        stream.cancel()
+    await asyncio.wait(streams)
 
 
 def _running(replicas: Any) -> int:
@@ -116,7 +100,7 @@ async def propagation(bench: Bench, samples: int) -> list[float]:
         stream = bench.open(first)
         own, *seen = await asyncio.gather(*watches)
         delays += [max(0.0, when - own) for when in seen]
-        await stream.close()
+        await _close(stream)
         await asyncio.gather(*(bench.first_time(url, name, 0) for url in (first, *others)))
     return delays
 
@@ -130,8 +114,7 @@ async def death(bench: Bench, streams_per_router: int) -> list[float]:
     killed = time.perf_counter()
     bench.system.routers[0].kill()
     seconds = [when - killed for when in await _gone(bench, others, name)]
-    for stream in streams:
-        await stream.close()
+    await _close(*streams)
     bench.system.processes.stop(bench.system.routers.pop(0))
     bench.system.router_urls.pop(0)
     add_router(bench.system)
@@ -156,9 +139,8 @@ async def measure(
     samples: int, kills: int, streams_per_router: int, model: Path
 ) -> tuple[list[float], list[float]]:
     """Delays of bookings, and how long those of killed routers counted, in seconds."""
-    timeout = aiohttp.ClientTimeout(total=None)
     with Processes() as processes:
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
+        async with open_session(None) as session:
             system = await start_system(processes, session, model, NUM_ENGINES, NUM_ROUTERS, ENGINE_OPTIONS)
             bench = Bench(system, session, random.Random(1))
             delays = await propagation(bench, samples)

@@ -2,17 +2,23 @@
 
     python -m loadtest.studies.routers --counts 1,2,4,8
 
-Every turn of a conversation goes to a router drawn at random, so that what one router knows is of use only
-if the others know it too. For each count Redis, engines, agent and routers are new. The orders of the
-rounds alternate. Engines are slow enough that they, and not this machine's cores, are what requests wait
-for; a run in which that was not so is flagged.
+Each user holds conversations one after the other and thinks before every turn. Conversations share a few
+system prompts. What a user says, how long it thinks and which router its turn goes to are drawn in advance,
+the same for every run with the same seed; answers are the engines' own. So what one router knows is of use
+only if the others know it too.
+
+For each count Redis, engines, agent and routers are new. The orders of the rounds alternate. Engines are
+slow enough that they, and not this machine's cores, are what requests wait for; a run in which that was not
+so is flagged.
 """
 
 import asyncio
+import random
 import statistics
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -21,9 +27,95 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from loadtest.harness.chat_answers import Reply, RequestFailedError
+from loadtest.harness.chat_client import ChatClient, open_session
 from loadtest.harness.measure import percentile
-from loadtest.harness.processes import DEFAULT_MODEL, CpuMeter, Processes, start_system
-from loadtest.studies.conversation_trace import Played, Script, play, write_scripts
+from loadtest.harness.processes import DEFAULT_MODEL, MODEL_NAME, CpuMeter, Processes, start_system
+from loadtest.studies.conversations import words
+
+SYSTEM_WORDS = 400
+QUESTION_WORDS = (60, 240)
+TURNS = (2, 6)
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptedTurn:
+    """What a user does next."""
+
+    think_seconds: float
+    question: str
+    draw: float
+    """Which of the routers it goes to, from 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptedConversation:
+    """One conversation, without the answers."""
+
+    system: str
+    turns: tuple[ScriptedTurn, ...]
+
+
+Script = tuple[ScriptedConversation, ...]
+"""All conversations of one user."""
+
+
+def write_scripts(
+    num_users: int, turns_per_user: int, num_systems: int, think_seconds: float, seed: int
+) -> list[Script]:
+    """Scripts of all users. All have as many turns, so that they end at about the same time."""
+    source = random.Random(seed)
+    systems = [f"Product {number}. " + words(SYSTEM_WORDS, source) for number in range(num_systems)]
+
+    def turn() -> ScriptedTurn:
+        question = words(source.randint(*QUESTION_WORDS), source)
+        return ScriptedTurn(source.expovariate(1 / think_seconds), question, source.random())
+
+    def script() -> Script:
+        conversations, left = [], turns_per_user
+        while left:
+            count = min(left, source.randint(*TURNS))
+            turns = tuple(turn() for _ in range(count))
+            conversations.append(ScriptedConversation(source.choice(systems), turns))
+            left -= count
+        return tuple(conversations)
+
+    return [script() for _ in range(num_users)]
+
+
+@dataclass(slots=True)
+class Played:
+    """What became of all turns."""
+
+    turns: list[Reply] = field(default_factory=list)
+    errors: Counter[str] = field(default_factory=Counter)
+
+
+async def play(
+    scripts: Sequence[Script], session: aiohttp.ClientSession, routers: Sequence[str], max_tokens: int
+) -> Played:
+    """Hold all conversations, each turn through the router that it drew."""
+    played = Played()
+    clients = [ChatClient(session, url) for url in routers]
+    await asyncio.gather(*(_play_user(script, clients, max_tokens, played) for script in scripts))
+    return played
+
+
+async def _play_user(script: Script, clients: Sequence[ChatClient], max_tokens: int, played: Played) -> None:
+    for conversation in script:
+        messages = [{"role": "system", "content": conversation.system}]
+        for turn in conversation.turns:
+            await asyncio.sleep(turn.think_seconds)
+            messages.append({"role": "user", "content": turn.question})
+            client = clients[int(turn.draw * len(clients))]
+            try:
+                answer = await client.ask(MODEL_NAME, messages, max_tokens)
+            except RequestFailedError as error:
+                played.errors[str(error)] += 1
+                break
+            played.turns.append(answer)
+            messages.append({"role": "assistant", "content": answer.text})
+
 
 app = typer.Typer(pretty_exceptions_enable=False)
 
@@ -69,7 +161,7 @@ class Run:
     def figures(self) -> dict[str, float]:
         """What is compared."""
         turns = self.played.turns
-        ttfts = [turn.ttft * 1000 for turn in turns]
+        ttfts = [turn.first_token * 1000 for turn in turns]
         return {
             "hit rate, %": 100 * _cached(self.played) / sum(turn.prompt_tokens for turn in turns),
             "TTFT mean, ms": statistics.fmean(ttfts),
@@ -92,14 +184,13 @@ class Run:
 
 
 def _cached(played: Played) -> int:
-    return sum(turn.cached_tokens for turn in played.turns)
+    return sum(turn.cached_tokens or 0 for turn in played.turns)
 
 
 async def run_once(load: Load, num_routers: int, policy: str, model: Path) -> Run:
     """Start everything anew, play the trace, stop everything."""
-    timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
     with Processes() as processes:
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
+        async with open_session(REQUEST_SECONDS) as session:
             options = ("--policy", policy)
             system = await start_system(
                 processes, session, model, load.num_engines, num_routers, load.engine_options(), options

@@ -27,7 +27,7 @@ import cluster.fleet.waiting_room
 import policies.warm
 from loadtest.replay.pool import Workers, start_workers
 from loadtest.replay.run import Task, play
-from loadtest.replay.source import WorkloadSource
+from loadtest.replay.survey import WorkloadSource
 from loadtest.simulator.plan import Change, ChangeKind, Plan
 from loadtest.simulator.results import Run
 from loadtest.workloads.bounds import pooled_hit_rate

@@ -36,20 +36,20 @@ app = typer.Typer(pretty_exceptions_enable=False)
 NUM_ENGINES = 4
 NUM_ROUTERS = 2
 BATCHES_KEPT = 500
-"""By engines for replays and by Redis for routers: few, so that these buffers are soon full."""
+"""Batches that engines and Redis keep: few, so that these buffers are soon full."""
 ENGINE_OPTIONS = (
     *("--num-blocks", "600", "--max-model-len", "4096"),
     *("--kv-buffer-steps", str(BATCHES_KEPT)),
 )
 PROMPT_TOKENS = 600
 PROMPTS = 100
-"""Per router, of some 40 blocks each: in all three times what the caches together hold."""
+"""Prompts per router, of some 40 blocks each: in all three times what the caches hold."""
 MAX_TOKENS = 16
 WARM_UP = 0.2
 """Share of the time that counts for no slope."""
 MIN_SAMPLES = 3
 QUIET_SECONDS = 3.0
-"""After the last answer: expectations of routers have ended by then."""
+"""The wait after the last answer: expectations of routers have ended by then."""
 
 
 @dataclass(slots=True)

@@ -10,11 +10,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Annotated
 
-import aiohttp
 import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from loadtest.harness.chat_answers import RequestFailedError
+from loadtest.harness.chat_client import ChatClient, open_session
 from loadtest.harness.measure import percentile
 from loadtest.studies.conversations import words
 
@@ -22,7 +23,7 @@ app = typer.Typer(pretty_exceptions_enable=False)
 
 REQUEST_SECONDS = 60.0
 TOKENS_PER_WORD = 1.35
-"""Of the words in `loadtest.studies.conversations`, with SmolLM2's tokenizer."""
+"""Tokens of a word in `loadtest.studies.conversations`, with SmolLM2's tokenizer."""
 
 
 @dataclass(slots=True)
@@ -36,20 +37,14 @@ class Outcome:
     """Seconds by which requests were sent later than planned: the generator's own lag."""
 
 
-async def _one(session: aiohttp.ClientSession, url: str, body: dict[str, object], outcome: Outcome) -> None:
-    started = time.perf_counter()
+async def _one(client: ChatClient, model: str, text: str, max_tokens: int, outcome: Outcome) -> None:
     try:
-        async with session.post(url, json=body) as response:
-            first = await response.content.readany()
-            ttft = time.perf_counter() - started
-            rest = first + await response.content.read()
-            if response.status != 200 or b"data: [DONE]" not in rest or b'"error"' in rest:
-                outcome.errors[f"{response.status} {rest[-200:].decode(errors='replace')}"] += 1
-                return
-            outcome.ttfts.append(ttft)
-            outcome.replicas[response.headers.get("x-warmroute-replica", "")] += 1
-    except (aiohttp.ClientError, TimeoutError) as error:
-        outcome.errors[type(error).__name__] += 1
+        reply = await client.ask(model, [{"role": "user", "content": text}], max_tokens)
+    except RequestFailedError as error:
+        outcome.errors[str(error)] += 1
+        return
+    outcome.ttfts.append(reply.first_token)
+    outcome.replicas[reply.replica] += 1
 
 
 async def run(
@@ -67,28 +62,18 @@ async def run(
     count = round(prompt_tokens / TOKENS_PER_WORD)
     prompts = [words(count, source) for _ in range(conversations)]
     outcome = Outcome()
-    url = f"{router.rstrip('/')}/v1/chat/completions"
-    timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
     total = round(rate * seconds)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("requests", total=total)
-        async with (
-            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session,
-            asyncio.TaskGroup() as tasks,
-        ):
+        async with open_session(REQUEST_SECONDS) as session, asyncio.TaskGroup() as tasks:
+            client = ChatClient(session, router)
             begin = time.perf_counter()
             for number in range(total):
                 planned = begin + number / rate
                 await asyncio.sleep(max(0.0, planned - time.perf_counter()))
                 outcome.lags.append(time.perf_counter() - planned)
                 text = f"{source.choice(prompts)} {number}"
-                body = {
-                    "model": model,
-                    "messages": [{"role": "user", "content": text}],
-                    "max_tokens": max_tokens,
-                    "stream": True,
-                }
-                tasks.create_task(_one(session, url, body, outcome))
+                tasks.create_task(_one(client, model, text, max_tokens, outcome))
                 progress.advance(task)
     return outcome
 

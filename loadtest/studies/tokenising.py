@@ -78,7 +78,7 @@ def by_pieces(
 
 
 def pause() -> None:
-    """As the router's threads do."""
+    """Pause as the router's threads do."""
     time.sleep(0.0001)
 
 

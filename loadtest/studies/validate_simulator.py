@@ -22,7 +22,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import aiohttp
 import numpy as np
 import typer
 from numpy.typing import NDArray
@@ -30,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.prompts.tokenizer import PromptTokenizer
+from loadtest.harness.chat_client import open_session
 from loadtest.harness.processes import DEFAULT_MODEL, CpuMeter, Processes, start_system
 from loadtest.harness.workload_player import Place, Played, Player
 from loadtest.simulator.plan import Plan
@@ -147,9 +147,8 @@ async def play_for_real(
     workload: Workload, engines: int, policy: str, model: Path, console: Console
 ) -> tuple[Played, float]:
     """Start everything, play, stop everything. Returns the seconds of the network's one way, too."""
-    timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
     with Processes() as processes:
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
+        async with open_session(REQUEST_SECONDS) as session:
             system = await start_system(
                 processes, session, model, engines, 1, engine_options(ENGINE), ("--policy", policy)
             )

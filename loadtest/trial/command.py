@@ -13,9 +13,9 @@ import uvloop
 from rich.console import Console
 from rich.markup import escape
 
-from cluster.errors import StartUpError
 from cluster.process.progress import step
 from loadtest.harness.processes import Processes
+from loadtest.options import make_directory
 from loadtest.scenarios.scenario import Scenario
 from loadtest.trial.conduct import Conductor
 from loadtest.trial.fleet import Fleet, open_fleet, stop_gently
@@ -30,7 +30,7 @@ def loadtest(settings: TrialSettings, command: str, console: Console, progress: 
     """Do all that is asked for. ``command`` is what the user typed, for the report."""
     settings.arms()
     scenario = settings.read_scenario()  # both complain before anything is started
-    directory = _make_directory(settings.output or Path(f"loadtest-{scenario.name}"))
+    directory = make_directory(settings.output or Path(f"loadtest-{scenario.name}"))
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         with Processes() as processes:
@@ -53,14 +53,6 @@ def loadtest(settings: TrialSettings, command: str, console: Console, progress: 
         path = write_report(trial, findings, directory)
     _show(findings, console)
     console.print(f"\nReport: {escape(str(path))}", soft_wrap=True)
-
-
-def _make_directory(directory: Path) -> Path:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StartUpError(f"--output {directory}: {error.strerror}") from error
-    return directory
 
 
 async def _measure(

@@ -21,7 +21,7 @@ from loadtest.trial.statistics import (
 )
 
 MIN_CONVERSATIONS = 40
-"""With fewer the interval itself cannot be trusted."""
+"""With fewer conversations the interval itself cannot be trusted."""
 MIN_BEYOND = 10
 """Requests that must lie beyond a percentile."""
 
@@ -43,7 +43,7 @@ class Figure:
     key: str
     label: str
     share: float | None = None
-    """Of requests that are not slower, for percentiles."""
+    """The share of requests that are not slower, for percentiles."""
     whole_answer: bool = False
     """Percentiles of the time to the end of the answer, instead of the TTFT."""
 
@@ -94,7 +94,7 @@ class Pair:
 
     @property
     def requests(self) -> int:
-        """Of the arm that has fewer."""
+        """Requests of the arm that has fewer."""
         return min(len(self.ours), len(self.theirs))
 
 

@@ -13,18 +13,18 @@ from random import Random
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from loadtest.harness.chat_answers import RequestFailedError
+from loadtest.harness.chat_client import ChatClient
 from loadtest.scenarios.scenario import Scenario
 from loadtest.scenarios.script import Message, ScriptedSession
-from loadtest.trial.client import ChatClient
-from loadtest.trial.errors import RequestFailedError, TrialError
-from loadtest.trial.fleet import Fleet
+from loadtest.trial.fleet import Fleet, TrialError
 from loadtest.trial.player import Player, Traffic, answer_of, draw_tag, tagged
 from loadtest.trial.records import Answer, Probe, Round
 from loadtest.trial.saturation import step_of
 from loadtest.trial.settings import Arm, TrialSettings
 
 PROBE_TOKENS = 4
-"""Of a probe's answer."""
+"""The length of a probe's answer."""
 WARM_UP_PROBES = 4
 SHORTEST_PROBE = 0.25
 

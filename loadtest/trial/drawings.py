@@ -7,12 +7,12 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from loadtest.replay.palette import GRID, INK, MUTED
-from loadtest.replay.panels import REFERENCE_DASH, Styles, plain_log_ticks
+from loadtest.charts.palette import GRID, INK
+from loadtest.charts.panels import REFERENCE_LINE, Styles, plain_log_ticks, show_percent
 from loadtest.trial.statistics import Interval, Slope
 
 GROUP_WIDTH = 0.76
-"""Of the bars of one replica, of the distance to the next."""
+"""The width of one replica's bars, as a share of the distance to the next."""
 TOP = 1.12
 """Room above the highest bar."""
 
@@ -30,7 +30,7 @@ def draw_intervals(axes: Axes, rows: Sequence[tuple[str, str, Interval]], styles
             f"{gain.estimate:.2f}", (gain.estimate, place), (0, 5), textcoords="offset points", ha="center",
             fontsize=8, color=INK,
         )  # fmt: skip
-    axes.axvline(1, color=MUTED, linewidth=1, linestyle=REFERENCE_DASH, zorder=1)
+    axes.axvline(1, **REFERENCE_LINE)
     axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.7)
     low = min([1.0, *(gain.low for _, _, gain in rows)])
@@ -43,7 +43,7 @@ def draw_intervals(axes: Axes, rows: Sequence[tuple[str, str, Interval]], styles
 
 
 def draw_grouped(axes: Axes, bars: Mapping[str, Sequence[float]], styles: Styles, as_percent: bool) -> None:
-    """For each arm one bar per replica; replicas are numbered."""
+    """Draw one bar per replica for each arm; replicas are numbered."""
     width = GROUP_WIDTH / len(bars)
     most = max(len(values) for values in bars.values())
     for place, (arm, values) in enumerate(bars.items()):
@@ -64,11 +64,6 @@ def draw_grouped(axes: Axes, bars: Mapping[str, Sequence[float]], styles: Styles
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
-def show_percent(axes: Axes) -> None:
-    """Shares of one as percent."""
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
-
-
 def draw_line_through(
     axes: Axes,
     cold: tuple[NDArray[np.float64], NDArray[np.float64]],
@@ -82,9 +77,10 @@ def draw_line_through(
         values = np.concatenate([cold[1], again[1]])
         ends = np.array([0.0, places.max()])
         axes.plot(
-            ends, values.mean() + 1000 * line.estimate * (ends - places.mean()), color=MUTED, linewidth=1,
-            linestyle=REFERENCE_DASH, zorder=1,
-        )  # fmt: skip
+            ends,
+            values.mean() + 1000 * line.estimate * (ends - places.mean()),
+            **REFERENCE_LINE,
+        )
     for (places, values), colour, name in ((cold, colours[0], "cold"), (again, colours[1], "warm")):
         axes.plot(
             places, values, "o", markersize=4.5, color=colour, markeredgecolor=GRID, markeredgewidth=0.4
@@ -96,12 +92,3 @@ def draw_line_through(
     axes.set_xlabel("prompt tokens that were in no cache")
     axes.set_xlim(left=-0.03 * float(cold[0].max()))
     axes.set_ylim(bottom=0, top=1.15 * float(max(cold[1].max(), again[1].max())))
-
-
-def draw_goal(axes: Axes, goal: float, text: str) -> None:
-    """A horizontal line that is not to be crossed."""
-    axes.axhline(goal, color=MUTED, linewidth=1, linestyle=REFERENCE_DASH, zorder=1)
-    axes.annotate(
-        text, (0, goal), (4, 3), xycoords=axes.get_yaxis_transform(), textcoords="offset points",
-        color=MUTED, fontsize=8,
-    )  # fmt: skip

@@ -27,10 +27,10 @@ class ArmFigures:
     """None: all requests."""
     requests: int
     share: float
-    """Of all requests of the arm."""
+    """The share of all requests of the arm."""
     failures: int
     ttft: dict[int, float]
-    """By percentile."""
+    """TTFT by percentile."""
     ttft_mean: float
     time_per_output_token: float
     """Median over answers."""
@@ -90,7 +90,7 @@ def replica_shares(trial: Trial, arm: str, replicas: Sequence[str]) -> list[Repl
 
 @dataclass(frozen=True, slots=True)
 class CacheWorth:
-    """The same prompts on an idle fleet: in no cache, and again."""
+    """What the same prompts take on an idle fleet: in no cache, and again."""
 
     probes: int
     prompt_tokens: float

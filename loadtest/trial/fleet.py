@@ -17,17 +17,22 @@ from typing import Any
 
 import aiohttp
 
-from cluster.errors import StartUpError
+from cluster.errors import ClusterError, StartUpError
 from cluster.process.progress import Step
 from cluster.serve.model_files import default_cache_directory, ensure_demo_model
+from loadtest.harness.chat_answers import RequestFailedError
+from loadtest.harness.chat_client import ChatClient
 from loadtest.harness.processes import WARMROUTE, Processes, free_ports, get_json, start_system
-from loadtest.trial.client import ChatClient
-from loadtest.trial.errors import TrialError
 from loadtest.trial.settings import Arm, TrialSettings
+
+
+class TrialError(ClusterError):
+    """The trial cannot go on: nothing answers, or what it needs has ended."""
+
 
 POLL_SECONDS = 0.5
 SWITCH_SECONDS = 1.0
-"""Until the other processes of a router follow a switch: they look twice a second."""
+"""The time until a router's other processes follow a switch: they look twice a second."""
 START_SECONDS = 900.0
 STOP_SECONDS = 120.0
 
@@ -41,7 +46,7 @@ class Fleet:
     arms: Sequence[Arm]
     model: str
     router: str = ""
-    """Of fleets whose policies are compared."""
+    """The router of fleets whose policies are compared."""
     engines: Sequence[str] = ()
     """URLs of engines whose caches can be emptied."""
     processes: Processes | None = None
@@ -119,7 +124,10 @@ async def open_fleet(
         for arm in arms
     }
     for client in fleet.clients.values():
-        served = await client.models()
+        try:
+            served = await client.models()
+        except RequestFailedError as error:
+            raise TrialError(str(error)) from error
         if not served:
             raise TrialError(f"{client.url} serves no model")
         fleet.model = fleet.model or served[0]

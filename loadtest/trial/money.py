@@ -13,7 +13,6 @@ import numpy as np
 from loadtest.trial.statistics import Floats, Interval, Slope, interval_of
 
 SECONDS_PER_HOUR = 3600.0
-SECONDS_PER_DAY = 86_400.0
 MIN_POINTS = 6
 
 

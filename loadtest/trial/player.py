@@ -10,11 +10,11 @@ from random import Random
 
 import numpy as np
 
+from loadtest.harness.chat_answers import Reply, RequestFailedError
+from loadtest.harness.chat_client import ChatClient
 from loadtest.scenarios.english import NOUNS
 from loadtest.scenarios.scenario import Scenario
 from loadtest.scenarios.script import Message, ScriptedSession
-from loadtest.trial.client import ChatClient, Reply
-from loadtest.trial.errors import RequestFailedError
 from loadtest.trial.records import Answer, Lag, Round
 
 LAG_SECONDS = 0.02
@@ -38,7 +38,7 @@ class Traffic:
     rate."""
     think_scale: float = 1.0
     drain_seconds: float = math.inf
-    """For as long open conversations may go on when no new one begins."""
+    """How long open conversations may go on when no new one begins."""
 
     def sessions(self) -> list[ScriptedSession]:
         """Conversations that arrive at a rate."""
@@ -75,15 +75,15 @@ def tagged(messages: Sequence[Message], tag: str) -> list[Message]:
 
 
 def answer_of(reply: Reply, conversation: str, turn: int, sent: float) -> Answer:
-    """A reply, with what it answers. Without text, its first token is its last, and came at its end."""
+    """A reply, with what it answers."""
     return Answer(
         conversation=conversation,
         turn=turn,
         sent=sent,
-        ttft=reply.latency if math.isnan(reply.ttft) else reply.ttft,
+        ttft=reply.first_token,
         latency=reply.latency,
         prompt_tokens=reply.prompt_tokens,
-        cached_tokens=reply.cached_tokens,
+        cached_tokens=reply.cached_tokens or 0,
         output_tokens=reply.output_tokens,
         replica=reply.replica,
     )

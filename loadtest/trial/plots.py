@@ -1,26 +1,28 @@
 """Which plots a trial's report has, and what each of them shows."""
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from loadtest.replay.palette import OTHERS
-from loadtest.replay.panels import (
+from loadtest.charts.palette import OTHERS
+from loadtest.charts.panels import (
     Panel,
-    Series,
+    Plot,
     Styles,
+    as_series,
+    cdf_curve,
     draw_cdf,
     draw_lines,
+    draw_reference,
     make_logarithmic,
     name_ends,
+    show_percent,
     ticks_at,
 )
-from loadtest.replay.plots import Plot
 from loadtest.trial.compare import Comparison, Outcome
-from loadtest.trial.drawings import draw_goal, draw_grouped, draw_intervals, draw_line_through, show_percent
+from loadtest.trial.drawings import draw_grouped, draw_intervals, draw_line_through
 from loadtest.trial.figures import prefill_of, replica_shares
 from loadtest.trial.records import Answer, Probe, Trial, Warmth
 from loadtest.trial.saturation import Step
@@ -29,7 +31,7 @@ from loadtest.trial.text import milliseconds, percent
 MIN_CURVE = 20
 """Requests from which on a distribution is drawn."""
 MOST_REPLICAS = 16
-"""With more, bars cannot be read."""
+"""With more replicas, bars cannot be read."""
 WINDOWS = 15
 PROBE_COLOURS = (OTHERS[0], OTHERS[2])
 """Cold and warm, each on light and on dark ground."""
@@ -83,14 +85,17 @@ def _gains(comparisons: Sequence[Comparison], styles: Styles) -> Plot:
 def _distributions(trial: Trial, styles: Styles) -> Plot:
     panels = []
     for title, warmth in (("All requests", None), ("Warm", Warmth.WARM), ("Cold", Warmth.COLD)):
-        curves: dict[str, tuple[list[float], list[float]]] = {}
+        curves = {}
         for arm in styles:
-            times = [a.ttft for a in trial.answers(arm) if warmth is None or a.warmth is warmth]
-            if len(times) >= MIN_CURVE:
-                curves[arm] = _curve(times)
+            times = [1000 * a.ttft for a in trial.answers(arm) if warmth is None or a.warmth is warmth]
+            if len(times) >= MIN_CURVE and (curve := cdf_curve([np.array(times)])):
+                curves[arm] = curve
         if curves:
             values = [value for line in curves.values() for value in line[0]]
-            counts = ", ".join(f"{arm} median {_median(line):.0f} ms" for arm, line in curves.items())
+            counts = ", ".join(
+                f"{arm} median {np.interp(0.5, shares, times):.0f} ms"
+                for arm, (times, shares) in curves.items()
+            )
             limits = (min(values) / 1.1, max(values) * 1.1)
             panels.append(
                 Panel(
@@ -108,18 +113,6 @@ def _distributions(trial: Trial, styles: Styles) -> Plot:
         "the same requests.",
         panels,
     )
-
-
-def _curve(times: Sequence[float]) -> tuple[list[float], list[float]]:
-    ordered = np.sort(np.array(times)) * 1000
-    logits = np.linspace(math.log(0.01 / 0.99), math.log(0.999 / 0.001), 120)
-    shares = 1 / (1 + np.exp(-logits))
-    shares = shares[shares <= 1 - 1 / (1 + ordered.size)]
-    return np.quantile(ordered, shares).tolist(), shares.tolist()
-
-
-def _median(curve: tuple[list[float], list[float]]) -> float:
-    return float(np.interp(0.5, curve[1], curve[0]))
 
 
 def _hit_rate(trial: Trial, styles: Styles) -> Plot:
@@ -197,40 +190,35 @@ def _saturation(steps: Sequence[Step], styles: Styles) -> Plot:
     rates = sorted({step.rate for step in steps})
 
     def panel(title: str, value: Callable[[Step], float], finish: Callable[[Axes], None]) -> Panel:
-        series: dict[str, tuple[list[float], list[float]]] = {}
-        for step in steps:
-            line = series.setdefault(step.arm, ([], []))
-            line[0].append(step.rate)
-            line[1].append(value(step))
+        series = as_series((step.arm, step.rate, value(step)) for step in steps)
 
         def draw(axes: Axes) -> None:
             draw_lines(axes, series, styles, points=True)
             ticks_at(axes.xaxis, rates)
             axes.set_xlabel("new conversations per second")
             finish(axes)
-            name_ends(axes, _whole(series), styles)
+            name_ends(axes, series, styles)
 
         said = "; ".join(f"{arm} {line[1][0]:.3g} to {line[1][-1]:.3g}" for arm, line in series.items())
         return Panel(
             title, f"{title} against new conversations per second: {said}.", draw, needs_legend=False
         )
 
-    def logarithmic(axes: Axes) -> None:
-        make_logarithmic(axes)
-
     def with_goal(axes: Axes) -> None:
-        draw_goal(axes, steps[0].goal * 1000, f"goal {milliseconds(steps[0].goal)}")
+        draw_reference(axes, steps[0].goal * 1000, f"goal {milliseconds(steps[0].goal)}")
         make_logarithmic(axes)
 
     panels = []
     if len(rates) > 1:
         panels = [
-            panel("TTFT p50, ms", lambda step: 1000 * step.ttft[50], logarithmic),
+            panel("TTFT p50, ms", lambda step: 1000 * step.ttft[50], make_logarithmic),
             panel("TTFT p95, ms", lambda step: 1000 * step.ttft[95], with_goal),
-            panel("TTFT p99, ms", lambda step: 1000 * step.ttft[99], logarithmic),
+            panel("TTFT p99, ms", lambda step: 1000 * step.ttft[99], make_logarithmic),
             panel("Answers per second", lambda step: step.requests_per_second, lambda axes: None),
             panel(
-                "Time per output token p50, ms", lambda step: 1000 * step.time_per_output_token, logarithmic
+                "Time per output token p50, ms",
+                lambda step: 1000 * step.time_per_output_token,
+                make_logarithmic,
             ),
             panel("Hit rate", lambda step: step.hit_rate, show_percent),
         ]
@@ -242,10 +230,6 @@ def _saturation(steps: Sequence[Step], styles: Styles) -> Plot:
         "the fleet fills its empty caches, is left out.",
         panels,
     )
-
-
-def _whole(series: Series) -> Series:
-    return {arm: line for arm, line in series.items() if len(line[0])}
 
 
 def _probes(probes: Sequence[Probe]) -> Plot:

@@ -9,10 +9,10 @@ class Warmth(StrEnum):
     """How much of its prompt a request found in a cache."""
 
     COLD = "cold"
-    """Nothing."""
+    """It found nothing."""
     PARTLY = "partly"
     WARM = "warm"
-    """At least half."""
+    """It found at least half of its prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,17 +20,17 @@ class Answer:
     """One request as its client saw it. Times in seconds, prompts in tokens."""
 
     conversation: str
-    """The same in all arms, as arms hold the same conversations."""
+    """The conversation's name, the same in all arms, since they hold the same conversations."""
     turn: int
     sent: float
-    """After the round began."""
+    """When it was sent, after the round began."""
     ttft: float
-    """From sending the request to the first token with text; NaN when there was none."""
+    """The time to the first token with text; NaN when there was none."""
     latency: float
-    """From sending the request to the end of the answer."""
+    """The time to the end of the answer."""
     prompt_tokens: int = 0
     cached_tokens: int = 0
-    """Those which the engine says it had in its cache."""
+    """Prompt tokens which the engine says it had in its cache."""
     output_tokens: int = 0
     replica: str = ""
     """Empty where the server does not say."""
@@ -70,9 +70,9 @@ class Round:
     rate: float
     """New conversations per second, where they arrive at a rate."""
     seconds: float
-    """For as long conversations began."""
+    """How long conversations began."""
     duration: float
-    """Until the last answer."""
+    """The time until the last answer."""
     answers: Sequence[Answer]
     lag: Lag
     cut_off: int = 0
@@ -80,7 +80,7 @@ class Round:
 
     @property
     def good(self) -> list[Answer]:
-        """Those that were answered to their end."""
+        """The answers that came to their end."""
         return [answer for answer in self.answers if not answer.error]
 
 

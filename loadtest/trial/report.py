@@ -2,16 +2,13 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
-from loadtest.replay.drawing import panel_svg
-from loadtest.replay.palette import css_variables, series_styles
+from loadtest.charts.page import plain, render_page
+from loadtest.charts.palette import css_variables, series_styles
 from loadtest.trial.compare import MIN_CONVERSATIONS, Comparison, compare_all
 from loadtest.trial.figures import ArmFigures, CacheWorth, all_savings, cache_worth, figures_of, prefill_of
 from loadtest.trial.money import Price, Savings, replicas_needed
@@ -23,7 +20,9 @@ from loadtest.trial.text import digits, milliseconds, percent, span
 from loadtest.trial.verdict import ControlVerdict, judge, sustained_sentence, worth_sentence
 
 LATE_SHARE = 0.2
-"""Of the median TTFT: from there on the generator's own lag is said to disturb."""
+"""The share of the median TTFT from which on the generator's own lag is said to disturb."""
+JSON_DIGITS = 6
+"""Digits of the figures in JSON: nobody needs more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,29 +120,22 @@ def _warnings(trial: Trial) -> list[str]:
 def write_report(trial: Trial, findings: Findings, directory: Path) -> Path:
     """Write `report.html` and `results.json`. Returns the path of the page."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "results.json").write_text(json.dumps(_plain(as_json(trial, findings)), indent=1) + "\n")
+    figures = plain(as_json(trial, findings), JSON_DIGITS)
+    (directory / "results.json").write_text(json.dumps(figures, indent=1) + "\n")
     styles = series_styles(list(trial.arms), trial.ours)
     variables = css_variables(styles) | {"cold": PROBE_COLOURS[0], "warm": PROBE_COLOURS[1]}
-    environment = Environment(
-        loader=ChoiceLoader([PackageLoader("loadtest.trial"), PackageLoader("loadtest.replay")]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"ms": milliseconds, "percent": percent, "span": span, "digits": digits}
-    plots = plots_of(trial, findings.comparisons, findings.steps, styles)
-    page = environment.get_template("trial.html.j2").render(
+    page = render_page(
+        "loadtest.trial",
+        "trial.html.j2",
+        variables,
+        styles,
+        plots_of(trial, findings.comparisons, findings.steps, styles),
+        {"ms": milliseconds, "percent": percent, "span": span, "digits": digits},
         trial=trial,
         findings=findings,
         groups=_by_warmth(findings.figures),
         draws=DRAWS,
         least=MIN_CONVERSATIONS,
-        styles=styles,
-        variables=variables,
-        plots=[
-            (plot, [(panel, Markup(panel_svg(panel, variables))) for panel in plot.panels]) for plot in plots
-        ],
     )
     path = directory / "report.html"
     path.write_text(page)
@@ -192,12 +184,3 @@ def as_json(trial: Trial, findings: Findings) -> dict[str, Any]:
             for one in (*trial.rounds, *trial.sweep)
         ],
     }
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no way to write "not a number"; nobody needs more than six digits."""
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value

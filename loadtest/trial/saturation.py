@@ -9,7 +9,7 @@ import numpy as np
 from loadtest.trial.records import Round
 
 STEADY_FROM = 1 / 3
-"""Of a round: before, the fleet fills its empty caches."""
+"""The part of a round before which the fleet fills its empty caches."""
 SATURATED_TIMES = 4.0
 """An arm whose p95 TTFT is so many times the goal is not driven further."""
 MAX_FAILED = 0.01
@@ -24,7 +24,7 @@ class Step:
     rate: float
     """New conversations per second."""
     ttft: dict[int, float]
-    """By percentile: 50, 95, 99. NaN when nothing was answered."""
+    """TTFT by percentile: 50, 95, 99. NaN when nothing was answered."""
     requests: int
     requests_per_second: float
     """Answered to their end in the steady part of the round: what the fleet gave."""

@@ -9,16 +9,17 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from cluster.errors import StartUpError
+from loadtest.options import parts_of
 from loadtest.scenarios.scenario import Scenario, ScenarioError, load_scenario
 from loadtest.trial.money import Price
 from loadtest.trial.player import MAX_CONVERSATIONS, Traffic
 from policies.catalog import DEFAULT_POLICY, POLICIES
 
 ROUND_DRAIN_SECONDS = 600.0
-"""For as long a round waits for open conversations."""
+"""How long a round waits for open conversations."""
 SWEEP_DRAIN_SECONDS = 20.0
 OUR_NAME = "Warmroute"
-"""Of the default policy, whose own name, warm, is also what requests can be."""
+"""The default policy's name here: its own, warm, is also what requests can be."""
 OWN_FLEET_ONLY = ("engine", "replicas", "blocks", "prefill_rate", "model_directory")
 POLICIES_ONLY = ("control", "policy")
 
@@ -33,7 +34,7 @@ class Arm:
     url: str = ""
     """Empty: the fleet's own router."""
     policy: str = ""
-    """To which that router is switched."""
+    """The policy to which that router is switched."""
 
 
 class TrialSettings(BaseSettings):
@@ -107,11 +108,7 @@ class TrialSettings(BaseSettings):
     @field_validator("control", "sweep", mode="before")
     @classmethod
     def _parts(cls, value: object) -> object:
-        return (
-            tuple(part.strip() for part in value.split(",") if part.strip())
-            if isinstance(value, str)
-            else value
-        )
+        return parts_of(value)
 
     @field_validator("sweep")
     @classmethod

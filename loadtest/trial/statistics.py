@@ -37,12 +37,12 @@ class Interval:
         return self.low <= value <= self.high
 
     def scaled(self, factor: float) -> "Interval":
-        """In another unit; by a negative factor the other way round."""
+        """The interval in another unit; by a negative factor the other way round."""
         low, high = self.low * factor, self.high * factor
         return Interval(self.estimate * factor, *((low, high) if factor > 0 else (high, low)))
 
     def reciprocal(self) -> "Interval":
-        """Of a ratio: the other way round."""
+        """The interval of a ratio the other way round."""
         return Interval(1 / self.estimate, 1 / self.high, 1 / self.low)
 
 
@@ -56,7 +56,7 @@ def interval_of(estimate: float, draws: Floats) -> Interval:
 
 
 def draw_counts(clusters: int, seed: int = 1, draws: int = DRAWS) -> NDArray[np.int64]:
-    """For each draw, how often each cluster is in it. The first axis are the draws."""
+    """How often each cluster is in each draw. The first axis are the draws."""
     return np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), size=draws)
 
 

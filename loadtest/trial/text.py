@@ -5,11 +5,11 @@ import math
 from loadtest.trial.statistics import Interval
 
 NOTHING = "\u2013"
-"""Where there is no figure."""
+"""What stands where there is no figure."""
 
 
 def milliseconds(seconds: float) -> str:
-    """With three digits: ``38.2 ms``, ``1,240 ms``, ``12.4 s``."""
+    """A time with three digits: ``38.2 ms``, ``1,240 ms``, ``12.4 s``."""
     if math.isnan(seconds):
         return NOTHING
     if seconds >= 10:
@@ -18,12 +18,12 @@ def milliseconds(seconds: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share of one."""
+    """A share of one as percent."""
     return NOTHING if math.isnan(share) else f"{100 * share:.1f}%"
 
 
 def times(factor: float) -> str:
-    """How many times."""
+    """A factor: how many times."""
     return f"{factor:.2f}" if factor < 10 else f"{factor:.1f}"
 
 
@@ -44,5 +44,5 @@ def rounded(count: int) -> str:
 
 
 def span(interval: Interval) -> str:
-    """From where to where."""
+    """An interval, from where to where."""
     return f"{digits(interval.low)} to {digits(interval.high)}"

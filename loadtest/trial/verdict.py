@@ -101,7 +101,7 @@ def _gain(one: Comparison) -> str:
 
 
 def _interval(one: Comparison) -> str:
-    """Of the gain; where ours is worse, of the loss."""
+    """The interval of the gain; where ours is worse, of the loss."""
     is_loss = one.outcome is Outcome.WORSE
     if not one.figure.is_ratio:
         return f"{span(one.gain.scaled(-100 if is_loss else 100))} points"

@@ -12,9 +12,10 @@ from locust.env import Environment
 from locust.event import Events
 from locust.runners import MasterRunner, WorkerRunner
 
+from loadtest.harness.chat_answers import RequestFailedError
 from loadtest.scenarios.scenario import Scenario
 from loadtest.scenarios.script import Message, Screenwriter, ScriptedSession
-from loadtest.users.client import ChatClient, RequestFailedError
+from loadtest.users.client import ChatClient
 from loadtest.users.options import OptionError, Options, options_from
 from loadtest.users.recorder import Recorder
 from loadtest.users.summary import LAG_LIMIT_SECONDS, as_json, as_text
@@ -22,7 +23,7 @@ from loadtest.users.tally import Tally, Times
 
 LAG_EVERY_SECONDS = 0.01
 WINDOW_SECONDS = 10.0
-"""After which the lag is looked at, for a warning while the test runs."""
+"""How often the lag is looked at, for a warning while the test runs."""
 NUMBERS_PER_PROCESS = 1 << 32
 """So that no two processes hold the same conversation."""
 STOP_SECONDS = 10.0
@@ -47,7 +48,7 @@ class LoadTest:
         self.recorder: Recorder
         self._environment: Environment
         self._tally = Tally()
-        """Of all processes, as far as they have reported."""
+        """The figures of all processes, as far as they have reported."""
         self._writers: dict[str, Screenwriter] = {}
         self._numbers: dict[str, itertools.count[int]] = {}
         self._watch: gevent.Greenlet[..., Any] | None = None

@@ -2,7 +2,7 @@
 
 from argparse import BooleanOptionalAction
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, get_args
 
 import msgspec
 from locust.argument_parser import LocustArgumentParser, get_empty_argument_parser
@@ -14,22 +14,60 @@ class OptionError(ValueError):
     """A flag has a value that cannot be used; the message names it."""
 
 
+def _flag(description: str, **extra: Any) -> msgspec.Meta:
+    """How Locust shows a flag, and what else its parser is told."""
+    return msgspec.Meta(description=description, extra=extra)
+
+
 class Options(msgspec.Struct, frozen=True):
     """What the flags say. Those of Locust itself are left out."""
 
-    scenario: str = DEFAULT_SCENARIO
-    weights: str = ""
-    trace: str = ""
-    speed: float = 1.0
-    length_scale: float = 1.0
-    seed: int = 0
-    model: str = ""
-    api_key: str = ""
-    stream: bool = True
-    max_turns: int = 0
-    timeout: float = 600.0
-    extra_body: str = ""
-    json_summary: str = ""
+    scenario: Annotated[
+        str,
+        _flag(
+            "name of a scenario, or path of a .toml file. Default: %(default)s",
+            env_var="LOCUST_SCENARIO",
+            include_in_web_ui=False,
+        ),
+    ] = DEFAULT_SCENARIO
+    weights: Annotated[
+        str,
+        _flag(
+            "other weights for the scenario's kinds of users, such as chat=3,rag=0",
+            env_var="LOCUST_WEIGHTS",
+            include_in_web_ui=False,
+        ),
+    ] = ""
+    trace: Annotated[
+        str,
+        _flag(
+            "instead of a scenario: recorded requests, JSON lines in Mooncake's format",
+            env_var="LOCUST_TRACE",
+            include_in_web_ui=False,
+        ),
+    ] = ""
+    speed: Annotated[float, _flag("of a trace: times its own rate. Default: 1", include_in_web_ui=False)] = (
+        1.0
+    )
+    length_scale: Annotated[
+        float,
+        _flag("of a trace: shorten prompts and answers, such as 0.125. Default: 1", include_in_web_ui=False),
+    ] = 1.0
+    seed: Annotated[int, _flag("the same seed means the same conversations")] = 0
+    model: Annotated[str, _flag("default: the first one that GET /v1/models names")] = ""
+    api_key: Annotated[str, _flag("bearer token", env_var="LOCUST_API_KEY", is_secret=True)] = ""
+    stream: Annotated[
+        bool, _flag("stream answers; without, there is no TTFT", action=BooleanOptionalAction)
+    ] = True
+    max_turns: Annotated[int, _flag("of a conversation; 0: as in the scenario")] = 0
+    timeout: Annotated[float, _flag("seconds per request. Default: 600")] = 600.0
+    extra_body: Annotated[
+        str, _flag("JSON object added to every request, such as '{\"ignore_eos\": true}'")
+    ] = ""
+    json_summary: Annotated[
+        str,
+        _flag("file for the summary, as JSON. Locust's --csv writes CSV", include_in_web_ui=False),
+    ] = ""
 
     def body_fields(self) -> dict[str, Any]:
         """Fields that every request has besides the usual ones. Raises `OptionError`."""
@@ -57,65 +95,11 @@ class Options(msgspec.Struct, frozen=True):
 
 def add_options(parser: LocustArgumentParser) -> None:
     """Make Locust understand the flags, and show in its web UI those that a running Locust can change."""
-    parser.add_argument(
-        "--scenario",
-        default=DEFAULT_SCENARIO,
-        env_var="LOCUST_SCENARIO",
-        include_in_web_ui=False,
-        help="name of a scenario, or path of a .toml file. Default: %(default)s",
-    )
-    parser.add_argument(
-        "--weights",
-        default="",
-        env_var="LOCUST_WEIGHTS",
-        include_in_web_ui=False,
-        help="other weights for the scenario's kinds of users, such as chat=3,rag=0",
-    )
-    parser.add_argument(
-        "--trace",
-        default="",
-        env_var="LOCUST_TRACE",
-        include_in_web_ui=False,
-        help="instead of a scenario: recorded requests, JSON lines in Mooncake's format",
-    )
-    parser.add_argument(
-        "--speed",
-        type=float,
-        default=1.0,
-        include_in_web_ui=False,
-        help="of a trace: times its own rate. Default: 1",
-    )
-    parser.add_argument(
-        "--length-scale",
-        type=float,
-        default=1.0,
-        include_in_web_ui=False,
-        help="of a trace: shorten prompts and answers, such as 0.125. Default: 1",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="the same seed means the same conversations")
-    parser.add_argument("--model", default="", help="default: the first one that GET /v1/models names")
-    parser.add_argument(
-        "--api-key", default="", env_var="LOCUST_API_KEY", is_secret=True, help="bearer token"
-    )
-    parser.add_argument(
-        "--stream",
-        action=BooleanOptionalAction,
-        default=True,
-        help="stream answers; without, there is no TTFT",
-    )
-    parser.add_argument("--max-turns", type=int, default=0, help="of a conversation; 0: as in the scenario")
-    parser.add_argument("--timeout", type=float, default=600.0, help="seconds per request. Default: 600")
-    parser.add_argument(
-        "--extra-body",
-        default="",
-        help="JSON object added to every request, such as '{\"ignore_eos\": true}'",
-    )
-    parser.add_argument(
-        "--json-summary",
-        default="",
-        include_in_web_ui=False,
-        help="file for the summary, as JSON. Locust's --csv writes CSV",
-    )
+    for field in msgspec.structs.fields(Options):
+        kind, flag = get_args(field.type)
+        options = dict(flag.extra) if kind in (str, bool) else {"type": kind, **flag.extra}
+        name = f"--{field.name.replace('_', '-')}"
+        parser.add_argument(name, default=field.default, help=flag.description, **options)
 
 
 def early_options() -> Options:

@@ -8,11 +8,11 @@ from typing import Any
 from locust.env import Environment
 from locust.stats import StatsEntry
 
-from loadtest.users.client import Answer, RequestFailedError
+from loadtest.harness.chat_answers import Reply, RequestFailedError
 from loadtest.users.tally import Row, Tally, Work, bounded
 
 SCHEDULER = Path("/proc/thread-self/schedstat")
-"""Of this thread: nanoseconds on a CPU, nanoseconds of waiting for one, and how often."""
+"""This thread's nanoseconds on a CPU, nanoseconds of waiting for one, and how often it ran."""
 
 
 class Recorder:
@@ -25,7 +25,7 @@ class Recorder:
         self.started = time.time()
         self._measured = _clocks()
 
-    def answered(self, kind: str, first_turn: bool, answer: Answer) -> None:
+    def answered(self, kind: str, first_turn: bool, answer: Reply) -> None:
         """One request has been answered."""
         rows = self.tally.first_turns if first_turn else self.tally.later_turns
         _count(bounded(rows, kind, Row), answer)
@@ -39,7 +39,7 @@ class Recorder:
             self._entry("CACHED TOKENS", name).log(answer.cached_tokens, 0)
         if answer.replica:
             _count(bounded(self.tally.replicas, answer.replica, Row), answer)
-            self._entry("REPLICA", answer.replica).log(round(1000 * (answer.ttft or answer.latency)), 0)
+            self._entry("REPLICA", answer.replica).log(round(1000 * answer.first_token), 0)
 
     def failed(self, kind: str, first_turn: bool, error: RequestFailedError, seconds: float) -> None:
         """One request was not answered."""
@@ -84,12 +84,12 @@ def _name(kind: str, first_turn: bool) -> str:
     return f"{kind} turn 1" if first_turn else f"{kind} turn 2+"
 
 
-def _count(row: Row, answer: Answer) -> None:
+def _count(row: Row, answer: Reply) -> None:
     row.requests += 1
     row.output_tokens += answer.output_tokens
-    row.prompt_tokens += answer.prompt_tokens or 0
+    row.prompt_tokens += answer.prompt_tokens
     if answer.cached_tokens is not None:
-        row.known_prompt_tokens += answer.prompt_tokens or 0
+        row.known_prompt_tokens += answer.prompt_tokens
         row.cached_tokens += answer.cached_tokens
     row.latency.add(answer.latency)
     if answer.ttft is not None:

@@ -9,11 +9,11 @@ PERCENTILES = (50, 95, 99)
 LAG_LIMIT_SECONDS = 0.025
 """At the 99th percentile. Above, times to the first token are in part the generator's own."""
 CPU_LIMIT = 0.85
-"""Of one core. A process that uses more has no time left when many answers come at once."""
+"""Share of one core. A process that uses more has no time left when many answers come at once."""
 WAITING_LIMIT = 0.02
-"""Of the time."""
+"""Share of the time that processes may wait for a CPU before that is called the cause of the lag."""
 MAX_LINES = 20
-"""Of replicas, and of errors; JSON has all."""
+"""How many replicas, and how many errors, are shown; JSON has all."""
 
 
 def rows_of(tally: Tally) -> Iterator[tuple[str, Row]]:
@@ -44,18 +44,18 @@ def limits_exceeded(tally: Tally) -> list[str]:
 
 
 def busiest_share(tally: Tally) -> float:
-    """Of one CPU core: what the busiest of the generator's processes used."""
+    """The share of one CPU core that the busiest of the generator's processes used."""
     return max((work.cpu_seconds / work.seconds for work in tally.work.values() if work.seconds), default=0.0)
 
 
 def waiting_share(tally: Tally) -> float:
-    """Of the time: what the generator's processes spent waiting for a CPU that others were using."""
+    """The share of the time that processes spent waiting for a CPU that others were using."""
     seconds = sum(work.seconds for work in tally.work.values())
     return sum(work.waited_seconds for work in tally.work.values()) / seconds if seconds else 0.0
 
 
 def as_text(tally: Tally, facts: dict[str, Any]) -> str:
-    """For the terminal."""
+    """What was measured, as text for the terminal."""
     header = (
         "",
         "requests",
@@ -117,7 +117,7 @@ def _advice(tally: Tally) -> str:
 
 
 def as_json(tally: Tally, facts: dict[str, Any]) -> dict[str, Any]:
-    """For programs: times in seconds."""
+    """What was measured, for programs: times in seconds."""
     return {
         **facts,
         "rows": {name: _row(row) for name, row in rows_of(tally)},

@@ -33,7 +33,7 @@ class Times(msgspec.Struct):
         self.buckets[bucket] = self.buckets.get(bucket, 0) + 1
 
     def merge(self, other: "Times") -> None:
-        """Those of another one too."""
+        """Add another one's figures."""
         self.count += other.count
         self.total += other.total
         self.longest = max(self.longest, other.longest)
@@ -59,19 +59,19 @@ class Row(msgspec.Struct):
     """Requests of one sort."""
 
     requests: int = 0
-    """That were answered."""
+    """Requests that were answered."""
     failures: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
     known_prompt_tokens: int = 0
-    """Of those answers that say what was cached."""
+    """Prompt tokens of those answers that say what was cached."""
     cached_tokens: int = 0
     latency: Times = msgspec.field(default_factory=Times)
     ttft: Times = msgspec.field(default_factory=Times)
     time_per_output_token: Times = msgspec.field(default_factory=Times)
 
     def merge(self, other: "Row") -> None:
-        """Those of another one too."""
+        """Add another one's figures."""
         self.requests += other.requests
         self.failures += other.failures
         self.prompt_tokens += other.prompt_tokens
@@ -93,7 +93,7 @@ class Work(msgspec.Struct):
 
     cpu_seconds: float = 0.0
     waited_seconds: float = 0.0
-    """For a CPU that others were using."""
+    """How long it waited for a CPU that others were using."""
     seconds: float = 0.0
 
 
@@ -101,16 +101,16 @@ class Tally(msgspec.Struct):
     """All figures of one test, or of the part of it that one process has seen."""
 
     first_turns: dict[str, Row] = {}
-    """By kind of users: cold, but for what other conversations share."""
+    """First turns by kind of users: they are cold, but for what other conversations share."""
     later_turns: dict[str, Row] = {}
     replicas: dict[str, Row] = {}
     errors: dict[str, int] = {}
     lag: Times = msgspec.field(default_factory=Times)
-    """By how much the generator's own greenlets woke too late."""
+    """How much too late the generator's own greenlets woke."""
     behind: Times = msgspec.field(default_factory=Times)
-    """By how much requests of a trace went out too late."""
+    """How much too late requests of a trace went out."""
     work: dict[str, Work] = {}
-    """By process."""
+    """What each process has used, by its name."""
 
     def merge(self, other: "Tally") -> None:
         """Add another one's figures."""

@@ -24,10 +24,10 @@ class Agents:
 
     tasks_per_second: float = 19.0
     seconds: float = 60.0
-    """For as long new tasks arrive."""
+    """How long new tasks arrive."""
     kinds: int = 5
     kinds_exponent: float = 0.8
-    """Of the Zipf law of their popularity."""
+    """The exponent of the Zipf law of their popularity."""
     tools: Lengths = Lengths(3300, 0.3, 2500, 6000)
     """Tokens of a kind's system prompt and tools."""
     task: Lengths = Lengths(700, 0.8, 20, 3000)
@@ -35,7 +35,7 @@ class Agents:
     steps: Lengths = Lengths(3.5, 0.4, 2, 8)
     """Requests of each lane."""
     answer: Lengths = Lengths(50, 0.6, 20, 400)
-    """Tokens, mostly a tool call."""
+    """Tokens of an answer, mostly a tool call."""
     tool_output: Lengths = Lengths(400, 0.8, 20, 2000)
     """Tokens that each step adds."""
     pause_seconds: tuple[float, float] = (0.005, 1.0)
@@ -43,7 +43,7 @@ class Agents:
     parallel_share: float = 0.25
     """Share of the tasks with more than one lane."""
     most_lanes: int = 4
-    """Of such a task, at least 2."""
+    """The most lanes of such a task, at least 2."""
     instruction: Lengths = Lengths(150, 0.5, 20, 600)
     """Tokens at the end of every prompt of the lanes after the first."""
 

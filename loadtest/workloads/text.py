@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import xxhash
 
 GOLDEN_RATIO = 0x9E3779B97F4A7C15
-"""Of 2**64: its multiples lie far from each other."""
+"""The golden ratio of 2**64: its multiples lie far from each other."""
 
 
 def mix(*numbers: int) -> int:
@@ -44,7 +44,7 @@ class Text:
     identity: int = 0
     """64 bits: equal for equal parts in the same order."""
     keys: tuple[int, ...] = ()
-    """Of all full blocks."""
+    """The keys of all full blocks."""
 
     def then(self, part: Part) -> "Text":
         """This text with one more part at its end."""

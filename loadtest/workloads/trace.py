@@ -21,7 +21,7 @@ from loadtest.workloads.text import block_keys, mix
 
 TOKENS_PER_ID = 512
 MAX_TOKENS = 1 << 20
-"""Of a prompt and of an answer."""
+"""The most tokens of a prompt, and of an answer."""
 MAX_LINE_BYTES = 1 << 17
 """Room for every id of the longest prompt."""
 COMMON_SHARE = 0.01

@@ -234,7 +234,7 @@ class Fleet:
         engine.agent.start()
 
         async def runs() -> bool:
-            return "agents run" in engine.agent.log_since(mark)
+            return "agents_started" in engine.agent.log_since(mark)
 
         await eventually(runs, f"{engine.agent.name} runs")
 

@@ -17,9 +17,9 @@ from cluster.errors import SequenceGapError, StartUpError
 from cluster.protocol.wire import Keys, Lease, Load, ReplicaState
 from cluster.serve import redis_server
 from cluster.serve.redis_server import masked, redis_for
-from cluster.store.commands import Script
+from cluster.store.commands import SCRIPTS
 from cluster.store.ownership import OwnershipWriter
-from cluster.store.store import connect, script
+from cluster.store.store import connect
 
 needs_redis = pytest.mark.skipif(
     not any(map(shutil.which, redis_server.SERVER_PROGRAMS)), reason="no Redis server on the PATH"
@@ -206,7 +206,7 @@ class TestWhatWeNeedOfRedis:
         async with connect(url) as redis:
             with pytest.raises(NoScriptError):
                 await redis.evalsha("0" * 40, 0)
-            opened = redis.register_script(script("open"))
+            opened = redis.register_script((SCRIPTS / "open.lua").read_text())
             epoch = int(await opened(keys=["{t}lease", "{t}farewell"], args=OPENING))
             assert abs(epoch / 1000 - time.time()) < 60, "the epoch comes from the server's TIME"
             again = int(await opened(keys=["{t}lease", "{t}farewell"], args=OPENING))
@@ -218,8 +218,8 @@ class TestWhatWeNeedOfRedis:
         batch = bytes(range(256)) * 400
         async with connect(url) as redis, redis.pubsub() as subscriber:
             await subscriber.subscribe("batches")
-            opened = redis.register_script(script("open"))
-            publish = redis.register_script(script("publish"))
+            opened = redis.register_script((SCRIPTS / "open.lua").read_text())
+            publish = redis.register_script((SCRIPTS / "publish.lua").read_text())
             epoch = await opened(keys=["{t}lease", "{t}farewell"], args=OPENING)
             keys = ["{t}lease", "{t}owned", "{t}log"]
             args = [epoch, 1, 5000, 100, "batches", batch, 0, packed, b""]

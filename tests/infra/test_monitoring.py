@@ -19,7 +19,7 @@ from router.history.record import RequestRecord
 from router.history.tallies import Tallies
 from router.http.sse import PromptTokensDetails, Usage
 from router.observe.metrics import Metrics
-from workers.sim.metrics import render
+from workers.sim.api import metrics_text
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "infra" / "prometheus"
@@ -60,7 +60,7 @@ def labels_by_metric():
     tallies.add(record)
     metrics.refresh()
     found = defaultdict(set)
-    for text in (metrics.exposition().decode(), render(idle_engine())):
+    for text in (metrics.exposition().decode(), metrics_text(idle_engine())):
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 found[sample.name] |= sample.labels.keys()

@@ -2,7 +2,7 @@
 
 import math
 
-from loadtest.replay.experiment import Experiment
+from loadtest.replay.figures import Experiment
 from loadtest.simulator.results import Answer, ReplicaTotals, Run
 
 PROMPT_TOKENS = 1000

@@ -10,9 +10,8 @@ from loadtest.harness.block_engines import (
     CONVERSATION_BATCHES,
     ROOT,
     BlockCache,
-    BlockRemoved,
-    BlockStored,
 )
+from workers.sim.block_manager import BlockRemoved, BlockStored
 
 
 def advance(cache, count):

@@ -9,10 +9,9 @@ import pytest
 from doctor_examinations import WordPrompts, diagnose
 from doctor_logs import interleaved, long_chat
 
-from loadtest.doctor import log_lines
+from loadtest.doctor import log_requests
 from loadtest.doctor.examine import Question, examine
-from loadtest.doctor.log_lines import LogError
-from loadtest.doctor.log_requests import BrokenLineError, parse
+from loadtest.doctor.log_requests import BrokenLineError, LogError, parse
 
 LINES = interleaved(long_chat(1, 4), 1)
 
@@ -52,7 +51,7 @@ def test_a_gzipped_log_and_standard_input_are_read_alike(tmp_path, monkeypatch):
     path = tmp_path / "log.jsonl.gz"
     path.write_bytes(gzip.compress(b"\n".join(LINES)))
     zipped = examine(Question(str(path), tmp_path), prompts=WordPrompts())
-    monkeypatch.setattr(log_lines.sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"\n".join(LINES))))
+    monkeypatch.setattr(log_requests.sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"\n".join(LINES))))
     piped = examine(Question("-", tmp_path), prompts=WordPrompts())
     assert plain.hit_rates == zipped.hit_rates == piped.hit_rates
     assert plain.facts.prompt_tokens == zipped.facts.prompt_tokens == piped.facts.prompt_tokens
@@ -69,7 +68,7 @@ def test_a_gzipped_log_that_breaks_off_is_reported_as_far_as_it_goes(tmp_path):
 
 def test_a_line_that_is_too_long_is_broken(tmp_path, monkeypatch):
     """It is skipped without being held in memory, and what follows is read."""
-    monkeypatch.setattr(log_lines, "MAX_LINE_BYTES", 50_000)
+    monkeypatch.setattr(log_requests, "MAX_LINE_BYTES", 50_000)
     facts = diagnose([b"x" * 200_000, *LINES], tmp_path).facts
     assert (facts.broken, facts.requests) == (1, len(LINES))
 

@@ -21,8 +21,7 @@ from loadtest.replay.figures import tabulate
 from loadtest.replay.pool import start_workers
 from loadtest.replay.run import tasks_of
 from loadtest.replay.settings import ReplaySettings
-from loadtest.replay.source import WorkloadSource
-from loadtest.replay.survey import CHOSEN_SHARES, survey
+from loadtest.replay.survey import CHOSEN_SHARES, WorkloadSource, survey
 from loadtest.simulator.plan import ChangeKind, Plan
 from loadtest.simulator.profiles import EngineProfile
 from policies.catalog import POLICIES
@@ -117,7 +116,7 @@ def test_bad_files_are_named_with_the_line(capsys, tmp_path):
 
 def test_missing_packages_are_named(capsys, monkeypatch):
     """Whoever has only the router's packages is told what to install, before any run."""
-    for module in [name for name in sys.modules if name.startswith("loadtest.replay.")]:
+    for module in [name for name in sys.modules if name.startswith(("loadtest.replay.", "loadtest.charts."))]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert "replay needs matplotlib: pip install 'warmroute[loadtest]'" in error_of([], capsys)

@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from loadtest.replay.figures import Better, Mark, compare, tabulate
-from loadtest.replay.table import results_table
+from loadtest.replay.command import results_table
+from loadtest.replay.figures import Better, Mark, compare, tabulate, windowed
 from loadtest.replay.verdict import judge
-from loadtest.replay.windows import windowed
 from loadtest.simulator.results import Run
 from tests.loadtest.replays import PROMPT_TOKENS, answer, experiment, run
 

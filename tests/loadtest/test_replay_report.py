@@ -10,11 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from loadtest.replay.drawing import panel_svg
-from loadtest.replay.experiment import CapacityPoint
-from loadtest.replay.figures import tabulate
-from loadtest.replay.palette import css_variables, series_styles
-from loadtest.replay.panels import spread
+from loadtest.charts.drawing import panel_svg
+from loadtest.charts.palette import css_variables, series_styles
+from loadtest.charts.panels import spread
+from loadtest.replay.figures import CapacityPoint, tabulate
 from loadtest.replay.plots import plots_of
 from loadtest.replay.report import write_report
 from tests.loadtest.replays import answer, experiment, run

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from loadtest.replay.source import WorkloadSource
+from loadtest.replay.survey import WorkloadSource
 from loadtest.simulator.plan import Change, ChangeKind, Plan
 from loadtest.simulator.results import Answer, Run
 from loadtest.studies.routing_goals import ABLATION, CONTENDERS, MODULES, SWEEP, cases_of, moved, settled

@@ -156,7 +156,7 @@ def run_virtual(specs, profile):
     clock.run()
     engine.check_integrity()
     totals = engine.totals()
-    history.hits = {n: one.hit_tokens for n, one in enumerate(requests) if n not in history.refused}
+    history.hits = {n: one.num_hit_tokens for n, one in enumerate(requests) if n not in history.refused}
     history.preemptions, history.evicted_blocks = totals.preemptions, totals.evicted_blocks
     history.prefilled_tokens, history.busy_seconds = totals.prefilled_tokens, totals.busy_seconds
     return history

@@ -12,8 +12,7 @@ from cluster.process.progress import Step
 from cluster.settings import load_settings
 from loadtest.harness.processes import Processes
 from loadtest.trial import fleet as fleets
-from loadtest.trial.errors import TrialError
-from loadtest.trial.fleet import open_fleet
+from loadtest.trial.fleet import TrialError, open_fleet
 from loadtest.trial.settings import TrialSettings
 
 TOKEN = "a-token-of-an-operator"

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import math
 
 import aiohttp
 import pytest
@@ -10,9 +9,9 @@ from aiohttp import web
 
 from cluster.errors import StartUpError
 from cluster.settings import load_settings
+from loadtest.harness.chat_answers import RequestFailedError
+from loadtest.harness.chat_client import ChatClient
 from loadtest.scenarios.scenario import load_scenario
-from loadtest.trial.client import ChatClient
-from loadtest.trial.errors import RequestFailedError, TrialError
 from loadtest.trial.player import Player, Traffic, tagged
 from loadtest.trial.settings import TrialSettings
 
@@ -88,7 +87,7 @@ async def test_time_to_the_first_token_with_text():
 async def test_an_answer_without_text_has_no_first_token():
     """A model may end at once."""
     async with Server(words=()) as server:
-        assert math.isnan((await ask(server)).ttft)
+        assert (await ask(server)).ttft is None
 
 
 @pytest.mark.parametrize(
@@ -110,7 +109,7 @@ async def test_broken_answers_fail_with_their_reason(broken, message):
 async def test_nobody_there_is_an_error_that_names_the_url():
     """Before anything is measured."""
     async with aiohttp.ClientSession() as session:
-        with pytest.raises(TrialError, match=r"nothing answers at http://127\.0\.0\.1:9"):
+        with pytest.raises(RequestFailedError, match=r"nothing answers at http://127\.0\.0\.1:9"):
             await ChatClient(session, "http://127.0.0.1:9").models()
 
 

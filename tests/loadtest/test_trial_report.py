@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from trial_samples import trial
 
-from loadtest.replay.palette import series_styles
+from loadtest.charts.palette import series_styles
 from loadtest.trial.figures import replica_shares
 from loadtest.trial.money import Price
 from loadtest.trial.plots import plots_of

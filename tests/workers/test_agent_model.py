@@ -247,10 +247,9 @@ class AgentMachine(RuleBasedStateMachine):
         """One request, from the cache or (as when two come at once) beside it; then its events go out."""
         tokens = [100 * conversation + position for position in range(blocks * SIZE)]
         chain = TokenChain(tokens, cache_salt=salt)
-        hits = self.manager.find_hits(chain)
+        hits = self.manager.find_hits(chain, len(tokens))
         if self.manager.grow(chain, len(tokens), () if cold else hits):
             self.chains.append(chain)
-            self.manager.commit(chain, len(tokens))
             root = Namespace("m", "f", SIZE, "", salt or "").root()
             self.keys.update(zip(chain.hashes, block_keys(root, tokens, SIZE), strict=True))
         if not held:
@@ -314,7 +313,7 @@ class AgentMachine(RuleBasedStateMachine):
             assert not incarnation.believes_events, "nobody can know what was lost"
             return
         assert incarnation.believes_events
-        held = {self.keys[block_hash] for block_hash in self.manager._cached}
+        held = {self.keys[block_hash] for block_hash in self.manager._copies}
         assert self.agent.published <= held, "nothing is claimed that the engine does not hold"
         if not self.agent.lost:
             assert self.agent.published == held, "and nothing is missing"

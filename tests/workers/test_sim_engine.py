@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from cluster.errors import StartUpError
 from cluster.prompts.tokenizer import PromptTokenizer
-from workers.sim.answers import AnswerBook
+from workers.sim.core import AnswerBook
 from workers.sim.engine import serve_engines
-from workers.sim.requests import ApiError, parse_chat, parse_completion
+from workers.sim.schema import ApiError, parse_chat, parse_completion
 from workers.sim.settings import SimSettings, read_settings
 
 LONG_TEXT = "the people look for water and find it over there " * 20

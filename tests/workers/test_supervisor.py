@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from workers.engines.sim_command import sim_command
+from workers.engines.commands import EngineOptions, sim_command, vllm_command
 from workers.engines.supervisor import EngineCommand, EngineProcess, EngineState, _BoundedFile
-from workers.engines.vllm_engine import EngineOptions, vllm_command
 from workers.errors import EngineStartError
 from workers.replica import ReplicaOptions, free_port
 from workers.settings import WorkerSettings

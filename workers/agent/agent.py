@@ -173,11 +173,11 @@ class Agent:
             self._incarnation = self._last_known = engine
             self._alarms.clear("engine")
             self.mirror_replaced()
-            log.info("engine found", replica=self.replica, model=found.model, block_size=engine.block_size)
+            log.info("engine_found", replica=self.replica, model=found.model, block_size=engine.block_size)
             try:
                 await engine.run()
             except IncarnationOverError as over:
-                log.warning("engine gone", replica=self.replica, reason=str(over))
+                log.warning("engine_lost", replica=self.replica, reason=str(over))
                 self._alarms.set("engine", f"the engine is gone: {over}")
                 self._incarnation = None
                 self.mirror_replaced()

@@ -77,7 +77,7 @@ class Incarnation:
         self._last_event_at: float | None = None
         self._gone: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.mirror = self._empty_mirror()
-        self._raise_alarms()
+        self.alarms.set_for_engine(description, fingerprint)
 
     @property
     def believes_events(self) -> bool:
@@ -229,7 +229,7 @@ class Incarnation:
         if batch.unknown:
             text = "the engine sends kinds of KV events that this version does not know"
             self.alarms.set("unknown", text, self._settings.alarm_seconds)
-        self._note_mirror()
+        self.alarms.set_for_mirror(self.mirror, self._settings.alarm_seconds)
         self._listener.mirror_changed(change)
 
     def _takes_other_block_size(self) -> bool:
@@ -247,7 +247,7 @@ class Incarnation:
 
     def _lose(self, lost: EventsLost, rank: int) -> None:
         """What the engine holds now is unknown, but for what it announces from here on."""
-        log.warning("KV events lost", first=lost.first, last=lost.last, reason=lost.reason)
+        log.warning("events_lost", first=lost.first, last=lost.last, reason=lost.reason)
         text = f"KV events {lost.first} to {lost.last} are lost: blocks cached before are not known"
         self.alarms.set(f"lost-{rank}", text, self._settings.alarm_seconds)
         if self.mirror.apply([AllBlocksCleared()], rank):
@@ -260,41 +260,3 @@ class Incarnation:
 
     def _root(self, lora: str, cache_salt: str) -> bytes:
         return Namespace(self.description.model, self.fingerprint, self.block_size, lora, cache_salt).root()
-
-    # Alarms
-
-    def _raise_alarms(self) -> None:
-        sources, alarms = self.description.sources, self.alarms
-        if not sources:
-            alarms.set("events", "the engine publishes no KV events: routed by ring and load")
-        if any(source.replay_endpoint is None for source in sources):
-            alarms.set(
-                "replay", "the engine has no replay_endpoint: lost KV events cannot be asked for again"
-            )
-        if any(source.on_all_interfaces for source in sources):
-            alarms.set(
-                "exposed",
-                "KV events, which hold prompt tokens, are open to the network: use ipc:// endpoints",
-            )
-        if len(sources) > 1:
-            alarms.set(
-                "ranks", f"{len(sources)} data-parallel ranks behind one address: hits depend on the rank"
-            )
-        if not self.fingerprint:
-            alarms.set("tokenizer", f"no tokenizer files can be read at {self.description.model_directory}")
-
-    def _note_mirror(self) -> None:
-        mirror, counts, seconds = self.mirror, self.mirror.counts, self._settings.alarm_seconds
-        orphans = mirror.num_parked + counts.given_up
-        self.alarms.set_for(
-            orphans, "parked", f"{orphans} blocks follow blocks that were never announced", seconds
-        )
-        self.alarms.set_for(
-            counts.malformed, "malformed", f"{counts.malformed} blocks in contradictory KV events", seconds
-        )
-        self.alarms.set_for(
-            counts.other_size,
-            "other-size",
-            f"{counts.other_size} blocks of {mirror.seen_block_size} instead of {self.block_size} tokens",
-            seconds,
-        )

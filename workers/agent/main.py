@@ -76,7 +76,7 @@ async def serve_agents(
             )
             server.add(agents[-1])
         calm_collector()
-        log.info("agents run", replicas=[agent.replica for agent in agents])
+        log.info("agents_started", replicas=[agent.replica for agent in agents])
         try:
             await run_together(_wait(stop), *(agent.run() for agent in agents))
         finally:

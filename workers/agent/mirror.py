@@ -10,10 +10,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.protocol.block_keys import KEY_BYTES, TOKEN_BYTES, pack_tokens
-from workers.agent.engine_blocks import PREFIX_ATTENTION, chained_key, is_on_device, read_extra_keys
+import xxhash
+
+from cluster.protocol.block_keys import KEY_BYTES, TOKEN_BYTES, block_key, pack_tokens
 from workers.errors import MirrorOverflowError
 from workers.events.kv_events import AllBlocksCleared, BlockHash, BlockRemoved, BlockStored, Event
+
+PREFIX_ATTENTION = frozenset({None, "full_attention", "mla_attention", "sink_full_attention"})
+"""Kinds of cache groups that hold whole prefixes; others (sliding windows, states) hold a part."""
+DEVICE_MEDIUM = frozenset({None, "GPU"})
+"""Where the engine computes. vLLM says GPU on CPUs too; the rest are tiers that blocks are moved to."""
 
 BlockId = tuple[int, int | None, BlockHash]
 """Source (data-parallel rank), cache group, the engine's own hash."""
@@ -128,7 +134,7 @@ class Mirror:
 
     def _store(self, event: BlockStored, source: int) -> None:
         hashes, size = event.block_hashes, event.block_size
-        if not is_on_device(event) or event.kv_cache_spec_kind not in PREFIX_ATTENTION:
+        if not _is_on_device(event) or event.kv_cache_spec_kind not in PREFIX_ATTENTION:
             self.counts.ignored += len(hashes)
             return
         if size != self.block_size:
@@ -163,16 +169,16 @@ class Mirror:
         elif block in self._parked:
             self._parked[block].copies += 1
         elif parent is None:
-            salt, foreign = read_extra_keys(extra, lora, is_first=True)
-            self._hold(block, chained_key(self._root(lora, salt), foreign, tokens), copies=1)
+            salt, foreign = _read_extra_keys(extra, lora, is_first=True)
+            self._hold(block, _chained_key(self._root(lora, salt), foreign, tokens), copies=1)
         else:
-            _, foreign = read_extra_keys(extra, lora, is_first=False)
+            _, foreign = _read_extra_keys(extra, lora, is_first=False)
             parent_key = self._keys.get(parent)
             if parent_key is None:
                 self._park(block, _Parked(parent, tokens, foreign))
             else:
                 self._hold(
-                    block, chained_key(parent_key.to_bytes(KEY_BYTES, "big"), foreign, tokens), copies=1
+                    block, _chained_key(parent_key.to_bytes(KEY_BYTES, "big"), foreign, tokens), copies=1
                 )
 
     def _hold(self, block: BlockId, key: int, copies: int) -> None:
@@ -183,7 +189,7 @@ class Mirror:
             block, key = waiting.pop()
             for child in self._children.pop(block, ()):
                 parked = self._parked.pop(child)
-                child_key = chained_key(key.to_bytes(KEY_BYTES, "big"), parked.extra, parked.tokens)
+                child_key = _chained_key(key.to_bytes(KEY_BYTES, "big"), parked.extra, parked.tokens)
                 self._apply(child, child_key, parked.copies)
                 waiting.append((child, child_key))
 
@@ -201,7 +207,7 @@ class Mirror:
             raise MirrorOverflowError(f"the engine announced more than {self._max_blocks} blocks at a time")
 
     def _remove(self, event: BlockRemoved, source: int) -> None:
-        if not is_on_device(event):
+        if not _is_on_device(event):
             self.counts.ignored += len(event.block_hashes)
             return
         for block_hash in event.block_hashes:
@@ -283,6 +289,29 @@ class Mirror:
             sorted(map(repr, children)) == sorted(map(repr, parents)),
         )
         _law("bounds", self._num_copies <= self._max_blocks and len(self._parked) <= self._max_parked)
+
+
+def _is_on_device(event: BlockStored | BlockRemoved) -> bool:
+    """Whether an event is about the cache that the engine computes with, and no other tier."""
+    return event.medium in DEVICE_MEDIUM and event.locality != "REMOTE" and event.ownership is None
+
+
+def _read_extra_keys(extra: Sequence[Any] | None, lora: str, is_first: bool) -> tuple[str, bytes]:
+    """Cache salt, and all that makes a block other than its tokens (images, embeddings), as bytes."""
+    rest = list(extra or ())
+    if lora and lora in rest:
+        rest.remove(lora)
+    salt = next((item for item in rest if isinstance(item, str)), "") if is_first else ""
+    if salt:
+        rest.remove(salt)
+    return salt, repr(rest).encode() if rest else b""
+
+
+def _chained_key(parent: bytes, foreign: bytes, tokens: bytes) -> int:
+    """Key of a block of packed tokens. One with foreign content hangs on a parent that no text has."""
+    if foreign:
+        parent = xxhash.xxh3_64_digest(b"extra keys" + parent + foreign)
+    return int.from_bytes(block_key(parent, tokens), "big")
 
 
 def _law(name: str, holds: bool) -> None:

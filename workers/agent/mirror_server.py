@@ -33,7 +33,7 @@ class MirrorServer:
         self._agents: dict[str, Agent] = {}
 
     def url_of(self, replica: str) -> str:
-        """Where a replica's agent answers; `/mirror` and `/verify` are below."""
+        """The URL of a replica's agent; `/mirror` and `/verify` are below."""
         return f"{self._base_url}/replicas/{replica}"
 
     def add(self, agent: Agent) -> None:

@@ -154,13 +154,13 @@ class Publication:
                 if not await self._write_one():
                     await self._wait_for_work()
             except (LeaseLostError, SequenceGapError) as error:
-                log.warning("publishing everything again", replica=self._replica, reason=str(error))
+                log.warning("publication_restarted", replica=self._replica, reason=str(error))
                 self._must_open = True
             except FencedError:
                 await self._reopen_or_raise()
             except StoreUnavailableError as error:
                 if not self.trouble:
-                    log.warning("Redis is away", replica=self._replica, reason=str(error))
+                    log.warning("redis_unreachable", replica=self._replica, reason=str(error))
                 self.trouble = str(error)
                 await asyncio.sleep(next(pauses))
                 continue
@@ -199,7 +199,7 @@ class Publication:
         self._pending = Pending(stored=set(self._owned()))
         self._announced = lease
         self._next_heartbeat = 0.0
-        log.info("epoch opened", replica=self._replica, epoch=self.epoch, state=lease.state)
+        log.info("epoch_opened", replica=self._replica, epoch=self.epoch, state=lease.state)
 
     async def _heartbeat(self, lease: Lease) -> None:
         await self._writer.heartbeat(lease, self._load(), changed=lease != self._announced)
@@ -275,4 +275,4 @@ class Publication:
             if self.epoch:
                 await self._writer.close()
         except StoreUnavailableError as error:
-            log.warning("lease left to expire", replica=self._replica, reason=str(error))
+            log.warning("lease_abandoned", replica=self._replica, reason=str(error))

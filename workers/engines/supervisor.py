@@ -46,7 +46,7 @@ class EngineCommand:
     environment: Mapping[str, str] = field(default_factory=dict)
     """Set on top of this process's environment."""
     url: str = ""
-    """Where it will answer."""
+    """The URL at which it will answer."""
 
 
 class EngineState(StrEnum):
@@ -129,9 +129,7 @@ class EngineProcess:
                     raise EngineStartError(f"given up after {failures - 1} restarts: {reason}\n{self.tail}")
                 await asyncio.sleep(next(pauses))
                 self.restarts += 1
-                log.warning(
-                    "restarting the engine", url=self._command.url, reason=reason, restarts=self.restarts
-                )
+                log.warning("engine_restarted", url=self._command.url, reason=reason, restarts=self.restarts)
                 try:
                     await self.start()
                     break
@@ -249,7 +247,7 @@ class _BoundedFile:
             self._failing = False
         except OSError as error:
             if not self._failing:
-                log.warning("engine_log_not_written", path=str(self._path), reason=str(error))
+                log.warning("engine_log_failed", path=str(self._path), reason=str(error))
             self._failing = True
 
     def _room_for(self, length: int) -> io.FileIO:

@@ -19,13 +19,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster.prompts.tokenizer import PromptTokenizer
-from workers.sim import metrics as sim_metrics
 from workers.sim.core import EngineCore, Job, Output
-from workers.sim.replies import ReplyShapes
-from workers.sim.requests import (
+from workers.sim.schema import (
     ApiError,
     Generation,
     Json,
+    ReplyShapes,
     chat_tokens,
     parse_chat,
     parse_completion,
@@ -118,7 +117,7 @@ class SimApi:
 
     async def metrics(self, request: Request) -> Response:
         """Prometheus metrics."""
-        return PlainTextResponse(sim_metrics.render(self._core))
+        return PlainTextResponse(metrics_text(self._core))
 
     async def version(self, request: Request) -> Response:
         """The version of vLLM whose behaviour is repeated here."""
@@ -140,6 +139,29 @@ class SimApi:
             message = f"The model `{name}` does not exist. Valid aliases: {self._core.settings.model_name}."
             raise ApiError(message, "model", 404, "NotFoundError")
         return str(name)
+
+
+def metrics_text(core: EngineCore) -> str:
+    """One engine's ``/metrics`` in Prometheus' format, with vLLM's names."""
+    settings, scheduler, counters = core.settings, core.scheduler, core.scheduler.counters
+    labels = f'{{engine="0",model_name="{settings.model_name}"}}'
+    cache = f'{{block_size="{settings.block_size}",engine="0",num_gpu_blocks="{settings.num_blocks}"}}'
+    samples = (
+        ("vllm:num_requests_running", "gauge", labels, len(scheduler.running)),
+        ("vllm:num_requests_waiting", "gauge", labels, len(scheduler.waiting)),
+        ("vllm:kv_cache_usage_perc", "gauge", labels, core.blocks.usage),
+        ("vllm:prefix_cache_queries_total", "counter", labels, counters.queried_tokens),
+        ("vllm:prefix_cache_hits_total", "counter", labels, counters.hit_tokens),
+        ("vllm:num_preemptions_total", "counter", labels, counters.preemptions),
+        ("vllm:prompt_tokens_total", "counter", labels, counters.queried_tokens),
+        ("vllm:generation_tokens_total", "counter", labels, counters.generated_tokens),
+        ("vllm:cache_config_info", "gauge", cache, 1),
+        ("process_start_time_seconds", "gauge", "", core.started_at),
+    )
+    return "".join(
+        f"# TYPE {name.removesuffix('_total')} {kind}\n{name}{label} {float(value)}\n"
+        for name, kind, label, value in samples
+    )
 
 
 class Reply:

@@ -22,9 +22,8 @@ import zmq
 
 from cluster.errors import ClusterError, StartUpError
 from cluster.prompts.tokenizer import PromptTokenizer
-from workers.sim.answers import AnswerBook
 from workers.sim.api import build_app
-from workers.sim.core import EngineCore, Host
+from workers.sim.core import AnswerBook, EngineCore, Host
 from workers.sim.settings import SimSettings, read_settings
 
 LISTEN_BACKLOG = 2048
@@ -56,7 +55,7 @@ class EngineServer(uvicorn.Server):
 
     @property
     def url(self) -> str:
-        """Where the engine is reached."""
+        """The URL at which the engine is reached."""
         host, port = self._listener.getsockname()[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 

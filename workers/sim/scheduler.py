@@ -1,16 +1,19 @@
-"""Continuous batching with chunked prefill, in real time: what each engine step computes, and for how long.
+"""Continuous batching with chunked prefill: what each engine step computes, and, in real time, for how long.
 
-`Scheduler` is pure and follows vLLM's v1 scheduler: running requests first, then waiting ones while the
-step's token budget lasts; when blocks run out, the youngest running request gives up its own and waits again.
-`StepLoop` is the engine's one task: it sleeps for as long as the step would take on an accelerator.
+`Batch` follows vLLM's v1 scheduler: running requests first, then waiting ones while the step's token budget
+lasts; when blocks run out, the youngest running request gives up its own and waits again. The simulator in
+virtual time uses it too. `StepLoop` is the engine's one task: it sleeps for as long as the step would take on
+an accelerator.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
-from workers.sim.block_manager import BlockManager, Event, TokenChain
+from workers.sim.block_manager import Event, TokenChain
+from workers.sim.paged_cache import Holding, PagedCache
 
 MAX_LAG_S = 0.25
 """A step starts when the one before it should have ended, unless the event loop is later than this."""
@@ -21,27 +24,31 @@ class RequestTooLargeError(Exception):
 
 
 @dataclass(slots=True, eq=False)
-class SimRequest:
-    """One sequence to generate. ``deliver`` gets the text of each token and whether it is the last."""
+class BatchedRequest:
+    """One sequence to generate, as far as a batch must know it."""
 
-    chain: TokenChain
+    holding: Holding
+    num_prompt_tokens: int
     max_tokens: int
-    answer: Iterator[tuple[int, str]]
-    deliver: Callable[[str, bool], None]
-    num_prompt_tokens: int = field(init=False)
+    """Tokens of the answer, at least 1."""
+    num_tokens: int = field(init=False)
+    """Prompt, and answer so far."""
     num_computed: int = 0
-    num_generated: int = 0
     num_hit_tokens: int | None = None
     """Prompt tokens found in the cache at the first admission; None until then."""
-    finished: bool = False
 
     def __post_init__(self) -> None:
-        self.num_prompt_tokens = len(self.chain.tokens)
+        self.num_tokens = self.num_prompt_tokens
 
     @property
-    def num_uncomputed(self) -> int:
-        """Tokens known but not computed: the rest of the prompt, or the token sampled last."""
-        return len(self.chain.tokens) - self.num_computed
+    def num_generated(self) -> int:
+        """Tokens of the answer so far."""
+        return self.num_tokens - self.num_prompt_tokens
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether all but the token sampled last is computed, so that the next step computes that one."""
+        return self.num_tokens > self.num_prompt_tokens and self.num_computed == self.num_tokens - 1
 
 
 @dataclass(slots=True)
@@ -54,22 +61,16 @@ class Counters:
     preemptions: int = 0
 
 
-@dataclass(slots=True)
-class Step:
-    """The work of one engine step: how many tokens of which request."""
-
-    parts: list[tuple[SimRequest, int]]
-    num_prefill_tokens: int = 0
-    num_decoding: int = 0
+R = TypeVar("R", bound=BatchedRequest)
 
 
-class Scheduler:
-    """Decides what each step computes. Nothing here waits or knows the time."""
+class Batch(Generic[R]):
+    """The requests of an engine, and what each step computes. Nothing here waits or knows the time."""
 
-    def __init__(self, blocks: BlockManager, max_num_seqs: int, max_batched_tokens: int) -> None:
+    def __init__(self, blocks: PagedCache[Any], max_num_seqs: int, max_batched_tokens: int) -> None:
         self.blocks = blocks
-        self.waiting: deque[SimRequest] = deque()
-        self.running: list[SimRequest] = []
+        self.waiting: deque[R] = deque()
+        self.running: list[R] = []
         self.counters = Counters()
         self._max_num_seqs = max_num_seqs
         self._max_batched_tokens = max_batched_tokens
@@ -79,16 +80,121 @@ class Scheduler:
         """Whether any request is unfinished."""
         return bool(self.waiting or self.running)
 
-    def check_fits(self, num_prompt_tokens: int, max_tokens: int) -> None:
-        """Raise `RequestTooLargeError` for what could never run; everything else eventually does."""
-        needed = self.blocks.num_blocks_for(num_prompt_tokens + max_tokens - 1)
-        if needed > self.blocks.num_blocks:
-            raise RequestTooLargeError(f"needs {needed} KV blocks, the cache has {self.blocks.num_blocks}")
+    def fits(self, num_prompt_tokens: int, max_tokens: int) -> bool:
+        """Whether a request can ever run; what can, eventually does."""
+        return self.blocks.num_blocks_for(num_prompt_tokens + max_tokens - 1) <= self.blocks.num_blocks
+
+    def plan(self) -> list[tuple[R, int]]:
+        """Choose the next step's work, tokens of each request, and hold its blocks.
+
+        Blocks can be hit as soon as they are planned: later steps come after this one.
+        """
+        parts: list[tuple[R, int]] = []
+        preemptions = self.counters.preemptions
+        budget = self._plan_running(parts)
+        if self.counters.preemptions == preemptions:
+            self._admit_waiting(parts, budget)
+        return parts
+
+    def advance(self, parts: Iterable[tuple[R, int]]) -> list[R]:
+        """Account for computed tokens; returns the requests that get their next token now."""
+        due = []
+        for request, num_tokens in parts:
+            request.num_computed += num_tokens
+            if request.num_computed == request.num_tokens:
+                due.append(request)
+        return due
+
+    def end(self, request: R) -> None:
+        """Let a running request go, with its blocks."""
+        self.running.remove(request)
+        self.blocks.free(request.holding)
+
+    def check_integrity(self) -> None:
+        """Raise `AssertionError` unless exactly the running requests hold blocks."""
+        self.blocks.check_integrity([request.holding for request in self.running])
+
+    def _plan_running(self, parts: list[tuple[R, int]]) -> int:
+        budget, index = self._max_batched_tokens, 0
+        while index < len(self.running) and budget > 0:
+            request = self.running[index]
+            num_tokens = min(request.num_tokens - request.num_computed, budget)
+            if not self._grow_or_preempt(request, request.num_computed + num_tokens):
+                break
+            parts.append((request, num_tokens))
+            budget -= num_tokens
+            index += 1
+        return budget
+
+    def _grow_or_preempt(self, request: R, num_tokens: int) -> bool:
+        """Hold blocks for a running request; False when it had to be preempted itself."""
+        while not self.blocks.grow(request.holding, num_tokens):
+            victim = self.running.pop()
+            self.blocks.free(victim.holding)
+            victim.num_computed = 0
+            self.waiting.appendleft(victim)
+            self.counters.preemptions += 1
+            if victim is request:
+                return False
+        return True
+
+    def _admit_waiting(self, parts: list[tuple[R, int]], budget: int) -> None:
+        while self.waiting and budget > 0 and len(self.running) < self._max_num_seqs:
+            request = self.waiting[0]
+            hits = self.blocks.find_hits(request.holding, request.num_tokens)
+            hit_tokens = len(hits) * self.blocks.block_size
+            num_tokens = min(request.num_tokens - hit_tokens, budget)
+            if not self.blocks.grow(request.holding, hit_tokens + num_tokens, hits):
+                break
+            self.running.append(self.waiting.popleft())
+            request.num_computed = hit_tokens
+            if request.num_hit_tokens is None:
+                request.num_hit_tokens = hit_tokens
+                self.counters.queried_tokens += request.num_prompt_tokens
+                self.counters.hit_tokens += hit_tokens
+            parts.append((request, num_tokens))
+            budget -= num_tokens
+
+
+class SimRequest(BatchedRequest):
+    """One sequence to generate. ``deliver`` gets the text of each token and whether it is the last."""
+
+    def __init__(
+        self,
+        chain: TokenChain,
+        max_tokens: int,
+        answer: Iterator[tuple[int, str]],
+        deliver: Callable[[str, bool], None],
+    ) -> None:
+        super().__init__(chain, len(chain.tokens), max_tokens)
+        self.chain = chain
+        self.answer = answer
+        self.deliver = deliver
+        self.finished = False
+
+
+@dataclass(slots=True)
+class Step:
+    """The work of one engine step: how many tokens of which request."""
+
+    parts: list[tuple[SimRequest, int]]
+    num_prefill_tokens: int = 0
+    num_decoding: int = 0
+
+
+class Scheduler(Batch[SimRequest]):
+    """The batch of an engine in real time, whose requests have tokens and can be cancelled."""
 
     def add(self, request: SimRequest) -> None:
         """Queue a request. Raises `RequestTooLargeError`."""
         self.check_fits(request.num_prompt_tokens, request.max_tokens)
         self.waiting.append(request)
+
+    def check_fits(self, num_prompt_tokens: int, max_tokens: int) -> None:
+        """Raise `RequestTooLargeError` for what could never run."""
+        if not self.fits(num_prompt_tokens, max_tokens):
+            needed = self.blocks.num_blocks_for(num_prompt_tokens + max_tokens - 1)
+            raise RequestTooLargeError(f"needs {needed} KV blocks, the cache has {self.blocks.num_blocks}")
 
     def cancel(self, request: SimRequest) -> None:
         """Forget a request and free its blocks, now. Harmless when it has finished."""
@@ -96,100 +202,31 @@ class Scheduler:
             return
         request.finished = True
         if request in self.running:
-            self.running.remove(request)
-            self.blocks.free(request.chain)
+            self.end(request)
         else:
             self.waiting.remove(request)
 
     def schedule(self) -> Step:
         """Choose the next step's work and hold its blocks."""
-        step = Step([])
-        preemptions = self.counters.preemptions
-        budget = self._schedule_running(step, self._max_batched_tokens)
-        if self.counters.preemptions == preemptions:
-            self._admit_waiting(step, budget)
+        step = Step(self.plan())
+        for request, num_tokens in step.parts:
+            if request.is_decoding:
+                step.num_decoding += 1
+            else:
+                step.num_prefill_tokens += num_tokens
         return step
 
     def complete(self, step: Step) -> None:
         """Account for a computed step: requests whose tokens are all computed get their next one."""
-        for request, num_tokens in step.parts:
-            if request.finished:
-                continue
-            request.num_computed += num_tokens
-            if request.num_uncomputed == 0:
-                self._append_token(request)
-
-    def _schedule_running(self, step: Step, budget: int) -> int:
-        index = 0
-        while index < len(self.running) and budget > 0:
-            request = self.running[index]
-            num_tokens = min(request.num_uncomputed, budget)
-            if not self._grow_or_preempt(request, request.num_computed + num_tokens):
-                break
-            self._plan(step, request, num_tokens)
-            budget -= num_tokens
-            index += 1
-        return budget
-
-    def _grow_or_preempt(self, request: SimRequest, num_tokens: int) -> bool:
-        """Hold blocks for a running request; False when it had to be preempted itself."""
-        while not self.blocks.grow(request.chain, num_tokens):
-            victim = self.running.pop()
-            self._preempt(victim)
-            if victim is request:
-                return False
-        return True
-
-    def _preempt(self, victim: SimRequest) -> None:
-        self.blocks.free(victim.chain)
-        victim.num_computed = 0
-        self.waiting.appendleft(victim)
-        self.counters.preemptions += 1
-
-    def _admit_waiting(self, step: Step, budget: int) -> None:
-        while self.waiting and budget > 0 and len(self.running) < self._max_num_seqs:
-            request = self.waiting[0]
-            hits = self.blocks.find_hits(request.chain)
-            num_hit_tokens = len(hits) * self.blocks.block_size
-            num_tokens = min(len(request.chain.tokens) - num_hit_tokens, budget)
-            if not self.blocks.grow(request.chain, num_hit_tokens + num_tokens, hits):
-                break
-            self.running.append(self.waiting.popleft())
-            request.num_computed = num_hit_tokens
-            self._count_admission(request, num_hit_tokens)
-            self._plan(step, request, num_tokens)
-            budget -= num_tokens
-
-    def _count_admission(self, request: SimRequest, num_hit_tokens: int) -> None:
-        if request.num_hit_tokens is not None:
-            return
-        request.num_hit_tokens = num_hit_tokens
-        self.counters.queried_tokens += request.num_prompt_tokens
-        self.counters.hit_tokens += num_hit_tokens
-
-    def _plan(self, step: Step, request: SimRequest, num_tokens: int) -> None:
-        """Add to a step. Blocks can be hit as soon as they are planned: later steps come after this one."""
-        self.blocks.commit(request.chain, request.num_computed + num_tokens)
-        step.parts.append((request, num_tokens))
-        if request.num_generated and request.num_uncomputed == 1:
-            step.num_decoding += 1
-        else:
-            step.num_prefill_tokens += num_tokens
-
-    def _append_token(self, request: SimRequest) -> None:
-        token, text = next(request.answer)
-        request.chain.tokens.append(token)
-        request.num_generated += 1
-        self.counters.generated_tokens += 1
-        if request.num_generated == request.max_tokens:
-            request.finished = True
-            self.running.remove(request)
-            self.blocks.free(request.chain)
-        request.deliver(text, request.finished)
-
-    def check_integrity(self) -> None:
-        """Raise `CacheIntegrityError` unless exactly the running requests hold blocks."""
-        self.blocks.check_integrity(request.chain for request in self.running)
+        for request in self.advance(part for part in step.parts if not part[0].finished):
+            token, text = next(request.answer)
+            request.chain.tokens.append(token)
+            request.num_tokens += 1
+            self.counters.generated_tokens += 1
+            if request.num_generated == request.max_tokens:
+                request.finished = True
+                self.end(request)
+            request.deliver(text, request.finished)
 
 
 @dataclass(frozen=True, slots=True)

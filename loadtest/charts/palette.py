@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 EMPHASIS = ("#d55e00", "#ff8b3d")
-"""Of the default policy: on light and on dark ground."""
+"""The default policy's colour on light and on dark ground."""
 OTHERS = (
     ("#3548d8", "#6d7cf5"),
     ("#0d4a70", "#4fb3f2"),
@@ -15,7 +15,7 @@ OTHERS = (
 )
 """They differ in lightness too, so that they stay apart with every kind of colour blindness."""
 DASHES = ((), (4.0, 1.6), (1.2, 1.4), (6.0, 1.4, 1.2, 1.4))
-"""On and off, in widths of the line. When the colours are used up, the next dash begins."""
+"""Dashes, on and off, in widths of the line. When the colours are used up, the next dash begins."""
 
 INK, MUTED, GRID, PAPER = "#1b1d21", "#5d636b", "#e2e4e8", "#fefefe"
 GROUND = {
@@ -40,7 +40,7 @@ class SeriesStyle:
 
     @property
     def name(self) -> str:
-        """Of the CSS class and of the CSS variable with the colour."""
+        """The name of the CSS class, and of the CSS variable with the colour."""
         return f"series-{self.number}"
 
 

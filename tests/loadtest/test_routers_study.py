@@ -1,6 +1,6 @@
 """The trace of conversations: the same for the same seed."""
 
-from loadtest.studies.conversation_trace import TURNS, write_scripts
+from loadtest.studies.routers import TURNS, write_scripts
 
 
 def test_the_same_seed_gives_the_same_scripts():

@@ -1,4 +1,4 @@
-"""vLLM's command line and environment (0.32), for its supervised process.
+"""Command lines and environments of engines, vLLM (0.32) and the simulated one, for supervised processes.
 
 KV events go over UNIX sockets in a folder of the replica: nothing of them is on the network. That serves one
 data-parallel rank; vLLM refuses such endpoints for more.
@@ -6,6 +6,7 @@ data-parallel rank; vLLM refuses such endpoints for more.
 
 import importlib.metadata
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from pathlib import Path
 
 from workers.engines.supervisor import EngineCommand
 
+ROOT = str(Path(__file__).resolve().parents[2])
+"""Where this package is importable from, installed or not."""
 LONGEST_SOCKET_PATH = 100
 """The kernel allows 107 characters."""
 
@@ -71,19 +74,40 @@ def vllm_command(options: EngineOptions, host: str, port: int, sockets: Path, ap
         "--enable-prompt-tokens-details",
         *("--kv-events-config", json.dumps(events)),
     ]
-    if options.served_model_name:
-        arguments += ["--served-model-name", options.served_model_name]
-    if options.max_model_len:
-        arguments += ["--max-model-len", str(options.max_model_len)]
-    if options.block_size:
-        arguments += ["--block-size", str(options.block_size)]
-    if options.num_blocks:
-        arguments += ["--num-gpu-blocks-override", str(options.num_blocks)]
+    arguments += _given(options, "--num-gpu-blocks-override")
     if options.on_cpu:
         arguments.append("--enforce-eager")
     return EngineCommand(
         [*arguments, *options.extra_arguments], _environment(options, api_key), _url(host, port)
     )
+
+
+def sim_command(options: EngineOptions, host: str, port: int, sockets: Path, api_key: str) -> EngineCommand:
+    """How to start one simulated engine on ``host:port``, with its KV events in the folder ``sockets``."""
+    arguments = [
+        *(sys.executable, "-m", "workers.sim.engine"),
+        *("--model", options.model),
+        *("--host", host, "--port", str(port)),
+        *("--engines", "1"),
+        *("--kv-endpoint", f"ipc://{sockets}/events"),
+        *("--kv-replay-endpoint", f"ipc://{sockets}/replay"),
+        *_given(options, "--num-blocks"),
+    ]
+    environment = {"PYTHONPATH": os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH"))))}
+    if api_key:
+        environment["WARMROUTE_SIM_API_KEY"] = api_key
+    return EngineCommand([*arguments, *options.extra_arguments], environment, _url(host, port))
+
+
+def _given(options: EngineOptions, blocks_flag: str) -> list[str]:
+    """Flags for what is not left to the engine."""
+    values = {
+        "--served-model-name": options.served_model_name,
+        "--max-model-len": options.max_model_len,
+        "--block-size": options.block_size,
+        blocks_flag: options.num_blocks,
+    }
+    return [part for flag, value in values.items() if value for part in (flag, str(value))]
 
 
 def _environment(options: EngineOptions, api_key: str) -> dict[str, str]:

@@ -14,9 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from loadtest.replay.palette import GRID, INK, MUTED, PAPER
-from loadtest.replay.panels import Panel, Styles
-from loadtest.replay.plots import Plot
+from loadtest.charts.palette import GRID, INK, MUTED, PAPER
+from loadtest.charts.panels import Panel, Plot, Styles
 
 PANEL_INCHES = (4.5, 3.1)
 PNG_DOTS_PER_INCH = 160
@@ -77,11 +76,13 @@ def write_png(plot: Plot, styles: Styles, title: str, path: Path) -> None:
         figure.savefig(path, dpi=PNG_DOTS_PER_INCH, metadata={"Description": plot.reading})
 
 
-def panel_svg(panel: Panel, variables: Mapping[str, tuple[str, str]]) -> str:
+def panel_svg(
+    panel: Panel, variables: Mapping[str, tuple[str, str]], inches: tuple[float, float] = PANEL_INCHES
+) -> str:
     """One panel as an SVG element to stand in a page that defines the colours as CSS variables."""
     buffer = io.BytesIO()
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=PANEL_INCHES, layout="constrained")
+        figure = Figure(figsize=inches, layout="constrained")
         axes: Axes = figure.add_subplot()
         panel.draw(axes)
         FigureCanvasSVG(figure)

@@ -1,10 +1,10 @@
-"""The simulator's cache: blocks are neither lost nor invented, and its events say what can be hit."""
+"""The paged cache: blocks are neither lost nor invented, and its events say what can be hit."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.simulator.cache import Holding, PagedCache
+from workers.sim.paged_cache import Holding, PagedCache
 
 BLOCK = 4
 LENGTH = 6
@@ -16,13 +16,13 @@ TEXTS = [[*range(LENGTH)], [*range(3), *range(10, 13)], [*range(20, 20 + LENGTH)
 def admit(cache, keys, num_tokens):
     """Hold blocks for a new request; None when it finds no room."""
     holding = Holding(keys)
-    hits = cache.find_hits(keys, num_tokens)
+    hits = cache.find_hits(holding, num_tokens)
     return holding if cache.grow(holding, num_tokens, hits) else None
 
 
 def can_hit(cache, key):
     """Whether a block is in the cache, wherever its text begins."""
-    return bool(cache.find_hits([key], BLOCK + 1))
+    return bool(cache.find_hits(Holding([key]), BLOCK + 1))
 
 
 OPERATIONS = st.lists(
@@ -86,7 +86,7 @@ def test_last_token_is_always_computed():
     """A prompt that is all in the cache gets a second copy of its last block; the key goes with the last."""
     cache = PagedCache(4, BLOCK)
     first = admit(cache, TEXTS[0], 2 * BLOCK)
-    assert len(cache.find_hits(TEXTS[0], 2 * BLOCK)) == 1
+    assert len(cache.find_hits(Holding(TEXTS[0]), 2 * BLOCK)) == 1
     again = admit(cache, TEXTS[0], 2 * BLOCK)
     assert cache.take_events() == ([0, 1], [])
     cache.free(first)

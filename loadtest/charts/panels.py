@@ -1,8 +1,9 @@
-"""What is drawn inside one pair of axes. Nothing here knows of files or pages."""
+"""What charts are made of, and what is drawn inside one pair of axes; nothing of files or pages."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,12 +11,12 @@ from matplotlib.axis import Axis
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
-from loadtest.replay.palette import INK, MUTED, PAPER, SeriesStyle
-from loadtest.simulator.results import Run
+from loadtest.charts.palette import INK, MUTED, PAPER, SeriesStyle
 
 REFERENCE_DASH = (0, (2, 2))
+REFERENCE_LINE: dict[str, Any] = {"color": MUTED, "linewidth": 1, "linestyle": REFERENCE_DASH, "zorder": 1}
 NAME_HEIGHT = 0.056
-"""Of a line of text, as a share of the axes' height."""
+"""The height of a line of text, as a share of the axes' height."""
 CDF_TICKS = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999)
 LOG_STEPS = (
     (1.3, (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)),
@@ -23,7 +24,7 @@ LOG_STEPS = (
     (3.2, (1.0, 3.0)),
     (math.inf, (1.0,)),
 )
-"""On a logarithmic axis of up to so many decades: the ticks in each decade."""
+"""Up to so many decades of a logarithmic axis, the ticks in each decade."""
 
 Styles = Mapping[str, SeriesStyle]
 Series = Mapping[str, tuple[Sequence[float] | NDArray[np.float64], Sequence[float] | NDArray[np.float64]]]
@@ -36,10 +37,32 @@ class Panel:
 
     title: str
     description: str
-    """For those who cannot see it."""
+    """What it shows, for those who cannot see it."""
     draw: Callable[[Axes], None]
     needs_legend: bool = True
     """Whether lines do not carry their policies' names themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """One or more panels that are looked at together."""
+
+    name: str
+    """The name of its PNG file."""
+    heading: str
+    reading: str
+    """What it shows, in a sentence or two."""
+    panels: Sequence[Panel]
+
+
+def as_series(points: Iterable[tuple[str, float, float]]) -> dict[str, tuple[list[float], list[float]]]:
+    """Points, each with the name of its line, as lines."""
+    series: dict[str, tuple[list[float], list[float]]] = {}
+    for name, x, y in points:
+        line = series.setdefault(name, ([], []))
+        line[0].append(x)
+        line[1].append(y)
+    return series
 
 
 def draw_lines(axes: Axes, series: Series, styles: Styles, points: bool) -> None:
@@ -81,7 +104,7 @@ def draw_bars(
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False)
     if reference is not None:
-        axes.axvline(reference, color=MUTED, linewidth=1, linestyle=REFERENCE_DASH, zorder=1)
+        axes.axvline(reference, **REFERENCE_LINE)
 
 
 def name_ends(axes: Axes, series: Series, styles: Styles, reference: tuple[float, str] | None = None) -> None:
@@ -152,15 +175,19 @@ def draw_cdf(axes: Axes, curves: Series, styles: Styles, limits: tuple[float, fl
     axes.set_yscale("logit")
     axes.set_ylim(CDF_TICKS[0], CDF_TICKS[-1])
     axes.yaxis.set_major_locator(FixedLocator(CDF_TICKS))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+    show_percent(axes)
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("TTFT, ms")
     axes.set_ylabel("requests answered by then")
 
 
-def ttft_curve(runs: Sequence[Run]) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """TTFT in milliseconds and the share of requests answered by then; median over seeds at each share."""
-    times = [run.ttft() * 1000 for run in runs]
+def show_percent(axes: Axes) -> None:
+    """Show shares of one, on the vertical axis, as percent."""
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+
+
+def cdf_curve(times: Sequence[NDArray[np.float64]]) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Durations and the share of requests that took no longer; the median over seeds at each share."""
     if not times or not all(seed.size for seed in times):
         return None
     logits = np.linspace(math.log(0.01 / 0.99), math.log(0.999 / 0.001), 160)
@@ -169,9 +196,13 @@ def ttft_curve(runs: Sequence[Run]) -> tuple[NDArray[np.float64], NDArray[np.flo
     return np.median([np.quantile(seed, shares) for seed in times], axis=0), shares
 
 
-def draw_reference(axes: Axes, height: float) -> None:
-    """A horizontal line that policies are compared with."""
-    axes.axhline(height, color=MUTED, linewidth=1, linestyle=REFERENCE_DASH, zorder=1)
+def draw_reference(axes: Axes, height: float, text: str = "") -> None:
+    """A horizontal line that others are compared with, and perhaps what it means."""
+    axes.axhline(height, **REFERENCE_LINE)
+    axes.annotate(
+        text, (0, height), (4, 3), xycoords=axes.get_yaxis_transform(), textcoords="offset points",
+        color=MUTED, fontsize=8,
+    )  # fmt: skip
 
 
 def draw_changes(axes: Axes, change_times: Mapping[str, float]) -> None:
