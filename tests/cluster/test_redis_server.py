@@ -17,7 +17,7 @@ from cluster.errors import SequenceGapError, StartUpError
 from cluster.protocol.wire import Keys, Lease, Load, ReplicaState
 from cluster.serve import redis_server
 from cluster.serve.redis_server import masked, redis_for
-from cluster.store.commands import SCRIPTS
+from cluster.store.commands import SCRIPTS, Script
 from cluster.store.ownership import OwnershipWriter
 from cluster.store.store import connect
 
@@ -171,7 +171,7 @@ def test_when_nothing_starts_the_error_has_every_reason(tmp_path, no_server, mon
 def test_the_server_ends_when_its_owner_is_killed(tmp_path, hide):
     """After kill -9 of the owner its Redis is gone too."""
     code = (
-        "import pathlib, sys, time; from cluster import redis_server\n"
+        "import pathlib, sys, time; from cluster.serve import redis_server\n"
         "if sys.argv[2] == '1': redis_server.shutil.which = lambda name: None\n"
         "with redis_server.redis_for(None, pathlib.Path(sys.argv[1])) as choice:\n"
         "    print(choice.url, flush=True); time.sleep(60)"
