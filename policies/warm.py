@@ -5,7 +5,7 @@
 
 A conversation's own history has a high price: computing it again delays everybody queued behind, and evicts
 what others need. What many prompts begin with has none, on the contrary: a further copy of it is an
-investment that the next ones use. In between the price falls with how hot it is. ARCHITECTURE.md derives it,
+investment that the next ones use. In between the price falls with its popularity. Decision 8 derives it,
 docs/benchmarks.md has the sweeps.
 """
 
@@ -20,7 +20,7 @@ from policies.types import Costs, Counts, Decision, Mask, Request, Snapshot
 STICKINESS = 8.0
 """Price of a lost token that nobody else has in common."""
 POPULAR_SHARE = 0.25
-"""What prompts have in common is hot when so large a part of a replica's fair share of them goes on there."""
+"""What prompts have in common is popular when so large a part of a replica's fair share goes on there."""
 ROOM_TOKENS = 6144.0
 """More than so many tokens an engine does not need to have at hand: three of vLLM's steps. Beyond it requests
 wait in the router, which can put short ones first."""

@@ -121,7 +121,7 @@ class _Supervisor:
                 for worker in self._workers:
                     self._look_after(worker)
                 time.sleep(WATCH_SECONDS)
-            log.info("router_stops", signal=self._came[-1])
+            log.info("router_stopped", signal=self._came[-1])
             return self._stop()
         except StartUpError:
             self._stop()
@@ -136,7 +136,7 @@ class _Supervisor:
             worker.serves_since = now
             if not self._complete and all(other.serves_since for other in self._workers):
                 self._complete = True
-                log.info("router_workers_serve", workers=len(self._workers))
+                log.info("router_workers_started", workers=len(self._workers))
         if worker.process is None:
             if now >= worker.due:
                 self._start(worker)

@@ -1,4 +1,4 @@
-"""How many prompts part ways at the same place: how hot that is which they share.
+"""How many prompts part ways at the same place: how popular that is which they share.
 
 A conversation continues where its last turn ended, once. An opening, a document or a tool's description is
 continued in many ways, each time after the same block.
@@ -24,7 +24,7 @@ MAX_BRANCHES = 100_000
 
 
 NUM_RECENT = 5_000
-"""Blocks among which the hottest are looked for: what was not met for longer has cooled down."""
+"""Blocks among which the most popular are looked for: those met last."""
 
 
 class Branch(NamedTuple):
@@ -71,11 +71,11 @@ class Branches:
             (recent - DOUBT * math.sqrt(recent)) / (min(self._num_returns, RECENT) + FIRST),
         )
 
-    def hottest(self, limit: int) -> list[Branch]:
+    def most_popular(self, limit: int) -> list[Branch]:
         """The blocks after which most prompts part ways, of those met lately."""
         lately = islice(reversed(self._counts), NUM_RECENT)
-        hottest = nlargest(limit, ((self._prompts(key), key) for key in lately))
-        return [Branch(key, self._counts[key].tokens, prompts, self.share(key)) for prompts, key in hottest]
+        popular = nlargest(limit, ((self._prompts(key), key) for key in lately))
+        return [Branch(key, self._counts[key].tokens, prompts, self.share(key)) for prompts, key in popular]
 
     def add(self, key: int, tokens: int = 0) -> None:
         """A prompt goes on with something new after this block, with which so many of its tokens end."""

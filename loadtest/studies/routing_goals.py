@@ -1,10 +1,10 @@
 """How good routing decisions are, in figures: the table of goals, its ablation and its sweeps.
 
-    python -m loadtest.studies.routing_goals --trace ../shared/traces/conversation-head.jsonl trace routers
+    python -m loadtest.studies.routing_goals --trace TRACE.jsonl trace routers
     ablation
 
 Every case plays the same requests in virtual time with several seeds; figures are medians over the seeds. The
-trace's lengths are divided by 8, as in the issue that set the goals. The second half of its requests is
+trace's lengths are divided by 8, as where the goals were set. The second half of its requests is
 played unless ``--first`` and ``--last`` say otherwise: the first half was for tuning.
 """
 
@@ -65,8 +65,8 @@ NO_PROGRESS: Constants = {"progress": _no_progress}
 ABLATION: Mapping[str, Constants] = {
     "as it is": {},
     "stickiness off": {"STICKINESS": 0.0},
-    "nothing counts as hot": {"POPULAR_SHARE": NEVER},
-    "nothing is soon hot": {"DOUBT": NEVER},
+    "nothing counts as popular": {"POPULAR_SHARE": NEVER},
+    "nothing is soon popular": {"DOUBT": NEVER},
     "no waiting in the router": {"ROOM_TOKENS": NEVER},
     "no ageing of what waits": {"AGEING_TOKENS": 0.0},
     "queues do not shrink": NO_PROGRESS,

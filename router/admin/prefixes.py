@@ -30,7 +30,7 @@ class HotPrefix(msgspec.Struct, kw_only=True):
 
 
 class PrefixesAnswer(Answer):
-    """The hottest first."""
+    """The most popular first."""
 
     prefixes: list[HotPrefix]
 
@@ -42,13 +42,13 @@ def prefix_routes(fleet: Fleet) -> APIRouter:
     @routes.get("/admin/prefixes", **answers(PrefixesAnswer))
     async def prefixes(limit: Annotated[int, Query(ge=1, le=MAX_PREFIXES)] = 20) -> JsonResponse:
         """Blocks after which prompts that this router has sent part ways, the most frequent first."""
-        hottest: list[tuple[Branch, str]] = []
+        popular: list[tuple[Branch, str]] = []
         for model, branches in list(fleet.branches.items()):
-            own = [(branch, model) for branch in branches.hottest(limit)]
-            hottest = nlargest(limit, hottest + own, key=lambda one: one[0].prompts)
+            own = [(branch, model) for branch in branches.most_popular(limit)]
+            popular = nlargest(limit, popular + own, key=lambda one: one[0].prompts)
             await asyncio.sleep(0)
         described = []
-        for branch, model in hottest:
+        for branch, model in popular:
             described.append(_describe(fleet, branch, model))
             if not len(described) % DESCRIBED:
                 await asyncio.sleep(0)

@@ -154,7 +154,7 @@ class Admission:
         parties = list(self._addresses.values())
         if (now := time.monotonic()) >= self._log_again:
             self._log_again = now + LOG_SECONDS
-            log.warning("client_connections_at_limit", limit=self.max_connections, addresses=len(parties))
+            log.warning("client_connections_limited", limit=self.max_connections, addresses=len(parties))
         candidates = [party for party in parties if party.idle or party.arriving]
         if not candidates:
             return False

@@ -131,7 +131,7 @@ class Tracing:
         ending.start()
         await asyncio.to_thread(ending.join, CLOSE_SECONDS)
         if ending.is_alive():
-            log.warning("traces_not_sent", problem="the collector did not take the last ones in time")
+            log.warning("traces_dropped", problem="the collector did not take the last ones in time")
             self._exporter.shutdown()  # ends its waits between attempts
 
 
@@ -224,7 +224,7 @@ class _ToOurLog(logging.Handler):
         now = time.monotonic()
         if now >= self._next:
             self._next = now + LOG_SECONDS
-            log.warning("traces_not_sent", problem=record.getMessage())
+            log.warning("traces_dropped", problem=record.getMessage())
 
 
 TO_OUR_LOG = _ToOurLog()

@@ -158,7 +158,7 @@ class Tokenizers:
             entry.exactness.agrees(shape, prompt.conversation_key, now)
             return
         log.warning(
-            "prompt_tokens_differ",
+            "prompt_tokens_differed",
             model=model,
             computed=prompt.prompt_tokens,
             reported=reported,
@@ -233,7 +233,7 @@ class Tokenizers:
         if not answered:
             entry.due = time.monotonic() + (entry.pause or RECHECK_SECONDS)
         elif entry.agrees(time.monotonic(), everybody=answered == len(probed)):
-            log.info("tokenizer_agrees", model=model.name)
+            log.info("tokenizer_agreed", model=model.name)
 
     async def _load(self, model: Model, lease: Lease) -> PromptTokenizer:
         directory = self._directories.get(model.name) or self._directories.get(lease.model)
@@ -280,7 +280,7 @@ class Tokenizers:
 
     def _alarm(self, entry: _Entry, model: str, alarm: str) -> None:
         if entry.differs(time.monotonic(), alarm):
-            log.error("tokenizer_alarm", model=model, alarm=alarm)
+            log.error("tokenizer_differed", model=model, alarm=alarm)
 
 
 def _kinds(leases: Sequence[Lease]) -> list[list[Lease]]:

@@ -43,7 +43,7 @@ class Workers:
 
         async def logged() -> bool:
             assert self.process.poll() is None, self.system.log("router")
-            return "router_workers_serve" in self.system.log("router")
+            return "router_workers_started" in self.system.log("router")
 
         await eventually(logged, 60, "all workers serve")
 

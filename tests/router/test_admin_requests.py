@@ -75,10 +75,10 @@ async def test_shared_prefixes(router):
         ("0000000000000002", 8, ["a"]),
         ("0000000000000001", 4, ["a"]),
     ]
-    hottest = answer["prefixes"][0]
-    assert hottest["model"] == "m"
-    assert hottest["prompts"] == pytest.approx(3.0, abs=0.1)
-    assert hottest["share"] > answer["prefixes"][1]["share"] > 0
+    popular = answer["prefixes"][0]
+    assert popular["model"] == "m"
+    assert popular["prompts"] == pytest.approx(3.0, abs=0.1)
+    assert popular["share"] > answer["prefixes"][1]["share"] > 0
     assert len((await router.get("/admin/prefixes?limit=1"))[1]["prefixes"]) == 1
 
 

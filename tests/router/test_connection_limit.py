@@ -102,7 +102,7 @@ def test_reaching_the_limit_is_logged_once_a_minute(monkeypatch):
     limit.enter(party, print)
     for _ in range(10):
         assert limit.enter(party, print) is None
-    assert lines == ["client_connections_at_limit"]
+    assert lines == ["client_connections_limited"]
 
 
 @pytest.mark.parametrize(

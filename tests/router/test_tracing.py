@@ -277,7 +277,7 @@ async def test_a_collector_that_takes_nothing_stops_nobody(collector, monkeypatc
     assert closed - began < 2.5
     assert took < 1.0
     assert len(tracing._processor._batch_processor._queue) <= tracing_module.QUEUED_SPANS
-    assert {entry["event"] for entry in logs} == {"traces_not_sent"}
+    assert {entry["event"] for entry in logs} == {"traces_dropped"}
     assert len(logs) <= 2
 
 

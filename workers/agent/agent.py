@@ -173,7 +173,9 @@ class Agent:
             self._incarnation = self._last_known = engine
             self._alarms.clear("engine")
             self.mirror_replaced()
-            log.info("engine_found", replica=self.replica, model=found.model, block_size=engine.block_size)
+            log.info(
+                "engine_discovered", replica=self.replica, model=found.model, block_size=engine.block_size
+            )
             try:
                 await engine.run()
             except IncarnationOverError as over:

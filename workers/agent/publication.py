@@ -160,7 +160,7 @@ class Publication:
                 await self._reopen_or_raise()
             except StoreUnavailableError as error:
                 if not self.trouble:
-                    log.warning("redis_unreachable", replica=self._replica, reason=str(error))
+                    log.warning("redis_lost", replica=self._replica, reason=str(error))
                 self.trouble = str(error)
                 await asyncio.sleep(next(pauses))
                 continue
