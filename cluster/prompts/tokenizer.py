@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import xxhash
@@ -23,6 +24,8 @@ from cluster.prompts.text_encoder import TextEncoder
 from cluster.prompts.text_splits import cuts_known_words, find_splits
 from cluster.protocol.block_keys import TOKEN_BYTES, pack_tokens
 
+IMPORTING = Lock()
+"""Transformers is imported where a thread needs it, since that takes seconds; two at once find it half made."""
 FINGERPRINTED_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -87,8 +90,8 @@ class PromptTokenizer:
     def __init__(self, directory: Path, cache: PromptCache | None = None) -> None:
         # The tokenizer's own threads cost 20% more CPU time per prompt, and do not survive a fork.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        # Importing transformers takes seconds: done here, in the thread that loads the tokenizer.
-        from transformers import AutoTokenizer
+        with IMPORTING:
+            from transformers import AutoTokenizer
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)

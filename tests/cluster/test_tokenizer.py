@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -274,3 +276,16 @@ def test_broken_tokenizer_files_are_one_kind_of_error(tiny_model, tmp_path, cont
     (broken / "tokenizer.json").write_text(content)
     with pytest.raises(TokenizerUnavailableError, match="no usable tokenizer in"):
         PromptTokenizer(broken)
+
+
+@pytest.mark.integration
+def test_many_threads_load_tokenizers_at_once(tiny_model):
+    """A router loads those of several models side by side, and none finds its library half imported."""
+    program = (
+        "import sys, pathlib, concurrent.futures as futures; "
+        "from cluster.prompts.tokenizer import PromptTokenizer, forgo_torch; forgo_torch(); "
+        "list(futures.ThreadPoolExecutor(4).map(PromptTokenizer, [pathlib.Path(sys.argv[1])] * 4))"
+    )
+    command = [sys.executable, "-c", program, tiny_model]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=50)
+    assert done.returncode == 0, done.stderr

@@ -59,7 +59,8 @@ async def hold_lease(model: Path, port: int, redis_url: str) -> None:
         tokenizer_fingerprint=tokenizer_fingerprint(model),
         publishes_events=True,
     )
-    writer = OwnershipWriter(connect(redis_url), Keys("warmroute"), lease.replica, LEASE_SECONDS, 1000)
+    redis = connect(redis_url)  # the writer does not keep it
+    writer = OwnershipWriter(redis, Keys("warmroute"), lease.replica, LEASE_SECONDS, 1000)
     opened = False
     while True:
         with contextlib.suppress(ClusterError):

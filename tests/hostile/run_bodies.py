@@ -39,7 +39,7 @@ async def send_all(
     names: Collection[str],
     sizes: Collection[int],
     settle: float,
-    time_of_sending: str,
+    time_of_sending: str = LAST,
 ) -> None:
     """Each kind in each size, and a pause."""
     table.note(f"the {time_of_sending} time:")

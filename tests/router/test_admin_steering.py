@@ -170,6 +170,7 @@ async def test_policy_unknown_to_this_router_is_said_in_healthz(steered, redis_s
     async def degraded(expected):
         for _ in range(200):
             found = (await steered.get("/healthz"))[1]["degraded"]
+            found = [one for one in found if not one.startswith("replica")]  # nobody renews their leases
             if found == expected:
                 return
             await asyncio.sleep(0.01)
