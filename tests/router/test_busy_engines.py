@@ -106,6 +106,31 @@ async def test_last_engines_own_answer_reaches_the_client(router, engines, body,
     await router.drained()
 
 
+async def test_only_replica_is_busy(start_router, engines):
+    """It is asked once, and the next request finds it as before."""
+    router = await start_router(engines[0])
+    engines[0].script.append(says(QUEUE_FULL))
+    async with router.post(STREAM) as response:
+        assert (response.status, await response.json()) == (503, QUEUE_FULL)
+    async with router.post(STREAM) as response:
+        assert (response.status, response.headers["x-warmroute-reason"]) == (200, "round-robin")
+        await response.read()
+    assert len(engines[0].exchanges) == 2
+    await router.drained()
+
+
+async def test_busy_ones_do_not_count_as_died(start_router, engines):
+    """An error is repeated on one other replica, however many were busy before."""
+    router = await start_router(*engines)
+    router.admit(engines[1].url, "c")
+    engines[0].script.append(says(QUEUE_FULL))
+    engines[1].script.extend([says(DIED), says(DIED)])
+    async with router.post(CHAT) as response:
+        assert (response.status, await response.json()) == (500, DIED)
+    assert [len(engine.exchanges) for engine in engines] == [1, 2]
+    await router.drained()
+
+
 @pytest.mark.parametrize(("error", "status"), [(QUEUE_FULL, 503), (TOO_MANY, 429), (DIED, 500)])
 async def test_error_that_stands_in_a_stream_becomes_an_answers_status(router, engines, error, status):
     """While nothing of a stream has reached the client, it can still be told what HTTP can tell."""
