@@ -1,12 +1,14 @@
 """The errors of this package: answers to clients, and how attempts at engines fail."""
 
 from enum import Enum, auto
-from typing import Any
+from typing import Any, NamedTuple
 
 MAX_QUOTED = 64
 """Characters quoted of anything that came from outside: errors are logged, kept and shared through Redis."""
 TYPES = {429: "rate_limit_error", 502: "upstream_error", 503: "service_unavailable"}
 """What OpenAI's format calls the types of errors that are not the request's own, by status."""
+PASSED_ON = (429, 500, 503)
+"""Statuses that are an engine's own; with others something before it may speak, or nothing was said."""
 MAX_MESSAGE = 1_024
 """Characters of a whole message."""
 
@@ -22,8 +24,8 @@ class ApiError(Exception):
     status: int
     type: str
     code: str | None
-    retry_after: int | None
-    """Seconds after which trying again may help."""
+    retry_after: int | str | None
+    """When trying again may help: in seconds, or as an engine put it."""
 
     def __init_subclass__(cls, status: int, code: str | None = None, retry_after: int | None = None) -> None:
         cls.status, cls.code, cls.retry_after = status, code, retry_after
@@ -114,14 +116,8 @@ class NotDecidedError(ApiError, status=503, code="redis_unavailable"):
     """What an operator wants, or wants to know, needs Redis, which does not answer."""
 
 
-class UpstreamError(ApiError, status=502):
-    """No attempt succeeded before the first byte."""
-
-    def __init__(self, message: str, status: int = 502, retry_after: int | None = 1) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = "upstream_timeout" if status == 504 else "upstream_failed"
-        self.retry_after = retry_after
+class UpstreamError(ApiError, status=502, code="upstream_failed", retry_after=1):
+    """An engine did not answer, or what it answered broke off."""
 
 
 class Repeat(Enum):
@@ -135,6 +131,15 @@ class Repeat(Enum):
     """It failed for a reason of its own and would do so everywhere."""
 
 
+class EngineAnswer(NamedTuple):
+    """What an engine said when it failed a request."""
+
+    status: int
+    body: dict[str, Any] | None
+    """Its own words; None where they are not in the API's error format."""
+    retry_after: str
+
+
 class AttemptFailedError(Exception):
     """One attempt at one replica failed before the first byte reached the client."""
 
@@ -144,16 +149,36 @@ class AttemptFailedError(Exception):
         *,
         replica_down: bool,
         timed_out: bool = False,
-        answered: bool = False,
+        answer: EngineAnswer | None = None,
         repeat: Repeat = Repeat.FREELY,
     ) -> None:
         super().__init__(message)
         self.replica_down = replica_down
         """Whether the replica should be left alone for a moment."""
         self.timed_out = timed_out
-        self.answered = answered
-        """Whether the engine itself said no, so that asking it again at once is useless."""
+        self.answer = answer
+        """What the engine itself said; asking it again at once is useless."""
         self.repeat = repeat
+
+
+class AttemptsFailedError(UpstreamError, status=502, code="upstream_failed", retry_after=1):
+    """No attempt succeeded before the first byte. What the last engine said itself is passed on."""
+
+    def __init__(self, attempts: int, last: AttemptFailedError) -> None:
+        several = f"All {attempts} attempts failed; the last one" if attempts > 1 else ""
+        super().__init__(f"{several or 'The request failed'}: {last}")
+        self.retry_after = None if last.repeat is Repeat.NEVER else 1
+        self._body = None
+        if last.timed_out:
+            self.status, self.code = 504, "upstream_timeout"
+        elif last.answer is not None and last.answer.status in PASSED_ON:
+            self.status, self._body, retry_after = last.answer
+            self.type = TYPES.get(self.status, self.type)
+            self.retry_after = retry_after or self.retry_after
+
+    def body(self) -> dict[str, Any]:
+        """The engine's own, where it speaks the API's language."""
+        return self._body or super().body()
 
 
 class ReplyBrokenError(Exception):

@@ -51,7 +51,9 @@ class RouterSettings(ClusterSettings):
     """Replicas tried for one request before the client gets an error."""
     connect_seconds: float = Field(2.0, gt=0)
     first_byte_seconds: float = Field(600.0, gt=0)
-    """Queueing and prefill on the engine must be over within this time."""
+    """Queueing and prefill on the engine must be over within this time: the limit for streams."""
+    answer_seconds: float = Field(3600.0, gt=0)
+    """An answer that is not streamed must be complete within this time, with all that it generates."""
     idle_seconds: float = Field(300.0, gt=0)
     """Longest silence of an engine in the middle of a reply."""
     body_seconds: float = Field(60.0, gt=0)

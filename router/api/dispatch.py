@@ -15,12 +15,7 @@ from cluster.fleet.fleet import Fleet
 from cluster.fleet.replicas import Model
 from cluster.protocol.wire import ReplicaState
 from policies.types import Decision, NoReplicaError, Policy, Request, Snapshot
-from router.errors import (
-    AttemptFailedError,
-    NoReplicaReadyError,
-    Repeat,
-    UpstreamError,
-)
+from router.errors import AttemptFailedError, AttemptsFailedError, NoReplicaReadyError, Repeat
 from router.explain.explainer import Explainer
 from router.explain.misses import Considered
 from router.health.probes import Probes
@@ -71,7 +66,7 @@ class Dispatcher:
         """Send a request to the best replica, and to the next best while no byte of an answer has come and
         the failure is not the request's own.
 
-        Raises `NoReplicaReadyError`, `UnknownModelError` or `UpstreamError`.
+        Raises `NoReplicaReadyError`, `UnknownModelError` or `AttemptsFailedError`.
         """
         body = call.upstream_body()
         record.assignment = assignment = self.steering.policy_for(prompt.conversation_key)
@@ -103,7 +98,7 @@ class Dispatcher:
                     or harmful >= MAX_HARMFUL_ATTEMPTS
                     or record.attempts >= self.settings.max_attempts
                 ):
-                    raise _failed(record, failure) from failure
+                    raise AttemptsFailedError(record.attempts, failure) from failure
             except BaseException:
                 booking.release(time.monotonic(), succeeded=False)
                 raise
@@ -183,7 +178,7 @@ class Dispatcher:
         seem to be out of reach, or, at last, those that failed us.
         """
         request = Request(prompt.prompt_tokens, prompt.opening_tokens, prompt.conversation_key)
-        useless = [name for name, failure in failures.items() if failure.timed_out or failure.answered]
+        useless = [name for name, failure in failures.items() if failure.timed_out or failure.answer]
         for excluded, heed_failures, reachable in (
             (failures, True, True),
             (failures, False, True),
@@ -205,7 +200,7 @@ class Dispatcher:
                 snapshot = _out_of_reach(snapshot, model, excluded)
                 return snapshot, policy(request, snapshot)._replace(room_tokens=math.inf)
         if failures and model.ready:
-            raise _failed(record, list(failures.values())[-1])
+            raise AttemptsFailedError(record.attempts, list(failures.values())[-1])
         if any(replica.drained for replica in model.replicas):
             raise NoReplicaReadyError(f"No replica of {model.name!r} takes requests: some are drained.")
         raise NoReplicaReadyError(f"No replica of {model.name!r} is ready; try again shortly.")
@@ -231,13 +226,4 @@ def _considered(snapshot: Snapshot, decision: Decision) -> Considered:
         decision.costs,
         snapshot.last_replica,
         snapshot.caches_seen,
-    )
-
-
-def _failed(record: RequestRecord, last: AttemptFailedError) -> UpstreamError:
-    several = f"All {record.attempts} attempts failed; the last one" if record.attempts > 1 else ""
-    return UpstreamError(
-        f"{several or 'The request failed'}: {last}",
-        status=504 if last.timed_out else 502,
-        retry_after=None if last.repeat is Repeat.NEVER else 1,
     )

@@ -20,7 +20,7 @@ from router.health.readiness import without_replicas
 from router.history.record import RequestRecord
 from router.http.admission import Admission, max_connections
 from router.http.client_request import ClientRequest, client_request
-from router.http.sse import DONE, EventFilter, usage_of_reply
+from router.http.sse import DONE, STREAM_HEADERS, EventFilter, usage_of_reply
 from router.observe.accounting import Accounts
 from router.requests.bodies import parse_body
 from router.requests.prompt_threads import PromptThreads
@@ -143,7 +143,8 @@ async def _relay_stream(call: Call, exchange: Exchange, record: RequestRecord, c
     record.status = reply.status
     events, rest = EventFilter(keep_usage=call.wants_usage), b""
     try:
-        broken = await client.relay(reply.status, _reply_headers(reply.content_type, record), reply, events)
+        headers = {**_reply_headers(reply.content_type, record), **STREAM_HEADERS}
+        broken = await client.relay(reply.status, headers, reply, events)
     finally:
         record.usage = events.usage
         if events.reported_error:

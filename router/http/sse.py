@@ -13,7 +13,10 @@ UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What decoding can raise for bytes that are not the JSON expected."""
 
 _END = re.compile(rb"\r?\n\r?\n")
+_COMMENT = re.compile(rb"(?::[^\r\n]*)?\r?\n")
 DONE = b"data: [DONE]"
+STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+"""What keeps nginx and its like from collecting a stream's events before they pass them on."""
 _CHUNK_SIZES = [b"%x\r\n" % size for size in range(4096)]
 """How a chunk of so many bytes begins, as servers in Python write it."""
 
@@ -67,7 +70,7 @@ class EventFilter:
             and b'"error"' not in data
             and data.count(b'"usage"') == data.count(b'"usage":null')
         ):
-            self.done = self.done or data.startswith(DONE) or b"\n\n" + DONE in data
+            self.done = self.done or _is_done(data)
             return data
         return b"".join([event for event in self.split(data) if self._passes(event)])
 
@@ -103,7 +106,7 @@ class EventFilter:
     def _passes(self, event: bytes) -> bool:
         usage, nothing_else = parse_usage(event)
         self.usage = usage or self.usage
-        self.done = self.done or event.startswith(DONE)
+        self.done = self.done or _is_done(event)
         self.reported_error = self.reported_error or error_status(event) is not None
         return self.keep_usage or not nothing_else
 
@@ -116,6 +119,19 @@ def parse_usage(event: bytes) -> tuple[Usage | None, bool]:
     if parsed is None or parsed.usage is None:
         return None, False
     return parsed.usage, not parsed.choices
+
+
+def _is_done(data: bytes) -> bool:
+    """Whether a line of these events ends a stream; inside JSON no line begins."""
+    return data.startswith(DONE) or b"\n" + DONE in data
+
+
+def without_comments(data: bytes) -> bytes:
+    """The beginning of a stream without the whole comments and empty lines that it begins with."""
+    start = 0
+    while line := _COMMENT.match(data, start):
+        start = line.end()
+    return data[start:]
 
 
 def first_event(data: bytes) -> bytes | None:

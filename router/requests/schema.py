@@ -141,7 +141,10 @@ class Call(msgspec.Struct, frozen=True):
     def _encoded_anew(self, asks_for_usage: bool) -> bytes:
         fields = dict(self.fields)
         if asks_for_usage:
-            fields["stream_options"] = {**(fields.get("stream_options") or {}), "include_usage": True}
+            options = {**(fields.get("stream_options") or {}), "include_usage": True}
+            if options.get("continuous_usage_stats") is True:  # engines heed it beside the other one only
+                options["continuous_usage_stats"] = False
+            fields["stream_options"] = options
         if self.cache_salt:
             fields["cache_salt"] = self.cache_salt
         try:

@@ -19,23 +19,14 @@ from router.http.sse import UNREADABLE, error_status
 from router.http.time_limits import Watchdog
 from router.settings import RouterSettings
 from router.upstream.engine_connection import EngineConnection
+from router.upstream.failures import FAILED_STATUSES, MAX_ERROR_BYTES, failed_answer
 from router.upstream.reply import UpstreamReply
 
-FAILED_STATUSES = {
-    429: Repeat.FREELY,
-    500: Repeat.ONCE,
-    502: Repeat.ONCE,
-    503: Repeat.FREELY,
-    504: Repeat.NEVER,  # what stands before the engine has waited for too long
-}
-"""Statuses that do not reach the client while another replica may do better."""
 SMALL_REQUEST_SECONDS = 10.0
 HEALTH_SECONDS = 2.0
 """How long an engine may take to say that it lives."""
 ALIVE_SECONDS = 3.0
 """An engine that has sent a byte of any answer within this time lives, whatever its health check says."""
-ERROR_BYTES = 300
-"""How much of an engine's error is passed on to the client."""
 KEEP_ALIVE_SECONDS = 4.0
 """Below the 5 s after which vLLM's server closes idle connections, so that none is reused as it closes."""
 MAX_IDLE_PER_ENGINE = 256
@@ -169,7 +160,13 @@ class Upstream:
         """Generation requests sent to engines whose answers have not been closed."""
         key = settings.engine_api_key
         self._authorization = f"Authorization: Bearer {key}\r\n" if key else ""
-        self._watchdog = Watchdog(min(1.0, settings.first_byte_seconds / 10, settings.idle_seconds / 10))
+        self._limits = {
+            True: (settings.first_byte_seconds, "WARMROUTE_FIRST_BYTE_SECONDS"),
+            False: (settings.answer_seconds, "WARMROUTE_ANSWER_SECONDS"),
+        }
+        """Of streams and of other answers: how long, and which setting says so."""
+        limits = settings.first_byte_seconds, settings.answer_seconds, settings.idle_seconds
+        self._watchdog = Watchdog(min(1.0, min(limits) / 10))
         self._pool = EnginePool(settings.connect_seconds, self._watchdog)
         self._questions = EnginePool(settings.connect_seconds, self._watchdog)
         """For small questions: that an engine answers these with errors is no sign that it lives."""
@@ -190,14 +187,16 @@ class Upstream:
         cannot be reached, fails, or stays silent for too long.
         """
         self.open_requests += 1
-        reply = UpstreamReply(self._settings.idle_seconds, self._closed)
+        seconds, setting = self._limits[streamed]
+        reply = UpstreamReply(self._settings.idle_seconds, self._closed, setting)
         try:
-            seconds = self._settings.first_byte_seconds
             await self._ask(self._pool, reply, url, "POST", path, body, headers, seconds)
             await self._require_sound(reply, streamed)
         except ReplyBrokenError as error:
             reply.close()
-            raise await self._failure(url, error) from error
+            # An engine was at work all this time; one that is dead was found out long before.
+            is_final = reply.took_too_long and not streamed
+            raise await self._failure(url, error, is_final) from error
         except BaseException:
             reply.close()
             raise
@@ -205,35 +204,28 @@ class Upstream:
 
     async def _require_sound(self, reply: UpstreamReply, streamed: bool) -> None:
         """Raises for an answer of which nothing should reach the client."""
-        status, text = reply.status, reply.first[:ERROR_BYTES]
-        if status in FAILED_STATUSES or not text:
-            raise AttemptFailedError(
-                f"engine answered {status} {text.decode(errors='replace')}",
-                replica_down=status in (502, 503) or not text,
-                timed_out=status == 504,
-                answered=True,
-                repeat=FAILED_STATUSES.get(status, Repeat.ONCE),
-            )
+        status = reply.status
+        if status in FAILED_STATUSES or not reply.first:
+            with suppress(ReplyBrokenError):  # then its beginning has to do
+                await reply.read_all(MAX_ERROR_BYTES)
+            raise failed_answer(status, reply.first, reply.retry_after)
         if not streamed or status != 200:
             await reply.read_all()
             return
-        error = error_status(await reply.read_event())
-        if (error or 0) >= 500:
-            raise AttemptFailedError(
-                "the engine began its stream with an error",
-                replica_down=True,
-                answered=True,
-                repeat=Repeat.ONCE,
-            )
+        event = await reply.read_event()
+        error = error_status(event)
+        if not event or error == 429 or (error or 0) >= 500:
+            text = event.partition(b"data:")[2].strip()
+            raise failed_answer(error or status, text, reply.retry_after)
         reply.has_token = error is None
 
-    async def _failure(self, url: str, error: ReplyBrokenError) -> AttemptFailedError:
+    async def _failure(self, url: str, error: ReplyBrokenError, is_final: bool) -> AttemptFailedError:
         """What it says about request and engine that an answer did not come or broke off."""
         if isinstance(error, ReplyTooLargeError):
             return AttemptFailedError(f"the answer is {error}", replica_down=False, repeat=Repeat.NEVER)
         if not error.timed_out:
             return AttemptFailedError(str(error), replica_down=True, repeat=Repeat.ONCE)
-        if await self.is_healthy(url):  # it works, and would have worked longer
+        if is_final or await self.is_healthy(url):  # it works, and would have worked longer
             return AttemptFailedError(str(error), replica_down=False, timed_out=True, repeat=Repeat.NEVER)
         return AttemptFailedError(str(error), replica_down=True, timed_out=True)
 

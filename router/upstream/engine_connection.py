@@ -16,7 +16,7 @@ MAX_HEAD_BYTES = 64 * 1024
 class Receiver(Protocol):
     """Takes one answer. After `finished`, `failed` or `overdue` nothing more comes."""
 
-    def began(self, status: int, content_type: str) -> None:
+    def began(self, status: int, content_type: str, retry_after: str) -> None:
         """The headers are complete."""
 
     def received(self, data: bytes) -> None:
@@ -68,6 +68,7 @@ class EngineConnection(asyncio.Protocol):
     _chunks_to: ChunkReceiver | None = None
     _idle_seconds: float = 0.0
     _content_type: str = ""
+    _retry_after: str = ""
     _outside_body_bytes: int = 0
     _body: list[bytes] = field(default_factory=list)
 
@@ -79,7 +80,7 @@ class EngineConnection(asyncio.Protocol):
         self._has_length = self._surplus = self._chunk_complete = self._between_chunks = False
         self._chunks_to = None
         self._idle_seconds = 0.0
-        self._content_type = "application/json"
+        self._content_type, self._retry_after = "application/json", ""
         self._outside_body_bytes = 0
         self._body = []
 
@@ -203,6 +204,8 @@ class EngineConnection(asyncio.Protocol):
         name = name.lower()
         if name == b"content-type":
             self._content_type = value.decode("latin-1")
+        elif name == b"retry-after":
+            self._retry_after = value.decode("latin-1")
         elif name == b"content-length" or (
             name == b"transfer-encoding" and value.lower().endswith(b"chunked")
         ):
@@ -216,7 +219,7 @@ class EngineConnection(asyncio.Protocol):
         self._head_complete = True
         self._keep_alive = self._parser.should_keep_alive()
         self._outside_body_bytes = 0
-        self._receiver.began(status, self._content_type)
+        self._receiver.began(status, self._content_type, self._retry_after)
 
     def on_body(self, data: bytes) -> None:
         """Collect what one read contains."""

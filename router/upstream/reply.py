@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from router.errors import ReplyBrokenError, ReplyTooLargeError
-from router.http.sse import MAX_EVENT_BYTES, first_event
+from router.http.sse import MAX_EVENT_BYTES, first_event, without_comments
 from router.http.time_limits import NEVER
 from router.upstream.engine_connection import ChunkReceiver, EngineConnection
 
@@ -31,9 +31,10 @@ class UpstreamReply:
     ``first`` holds the bytes that have come already.
     """
 
-    def __init__(self, idle_seconds: float, on_close: Callable[[], None]) -> None:
+    def __init__(self, idle_seconds: float, on_close: Callable[[], None], limited_by: str = "") -> None:
         self.status = 0
         self.content_type = ""
+        self.retry_after = ""
         self.first = b""
         self.has_token = False
         """Whether ``first`` ends with the first piece of a stream, which has just come."""
@@ -45,7 +46,12 @@ class UpstreamReply:
         self._unread_bytes = 0
         self._ended = False
         self._broken: str | None = None
+        self._limited_by = limited_by
+        """The setting that the limit in `ask` comes from."""
         self._limit_seconds = 0.0
+        self._until = NEVER
+        self.took_too_long = False
+        """Whether the limit in `ask` has passed; that of silence may pass before."""
         self._timed_out = self._unanswered = False
         self._waiter: asyncio.Future[None] | None = None
         self._sink: Sink | None = None
@@ -53,12 +59,13 @@ class UpstreamReply:
     async def ask(self, connection: EngineConnection, request: bytes, seconds: float) -> bool:
         """Send the request and wait for the first bytes. False when the connection had been closed before.
 
-        Raises `ReplyBrokenError`.
+        All that is read afterwards, until `relay`, must come within the same limit. Raises
+        `ReplyBrokenError`.
         """
         self._connection, self._broken, self._unanswered = connection, None, False
         self._limit_seconds = seconds
         sent = self._loop.time()
-        connection.deadline = sent + seconds
+        connection.deadline = self._until = sent + seconds
         connection.send(request, self)
         try:
             self.first = await self._read()
@@ -69,25 +76,30 @@ class UpstreamReply:
         return True
 
     async def read_event(self) -> bytes:
-        """Read on until `first` begins with a whole event, and return that. Raises `ReplyBrokenError`."""
+        """Read on until `first` begins with a whole event, and return that. Raises `ReplyBrokenError`.
+
+        Comments before it are dropped: an engine keeps a connection alive with them while a request waits.
+        """
+        self.first = without_comments(self.first)
         while (event := first_event(self.first)) is None and len(self.first) < MAX_EVENT_BYTES:
             data = await self._read()
             if not data:
                 break
-            self.first += data
+            self.first = without_comments(self.first + data)
         return event or self.first
 
-    async def read_all(self) -> None:
-        """Take the whole body into `first`. Raises `ReplyBrokenError`; `ReplyTooLargeError` over 64 MiB."""
+    async def read_all(self, max_bytes: int | None = None) -> None:
+        """Take the whole body into `first`. Raises `ReplyBrokenError`; `ReplyTooLargeError` over 64 MiB, or
+        over the size given."""
         if self._ended and not self._unread:
             return
-        parts, size = [], 0
+        parts, size, most = [], 0, max_bytes or MAX_REPLY_BYTES
         data = self.first
         while data:
             parts.append(data)
             size += len(data)
-            if size > MAX_REPLY_BYTES:
-                raise ReplyTooLargeError(f"larger than {MAX_REPLY_BYTES} bytes")
+            if size > most:
+                raise ReplyTooLargeError(f"larger than {most} bytes")
             data = await self._read()
         self.first = b"".join(parts)
 
@@ -98,8 +110,9 @@ class UpstreamReply:
         if self._ended or self._broken is not None:
             sink.ended(self._broken)
         else:
-            self._sink = sink
+            self._sink, self._until = sink, NEVER
             if self._connection is not None:
+                self._connection.deadline = self._loop.time() + self._idle_seconds
                 self._connection.offer_chunks(sink, self._idle_seconds)
 
     def pause(self) -> None:
@@ -112,7 +125,7 @@ class UpstreamReply:
         """Go on after `pause`."""
         if self._connection is not None:
             self._connection.resume()
-            self._connection.deadline = self._loop.time() + self._idle_seconds
+            self._connection.deadline = min(self._loop.time() + self._idle_seconds, self._until)
 
     def close(self) -> None:
         """Drop the connection unless the body came to its end: the engine then stops generating."""
@@ -141,17 +154,19 @@ class UpstreamReply:
 
     # ---- called by the connection: see `router.upstream.engine_connection.Receiver` ----
 
-    def began(self, status: int, content_type: str) -> None:
+    def began(self, status: int, content_type: str, retry_after: str) -> None:
         """The headers are complete."""
-        self.status, self.content_type = status, content_type
+        self.status, self.content_type, self.retry_after = status, content_type, retry_after
 
     def received(self, data: bytes) -> None:
         """Some bytes of the body."""
         assert self._connection is not None
-        self._connection.deadline = self._connection.received_at + self._idle_seconds
+        deadline = self._connection.received_at + self._idle_seconds
         if self._sink is not None:
+            self._connection.deadline = deadline
             self._sink.received(data)
             return
+        self._connection.deadline = min(deadline, self._until)
         self._unread.append(data)
         self._unread_bytes += len(data)
         if self._unread_bytes > READ_BUFFER_BYTES:
@@ -174,10 +189,12 @@ class UpstreamReply:
         """The engine is silent for too long."""
         self._connection = None
         self._timed_out = True
-        begun = self.first or self._sink
-        self._end(
-            f"silent for {self._idle_seconds:g} s" if begun else f"no answer within {self._limit_seconds:g} s"
-        )
+        self.took_too_long = self._loop.time() > self._until
+        if self.took_too_long:
+            setting = f" ({self._limited_by})" if self._limited_by else ""
+            self._end(f"no answer within {self._limit_seconds:g} s{setting}")
+        else:
+            self._end(f"silent for {self._idle_seconds:g} s")
 
     def _end(self, broken: str | None) -> None:
         self._broken = broken

@@ -58,10 +58,11 @@ class Exchange:
         """The end of a chunked body."""
         await self.raw(b"0\r\n\r\n")
 
-    async def whole(self, body, status=200, content_type="application/json"):
+    async def whole(self, body, status=200, content_type="application/json", **more):
         """A reply in one piece."""
-        head = f"HTTP/1.1 {status} X\r\ncontent-type: {content_type}\r\ncontent-length: {len(body)}\r\n\r\n"
-        await self.raw(head.encode() + body)
+        headers = {"content-type": content_type, "content-length": len(body), **more}
+        lines = [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        await self.raw("\r\n".join([f"HTTP/1.1 {status} X", *lines, "", ""]).encode() + body)
 
     def abort(self):
         """Die as a process does that was killed."""
@@ -87,11 +88,11 @@ def stream(*parts, pause=0.0):
     return behave
 
 
-def whole(body, status=200):
+def whole(body, status=200, **headers):
     """A behaviour: one reply with a length."""
 
     async def behave(exchange):
-        await exchange.whole(body, status)
+        await exchange.whole(body, status, **headers)
 
     return behave
 

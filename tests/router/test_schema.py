@@ -199,7 +199,7 @@ def test_request_for_usage_is_added_to_the_clients_bytes(raw):
     assert json.loads(body) == {**json.loads(raw), "stream_options": {"include_usage": True}}
 
 
-@pytest.mark.parametrize("options", [None, {}, {"include_usage": False}, {"continuous_usage_stats": True}])
+@pytest.mark.parametrize("options", [None, {}, {"include_usage": False}, {"include_usage": None}, {"x": 1}])
 def test_other_stream_options_are_kept(options):
     """Options that the client sent stay beside the one that is added."""
     call = parse_chat(chat(stream=True, stream_options=options, seed=3))
@@ -207,6 +207,15 @@ def test_other_stream_options_are_kept(options):
     sent = json.loads(call.upstream_body())
     assert sent.pop("stream_options") == {**(options or {}), "include_usage": True}
     assert sent == json.loads(chat(stream=True, seed=3))
+
+
+def test_usage_in_every_event_is_not_asked_for_by_a_client_that_wants_none():
+    """vLLM heeds the one option only beside the other, which the router adds for itself."""
+    call = parse_chat(chat(stream=True, stream_options={"continuous_usage_stats": True}))
+    sent = json.loads(call.upstream_body())["stream_options"]
+    assert sent == {"include_usage": True, "continuous_usage_stats": False}
+    asked = chat(stream=True, stream_options={"include_usage": True, "continuous_usage_stats": True})
+    assert parse_chat(asked).upstream_body() == asked
 
 
 def test_conversation_key_stays_over_all_turns():

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.http import sse
-from router.http.sse import EventFilter, Usage, error_status, first_event, parse_usage, usage_of_reply
+from router.http.sse import (
+    EventFilter,
+    Usage,
+    error_status,
+    first_event,
+    parse_usage,
+    usage_of_reply,
+    without_comments,
+)
 
 lines = st.sampled_from(
     [b'data: {"a":1}', b"data: [DONE]", b": ping", b"event: x", b"data: \xe4\xb8\x9c", b"id:"]
@@ -60,6 +68,34 @@ def test_first_event_is_none_until_it_is_whole():
     assert first_event(b"data: x\n") is None
     assert first_event(b"data: x\n\ndata: y") == b"data: x\n\n"
     assert first_event(b"data: x\r\n\r\n") == b"data: x\r\n\r\n"
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize(
+    ("data", "rest"),
+    [
+        (b"", b""),
+        (b": keep-alive||", b""),
+        (b": keep-alive|", b""),
+        (b": keep-al", b": keep-al"),
+        (b":|:||: x||data: {}||: y||", b"data: {}||: y||"),
+        (b": x|data: {}||", b"data: {}||"),
+        (b"data: x|: y||", b"data: x|: y||"),
+    ],
+)
+def test_comments_before_the_first_event_are_left_out(data, rest, end):
+    """Whole lines only: what may still become anything stays."""
+    assert without_comments(data.replace(b"|", end)) == rest.replace(b"|", end)
+
+
+@pytest.mark.parametrize("size", [1, 5, 100])
+def test_end_of_a_stream_is_seen_behind_a_comment(size):
+    """A comment may share an event with what it stands before."""
+    data = event(choices=[]) + b": almost\n" + sse.DONE + b"\n\n: bye\n\n"
+    events = EventFilter(keep_usage=False)
+    passed = [events.feed(data[start : start + size]) for start in range(0, len(data), size)]
+    assert b"".join(passed) == data
+    assert events.done
 
 
 def event(**fields):
