@@ -57,12 +57,12 @@ def _fields(raw: bytes, mark: bytes) -> dict[bytes, bytes]:
         start = at + len(mark)
         if raw.startswith(b"--", start):
             return fields
-        end = raw.find(between, start)
-        head_end = raw.find(b"\r\n\r\n", start, min(end, start + MAX_PART_HEAD_BYTES))
+        head_end = raw.find(b"\r\n\r\n", start, start + MAX_PART_HEAD_BYTES)
+        value = head_end + 4
+        end = raw.find(between, value)
         if end < 0 or head_end < 0:
             break
         if name := _NAME.search(raw, start, head_end):
-            value = head_end + 4
             fields[name[1]] = raw[value : min(end, value + 4 * MAX_MODEL_LENGTH + 1)]
         at = end + 2
     raise InvalidRequestError(f"The form is not complete, or has more than {MAX_PARTS} parts.")
