@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
@@ -14,6 +15,7 @@ from router.errors import quoted
 from router.requests.endpoints import ENDPOINTS
 
 ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+DOWN: dict[int | str, dict[str, Any]] = {503: {"description": "No replica takes requests"}}
 ANSWERED_HERE = ("/v1/models", "/health", "/ping", "/version")
 
 
@@ -28,9 +30,9 @@ def plain_routes(fleet: Fleet) -> APIRouter:
     routes = APIRouter()
 
     @routes.head("/health", include_in_schema=False)
-    @routes.get("/health", response_class=Response)
+    @routes.get("/health", response_class=Response, responses=DOWN)
     @routes.post("/ping", include_in_schema=False)
-    @routes.get("/ping", response_class=Response)
+    @routes.get("/ping", response_class=Response, responses=DOWN)
     async def health() -> Response:
         """Whether any replica takes requests: 200, otherwise 503; no body, as vLLM answers."""
         return Response(status_code=200 if any(model.ready for model in fleet.models.values()) else 503)

@@ -69,7 +69,7 @@ class PassedEvents(EventFilter):
 
 
 class _InputUsage(msgspec.Struct):
-    input_tokens: int = 0
+    input_tokens: int | None = None
     output_tokens: int | None = None
     input_tokens_details: PromptTokensDetails | None = None
     """In a response."""
@@ -93,8 +93,8 @@ def usage_of_input(body: bytes) -> Usage | None:
         counted = _input_decoder.decode(body)
     except UNREADABLE:
         return None
-    usage = counted.usage or (counted.response and counted.response.usage)
-    if not usage:
+    usage = counted.usage or (counted.response.usage if counted.response else None)
+    if usage is None or usage.input_tokens is None:
         return None
     cached = usage.cache_read_input_tokens
     details = usage.input_tokens_details if cached is None else PromptTokensDetails(cached)

@@ -86,6 +86,29 @@ async def test_request_is_passed_on_as_it_is(front, engines, path):
     assert (record["path"], record["outcome"], record["model"]) == (path, "ok", "m")
 
 
+@pytest.mark.parametrize(
+    ("path", "asked", "tokens"),
+    [
+        ("/v1/embeddings", (b'{"model":"m","input":"%b"}' % (b"x" * 4000),), 1006),
+        ("/tokenize", (b'{"model":"m","prompt":"%b"}' % (b"x" * 4000),), 1),
+        ("/v1/audio/translations", form(("model", "m"), ("prompt", "x" * 32_000)), 100),
+    ],
+)
+async def test_load_is_guessed_from_what_the_engine_has_to_compute(front, engines, path, asked, tokens):
+    """By the size of the body; counting tokens is no work, and audio is not text."""
+    booked = []
+
+    async def look(exchange):
+        booked.extend(replica.active_tokens for replica in front.fleet.replicas.values())
+        await exchange.whole(b"{}")
+
+    engines[0].otherwise = engines[1].otherwise = look
+    async with post(front, path, *asked) as response:
+        assert response.status == 200
+    assert sum(booked) == pytest.approx(tokens, abs=1)
+    await front.drained()
+
+
 async def test_load_counts(front, engines):
     """Of two requests at the same time each engine gets one; without load both get some."""
     async with post(front, "/v1/embeddings", BODY):
