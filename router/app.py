@@ -35,6 +35,7 @@ from router.admin.steering import steering_routes
 from router.admin.stream import Stream, stream_routes
 from router.api.dispatch import Dispatcher
 from router.api.generate import GenerationEndpoint, RouterApplication, model_routes
+from router.api.plain import misspelt_routes, nothing_at, plain_routes
 from router.auth import authenticator
 from router.errors import MAX_QUOTED, ApiError, InvalidRequestError, UnknownPathError, quoted
 from router.explain.conversations import Conversations
@@ -50,7 +51,7 @@ from router.history.savings import Savings
 from router.observe.accounting import Accounts
 from router.observe.explanations import Explanations
 from router.observe.metrics import Metrics
-from router.requests.bodies import PARSERS
+from router.requests.endpoints import ENDPOINTS
 from router.requests.prompt_threads import PromptThreads
 from router.requests.tokenizers import Tokenizers
 from router.settings import RouterSettings
@@ -100,17 +101,19 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         tracing = _tracing(settings, router_id)
         dispatcher = Dispatcher(fleet, upstream, probes, steering, explainer, settings)
         threads = PromptThreads()
-        for path in PARSERS:
+        for path, described in ENDPOINTS.items():
             endpoint = GenerationEndpoint(
-                path, fleet, tokenizers, dispatcher, accounts, authenticate, tracing, threads, settings
+                described, fleet, tokenizers, dispatcher, accounts, authenticate, tracing, threads, settings
             )
             app.endpoints[path] = endpoint
             app.router.routes.append(Route(path, endpoint, methods=["POST"]))  # refuses other methods
+        app.router.routes.extend(misspelt_routes())
         audit = AuditLog(redis, settings.keys, router_id)
         overview = Overview(router_id, fleet, steering, health, probes, history)
         stream = Stream(overview, explanations, audit, history)
         for routes in (
             model_routes(fleet, authenticate),
+            plain_routes(fleet),
             admin_routes(
                 router_id, fleet, follower, tokenizers, health, readiness, upstream, metrics, overview
             ),
@@ -196,6 +199,6 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     message = (
         f"{request.method} is not allowed for {path}."
         if error.status_code == 405
-        else f"There is nothing at {path}."
+        else nothing_at(request.scope["path"])
     )
     return JSONResponse(UnknownPathError(error.status_code, message).body(), error.status_code, error.headers)

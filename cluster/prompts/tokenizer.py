@@ -25,7 +25,7 @@ from cluster.prompts.text_splits import cuts_known_words, find_splits
 from cluster.protocol.block_keys import TOKEN_BYTES, pack_tokens
 
 IMPORTING = Lock()
-"""Transformers is imported where a thread needs it, since that takes seconds; two at once find it half made."""
+"""A thread that needs transformers imports it, which takes seconds; two at once find it half made."""
 FINGERPRINTED_FILES = (
     "tokenizer.json",
     "tokenizer.model",

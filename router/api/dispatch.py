@@ -9,11 +9,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
+import xxhash
 
 from cluster.fleet.booking import Booking
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.replicas import Model
 from cluster.protocol.wire import ReplicaState
+from policies.baselines import least_load
 from policies.types import Decision, NoReplicaError, Policy, Request, Snapshot
 from router.errors import AttemptFailedError, AttemptsFailedError, NoReplicaReadyError, Repeat
 from router.explain.explainer import Explainer
@@ -24,6 +26,7 @@ from router.history.record import RequestRecord
 from router.requests.prompts import PreparedPrompt
 from router.requests.schema import Call
 from router.settings import RouterSettings
+from router.steer.experiment import Assignment
 from router.steer.steering import Steering
 from router.upstream.client import Upstream
 from router.upstream.reply import UpstreamReply
@@ -32,6 +35,8 @@ MAX_HELD_SECONDS = 60.0
 """Longest wait in the router; then a request joins its engine's queue whatever that is believed to be."""
 LOOK_SECONDS = 1.0
 """How often a request that waits makes sure that what it waits for can still come."""
+UNKEYED = Assignment("least-load", least_load)
+"""Decides requests that belong to no conversation: what replicas hold of their prompts is not known."""
 MAX_HARMFUL_ATTEMPTS = 2
 """Attempts of one request after which an engine was dead or reported an error: it may be the cause."""
 
@@ -69,7 +74,8 @@ class Dispatcher:
         Raises `NoReplicaReadyError`, `UnknownModelError` or `AttemptsFailedError`.
         """
         body = call.upstream_body()
-        record.assignment = assignment = self.steering.policy_for(prompt.conversation_key)
+        key = prompt.conversation_key
+        record.assignment = assignment = self.steering.policy_for(key) if key else UNKEYED
         failures: dict[str, AttemptFailedError] = {}
         harmful = 0
         while True:
@@ -84,7 +90,7 @@ class Dispatcher:
                 booking.measure_from(record.sent)
                 with self.probes.watched(replica):
                     reply = await self.upstream.send(
-                        replica.lease.url, call.path, body, headers, streamed=call.stream
+                        replica.lease.url, call.path, body, headers, call.stream, call.content_type
                     )
             except AttemptFailedError as failure:
                 booking.release(time.monotonic(), succeeded=False)
@@ -103,7 +109,8 @@ class Dispatcher:
                 booking.release(time.monotonic(), succeeded=False)
                 raise
             else:
-                booking.prefill_done(time.monotonic(), reply.has_token)
+                # A stream of another format may begin before its engine has begun with the prompt.
+                booking.prefill_done(time.monotonic(), reply.has_token and key != 0)
                 return Exchange(reply, booking)
 
     async def _turn(self, booking: Booking, room_tokens: float, record: RequestRecord) -> bool:
@@ -177,7 +184,9 @@ class Dispatcher:
         """The policy's choice among sound replicas; else among those that failed others, those that only
         seem to be out of reach, or, at last, those that failed us.
         """
-        request = Request(prompt.prompt_tokens, prompt.opening_tokens, prompt.conversation_key)
+        # Without a conversation, replicas with the same load have the same share of requests.
+        key = prompt.conversation_key or xxhash.xxh3_64_intdigest(record.request_id.encode())
+        request = Request(prompt.prompt_tokens, prompt.opening_tokens, key)
         useless = [name for name, failure in failures.items() if failure.timed_out or failure.answer]
         for excluded, heed_failures, reachable in (
             (failures, True, True),

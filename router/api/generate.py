@@ -1,4 +1,4 @@
-"""OpenAI's API: a request for a generation from its bytes to the last byte of its answer, and the models."""
+"""OpenAI's API: a request for an engine from its bytes to the last byte of its answer, and the models."""
 
 import time
 from collections.abc import Mapping
@@ -8,23 +8,26 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from fastapi import APIRouter, FastAPI, Request
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cluster.fleet.fleet import Fleet
+from cluster.fleet.replicas import Model
 from router.answers import schemas
 from router.api.dispatch import Dispatcher, Exchange
 from router.auth import Authenticator
 from router.errors import ApiError, ClientStalledError, UpstreamError
 from router.explain.conversations import MAX_REQUEST_BYTES
-from router.health.readiness import without_replicas
+from router.health.readiness import model_of
 from router.history.record import RequestRecord
 from router.http.admission import Admission, max_connections
 from router.http.client_request import ClientRequest, client_request
-from router.http.sse import DONE, STREAM_HEADERS, EventFilter, usage_of_reply
+from router.http.sse import STREAM_HEADERS
 from router.observe.accounting import Accounts
 from router.requests.bodies import parse_body
+from router.requests.endpoints import Endpoint
 from router.requests.prompt_threads import PromptThreads
-from router.requests.prompts import prepare
+from router.requests.prompts import guess, prepare
 from router.requests.schema import Call, trace_headers
 from router.requests.tokenizers import Tokenizers
 from router.settings import RouterSettings
@@ -37,9 +40,9 @@ CLIENT_CLOSED_REQUEST = 499
 
 @dataclass(slots=True, eq=False, repr=False)
 class GenerationEndpoint:
-    """ASGI application for one path; shares everything but the parser with its siblings."""
+    """ASGI application for one path; shares everything but its line of the table with its siblings."""
 
-    path: str
+    endpoint: Endpoint
     fleet: Fleet
     tokenizers: Tokenizers
     dispatcher: Dispatcher
@@ -91,18 +94,22 @@ class GenerationEndpoint:
     async def _answer(
         self, raw: bytes, headers: dict[bytes, bytes], record: RequestRecord, client: ClientRequest
     ) -> None:
-        party = client.claim.party
-        call = await parse_body(self.path, raw, record.scope, self.threads, party)
+        party, endpoint = client.claim.party, self.endpoint
+        content_type = headers.get(b"content-type", b"").decode("latin-1")
+        call = await parse_body(endpoint.path, raw, record.scope, self.threads, party, content_type)
         del raw  # nothing here holds a long body once its answer streams
         record.stream = call.stream
-        model = self.fleet.models.get(call.model)
-        if model is None:
-            raise without_replicas(self.fleet, call.model)
+        model = model_of(self.fleet, call.model)
+        if not call.model:
+            call = msgspec.structs.replace(call, model=model.name)
         record.model = model.name
-        began = time.monotonic()
-        tokenizer = self.tokenizers.for_call(model.name, call, call.conversation_key)
-        prompt = await prepare(call, model, tokenizer, self.threads, party)
-        record.prepare_seconds = time.monotonic() - began
+        if endpoint.keyed:
+            began = time.monotonic()
+            tokenizer = self.tokenizers.for_call(model.name, call, call.conversation_key)
+            prompt = await prepare(call, model, tokenizer, self.threads, party)
+            record.prepare_seconds = time.monotonic() - began
+        else:
+            prompt = guess(call, bytes_per_token=endpoint.bytes_per_token)
         record.prompt_tokens, record.exact = prompt.prompt_tokens, prompt.exact
         passed = {"X-Request-Id": record.request_id}
         if record.trace is not None:
@@ -116,32 +123,37 @@ class GenerationEndpoint:
         succeeded = False
         try:
             if call.stream and exchange.reply.status == 200:
-                succeeded = await _relay_stream(call, exchange, record, client)
+                succeeded = await _relay_stream(endpoint, call, exchange, record, client)
             else:
-                succeeded = await _relay_whole(exchange, record, client)
+                succeeded = await _relay_whole(endpoint, exchange, record, client)
         finally:
             exchange.close(succeeded)
         if record.usage is not None and prompt.exact and call.raw:
             self.tokenizers.compare(model.name, call, prompt, record.usage.prompt_tokens)
 
 
-async def _relay_whole(exchange: Exchange, record: RequestRecord, client: ClientRequest) -> bool:
+async def _relay_whole(
+    endpoint: Endpoint, exchange: Exchange, record: RequestRecord, client: ClientRequest
+) -> bool:
     """Pass on an answer that has been read whole. True when the engine succeeded."""
     reply = exchange.reply
     record.first_byte = time.monotonic()
-    record.usage = usage_of_reply(reply.first) if reply.status == 200 else None
+    record.usage = endpoint.usage(reply.first) if endpoint.usage and reply.status == 200 else None
     record.status = reply.status
     record.outcome = "ok" if reply.status < 400 else "refused"
     await client.reply(reply.status, _reply_headers(reply.content_type, record), reply.first)
     return reply.status == 200
 
 
-async def _relay_stream(call: Call, exchange: Exchange, record: RequestRecord, client: ClientRequest) -> bool:
+async def _relay_stream(
+    endpoint: Endpoint, call: Call, exchange: Exchange, record: RequestRecord, client: ClientRequest
+) -> bool:
     """Pass on a stream event by event. True when it was complete."""
     reply = exchange.reply
     record.first_byte = time.monotonic()
     record.status = reply.status
-    events, rest = EventFilter(keep_usage=call.wants_usage), b""
+    assert endpoint.stream is not None
+    events, rest = endpoint.events(call.wants_usage), b""
     try:
         headers = {**_reply_headers(reply.content_type, record), **STREAM_HEADERS}
         broken = await client.relay(reply.status, headers, reply, events)
@@ -153,8 +165,7 @@ async def _relay_stream(call: Call, exchange: Exchange, record: RequestRecord, c
         broken = "the stream ended early"
     if broken is not None:
         record.error = broken
-        error = UpstreamError(f"The engine's answer broke off: {broken}")
-        rest = b"data: " + msgspec.json.encode(error.body()) + b"\n\n" + DONE + b"\n\n"
+        rest = endpoint.stream.broken_off(UpstreamError(f"The engine's answer broke off: {broken}"))
     await client.end(rest)
     record.outcome = "broken" if record.error else "ok"
     return not record.error
@@ -205,27 +216,36 @@ class RouterApplication(FastAPI):
 
 
 def model_routes(fleet: Fleet, authenticate: Authenticator) -> APIRouter:
-    """``GET /v1/models``: what the fleet serves, known from leases, so that no engine has to be asked."""
+    """``/v1/models``: what the fleet serves, known from leases, so that no engine has to be asked."""
     routes = APIRouter()
 
+    @routes.head("/v1/models", include_in_schema=False)
     @routes.get("/v1/models")
     async def list_models(request: Request) -> dict[str, Any]:
         """All models and adapters that clients can name, whether a replica is ready for them or not."""
         authenticate(dict(reversed(request.headers.raw)).get(b"authorization"))
-        return {
-            "object": "list",
-            "data": [
-                {
-                    "id": model.name,
-                    "object": "model",
-                    "created": 0,
-                    "owned_by": "warmroute",
-                    "max_model_len": model.max_model_len or None,
-                    "parent": model.replicas[0].lease.model if model.lora else None,
-                    "ready_replicas": model.num_ready,
-                }
-                for model in sorted(fleet.models.values(), key=lambda model: model.name)
-            ],
-        }
+        models = sorted(fleet.models.values(), key=lambda model: model.name)
+        return {"object": "list", "data": [_described(model) for model in models]}
+
+    @routes.head("/v1/models/{name:path}", include_in_schema=False)
+    @routes.get("/v1/models/{name:path}")
+    async def one_model(request: Request, name: str) -> dict[str, Any]:
+        """One of these models."""
+        authenticate(dict(reversed(request.headers.raw)).get(b"authorization"))
+        if not name:
+            raise HTTPException(404)
+        return _described(model_of(fleet, name))
 
     return routes
+
+
+def _described(model: Model) -> dict[str, Any]:
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": 0,
+        "owned_by": "warmroute",
+        "max_model_len": model.max_model_len or None,
+        "parent": model.replicas[0].lease.model if model.lora else None,
+        "ready_replicas": model.num_ready,
+    }

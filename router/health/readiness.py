@@ -3,12 +3,34 @@
 import asyncio
 
 from cluster.fleet.fleet import Fleet
+from cluster.fleet.replicas import Model
 from cluster.sync.follower import Follower
-from router.errors import ApiError, NoReplicaReadyError, UnknownModelError, quoted
+from router.errors import ApiError, InvalidRequestError, NoReplicaReadyError, UnknownModelError, quoted
 from router.requests.tokenizers import Tokenizers
 from router.steer.steering import Steering
 
 POLL_SECONDS = 0.05
+
+
+def model_of(fleet: Fleet, name: str) -> Model:
+    """The model that a client names; where it names none, the only one there is, as for an engine.
+
+    Raises `NoReplicaReadyError`, `UnknownModelError` or `InvalidRequestError`.
+    """
+    if not name:
+        served = {replica.lease.model for replica in fleet.replicas.values()} - {""}
+        if len(served) > 1:
+            raise InvalidRequestError(
+                f"Missing required parameter: 'model'. There are {len(served)}: see GET /v1/models.",
+                param="model",
+            )
+        if not served:
+            raise NoReplicaReadyError("No replica serves any model at the moment; try again shortly.")
+        [name] = served
+    model = fleet.models.get(name)
+    if model is None:
+        raise without_replicas(fleet, name)
+    return model
 
 
 def without_replicas(fleet: Fleet, name: str) -> ApiError:

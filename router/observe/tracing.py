@@ -25,6 +25,7 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from router.history.record import RequestRecord
+from router.requests.endpoints import ENDPOINTS
 from router.requests.schema import trace_headers
 
 QUEUED_SPANS = 8192
@@ -175,7 +176,7 @@ def _attributes(record: RequestRecord) -> Attributes:
     attributes: dict[str, str | bool | int | float] = {
         "http.request.method": "POST",
         "http.route": record.path,
-        "gen_ai.operation.name": "chat" if record.path.endswith("/chat/completions") else "text_completion",
+        "gen_ai.operation.name": ENDPOINTS[record.path].family,
         "gen_ai.request.stream": record.stream,
         "warmroute.request_id": record.request_id,
         "warmroute.outcome": record.outcome,

@@ -11,7 +11,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable
 from contextlib import suppress
 from typing import TypeAlias
 
@@ -19,13 +19,10 @@ import msgspec
 import numpy as np
 
 from router.errors import ApiError, InvalidRequestError, OverloadedError
+from router.requests.endpoints import ENDPOINTS
+from router.requests.forms import parse_form
 from router.requests.prompt_threads import Pause, PromptBusyError, PromptThreads
-from router.requests.schema import CHAT_PATH, COMPLETION_PATH, Call, parse_chat, parse_completion
-
-PARSERS: Mapping[str, Callable[[bytes], Call]] = {
-    CHAT_PATH: parse_chat,
-    COMPLETION_PATH: parse_completion,
-}
+from router.requests.schema import Call
 
 UNMEASURED_BYTES = 32 * 1024
 """Up to this size the worst body is parsed in 4 ms."""
@@ -55,18 +52,33 @@ Answer: TypeAlias = Call | tuple[str, str | None]
 """What such a process says: the request without its fields, or why the body is none, and the field's name."""
 
 
-async def parse_body(path: str, raw: bytes, scope: str, threads: PromptThreads, client: Hashable) -> Call:
-    """Parse the body of a request to this path, isolated for a scope.
+async def parse_body(
+    path: str, raw: bytes, scope: str, threads: PromptThreads, client: Hashable, content_type: str = ""
+) -> Call:
+    """Parse the body of a request to this path, isolated for a scope. Only forms need the content type.
 
     Raises `InvalidRequestError` for a body that is none, and `OverloadedError` when its client has too many
     long ones waiting.
     """
-    if len(raw) <= UNMEASURED_BYTES or (len(raw) <= INLINE_BYTES and parse_seconds(raw) <= INLINE_SECONDS):
-        return PARSERS[path](raw).isolated(scope)
+    is_form = ENDPOINTS[path].read is None
     try:
+        if is_form and len(raw) > INLINE_BYTES:
+            return await threads.run(client, len(raw), lambda _: parse_form(path, raw, content_type))
+        if is_form:
+            return parse_form(path, raw, content_type)
+        if len(raw) <= UNMEASURED_BYTES or (
+            len(raw) <= INLINE_BYTES and parse_seconds(raw) <= INLINE_SECONDS
+        ):
+            return _parse(path, raw, scope)
         return await threads.run(client, len(raw), lambda pause: _parse_in_thread(path, raw, scope, pause))
     except PromptBusyError as error:
         raise OverloadedError(f"The request body has not been read: {error}.") from error
+
+
+def _parse(path: str, raw: bytes, scope: str) -> Call:
+    endpoint = ENDPOINTS[path]
+    assert endpoint.read is not None
+    return endpoint.read(raw).isolated(scope if endpoint.salted else "")
 
 
 def parse_seconds(raw: bytes) -> float:
@@ -84,7 +96,7 @@ def parse_seconds(raw: bytes) -> float:
 
 def _parse_in_thread(path: str, raw: bytes, scope: str, pause: Pause) -> Call:
     if parse_seconds(raw) <= THREAD_SECONDS:
-        return PARSERS[path](raw).isolated(scope)
+        return _parse(path, raw, scope)
     with open(os.memfd_create("body"), "w+b") as body:
         body.write(raw)
         body.seek(0)
@@ -120,7 +132,7 @@ def main(path: str, scope: str) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     answer: Answer
     try:
-        call = PARSERS[path](raw).isolated(scope)
+        call = _parse(path, raw, scope)
         body = call.upstream_body()
         upstream = b"" if body is raw else body
         answer = msgspec.structs.replace(call, fields={}, tokenisable=False, raw=b"", upstream=upstream)

@@ -14,7 +14,7 @@ from cluster.prompts.tokenizer import PromptTokenizer
 from cluster.protocol.block_keys import Namespace
 from router.errors import ContextTooLongError
 from router.requests.prompt_threads import Pause, PromptBusyError, PromptThreads
-from router.requests.schema import Call
+from router.requests.schema import CHARACTERS_PER_TOKEN, Call
 
 INLINE_BYTES = 1024 * 1024
 INLINE_PIECES = 512
@@ -36,9 +36,6 @@ NO_NAMESPACE = Namespace(model="", tokenizer_fingerprint="", block_size=0)
 MAX_ROOTS = 1024
 """Tenants' namespaces whose roots are remembered: 2 us each."""
 
-CHARACTERS_PER_TOKEN = 4
-"""Guess for prompts that cannot be tokenised here; only their load is estimated with it."""
-
 
 class PreparedPrompt(msgspec.Struct, frozen=True):
     """A prompt as routing sees it."""
@@ -49,6 +46,7 @@ class PreparedPrompt(msgspec.Struct, frozen=True):
     """Exact when ``exact``, otherwise guessed from the size of the body."""
     opening_tokens: int
     conversation_key: int
+    """0 where it belongs to no conversation that is known here."""
     exact: bool
 
 
@@ -66,13 +64,7 @@ async def prepare(
         await _keyed(call, model, tokenizer, threads, client) if tokenizer and call.tokenisable else None
     )
     if prompts is None:
-        return PreparedPrompt(
-            keys=NO_KEYS,
-            prompt_tokens=max(1, len(call.raw) // CHARACTERS_PER_TOKEN),
-            opening_tokens=0,
-            conversation_key=conversation_key,
-            exact=False,
-        )
+        return guess(call, conversation_key)
     for prompt in prompts:
         _require_fit(call, model, prompt.num_tokens)
     return PreparedPrompt(
@@ -81,6 +73,19 @@ async def prepare(
         opening_tokens=prompts[0].opening_tokens,
         conversation_key=conversation_key,
         exact=True,
+    )
+
+
+def guess(
+    call: Call, conversation_key: int = 0, bytes_per_token: float = CHARACTERS_PER_TOKEN
+) -> PreparedPrompt:
+    """A prompt of which only the size of its body is known."""
+    return PreparedPrompt(
+        keys=NO_KEYS,
+        prompt_tokens=max(1, int(len(call.raw) / bytes_per_token)),
+        opening_tokens=0,
+        conversation_key=conversation_key,
+        exact=False,
     )
 
 

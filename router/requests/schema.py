@@ -11,6 +11,10 @@ from router.errors import InvalidRequestError
 
 CHAT_PATH = "/v1/chat/completions"
 COMPLETION_PATH = "/v1/completions"
+JSON = "application/json"
+
+CHARACTERS_PER_TOKEN = 4
+"""Guess for prompts that cannot be tokenised here; only their load is estimated with it."""
 
 MAX_MODEL_LENGTH = 256
 MAX_ROLE_LENGTH = 64
@@ -49,15 +53,21 @@ class StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
-class _Body(msgspec.Struct):
-    model: Annotated[str, msgspec.Meta(max_length=MAX_MODEL_LENGTH)]
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
+class _AnyBody(msgspec.Struct):
+    model: Annotated[str, msgspec.Meta(max_length=MAX_MODEL_LENGTH)] | None = None
     cache_salt: str | None = None
-    truncate_prompt_tokens: int | None = None
     kv_transfer_params: Any = None
     ec_transfer_params: Any = None
     vllm_xargs: dict[str, Any] | None = None
+
+
+class _StreamedBody(_AnyBody):
+    stream: bool | None = None
+
+
+class _Body(_StreamedBody):
+    stream_options: StreamOptions | None = None
+    truncate_prompt_tokens: int | None = None
 
 
 class _Message(msgspec.Struct):
@@ -80,11 +90,12 @@ class _CompletionShape(_Body, kw_only=True):
 
 
 class Call(msgspec.Struct, frozen=True):
-    """One request for a generation, parsed as far as routing needs it."""
+    """One request, parsed as far as routing needs it."""
 
     path: str
     """Where it goes upstream."""
     model: str
+    """Its name; "" where the client does not say."""
     stream: bool
     wants_usage: bool
     """Whether the client asked for the usage event at the end of its stream."""
@@ -100,6 +111,8 @@ class Call(msgspec.Struct, frozen=True):
     raw: bytes
     upstream: bytes = b""
     """What goes to the engine, where that is known already."""
+    content_type: str = JSON
+    """Of the body, as the engine is told."""
 
     @property
     def messages(self) -> Sequence[Mapping[str, Any]]:
@@ -206,6 +219,26 @@ def parse_completion(raw: bytes) -> Call:
     )
 
 
+def parse_passed(path: str, raw: bytes, *, streams: bool) -> Call:
+    """Parse the body of a request whose prompt gets no keys. Raises `InvalidRequestError` naming the
+    field.
+
+    Where no answer ``streams``, engines take no notice of what the body says about that.
+    """
+    fields, shape = decode_body(raw, _StreamedBody if streams else _AnyBody)
+    return Call(
+        path=path,
+        model=shape.model or "",
+        stream=streams and bool(shape.stream),
+        wants_usage=True,
+        cache_salt=_permitted_salt(shape),
+        conversation=b"",
+        fields=fields,
+        tokenisable=False,
+        raw=raw,
+    )
+
+
 def decode_body(raw: bytes, shape: Any) -> tuple[dict[str, Any], Any]:
     """A JSON object, as it is and in its shape. Raises `InvalidRequestError` naming the field."""
     try:
@@ -238,15 +271,8 @@ def _scoped_salt(scope: str, salt: str) -> str:
     return digest.hexdigest()[:SALT_DIGITS]
 
 
-def _call(
-    path: str,
-    raw: bytes,
-    fields: dict[str, Any],
-    shape: _Body,
-    *,
-    conversation: bytes,
-    tokenisable: bool,
-) -> Call:
+def _permitted_salt(shape: _AnyBody) -> str:
+    """The client's own salt. Raises `InvalidRequestError` for what no client may say."""
     for name in ENGINE_INTERNALS:
         if getattr(shape, name) is not None:
             raise InvalidRequestError(f"'{name}' is not accepted from clients.", param=name)
@@ -261,12 +287,24 @@ def _call(
             f"'cache_salt' must be at most {MAX_SALT_LENGTH} characters, without '@', '/', '\\' and NUL.",
             param="cache_salt",
         )
+    return salt
+
+
+def _call(
+    path: str,
+    raw: bytes,
+    fields: dict[str, Any],
+    shape: _Body,
+    *,
+    conversation: bytes,
+    tokenisable: bool,
+) -> Call:
     return Call(
         path=path,
-        model=shape.model,
+        model=shape.model or "",
         stream=bool(shape.stream),
         wants_usage=bool(shape.stream_options and shape.stream_options.include_usage),
-        cache_salt=salt,
+        cache_salt=_permitted_salt(shape),
         conversation=conversation,
         fields=fields,
         tokenisable=tokenisable and shape.truncate_prompt_tokens is None,

@@ -157,7 +157,7 @@ class Upstream:
     def __init__(self, settings: RouterSettings) -> None:
         self._settings = settings
         self.open_requests = 0
-        """Generation requests sent to engines whose answers have not been closed."""
+        """Clients' requests sent to engines whose answers have not been closed."""
         key = settings.engine_api_key
         self._authorization = f"Authorization: Bearer {key}\r\n" if key else ""
         self._limits = {
@@ -178,9 +178,15 @@ class Upstream:
         self._watchdog.close()
 
     async def send(
-        self, url: str, path: str, body: bytes, headers: Mapping[str, str], streamed: bool
+        self,
+        url: str,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        streamed: bool,
+        content_type: str = "application/json",
     ) -> UpstreamReply:
-        """Send a generation request; return once it is certain that its answer may begin.
+        """Send a client's request; return once it is certain that its answer may begin.
 
         Of a stream the first event decides; an error there that blames the request is an answer. Any other
         answer is read whole, so that it can still be repeated. Raises `AttemptFailedError` when the engine
@@ -190,7 +196,7 @@ class Upstream:
         seconds, setting = self._limits[streamed]
         reply = UpstreamReply(self._settings.idle_seconds, self._closed, setting)
         try:
-            await self._ask(self._pool, reply, url, "POST", path, body, headers, seconds)
+            await self._ask(self._pool, reply, url, "POST", path, body, headers, seconds, content_type)
             await self._require_sound(reply, streamed)
         except ReplyBrokenError as error:
             reply.close()
@@ -239,13 +245,14 @@ class Upstream:
         body: bytes,
         headers: Mapping[str, str],
         seconds: float,
+        content_type: str = "application/json",
     ) -> None:
         engine = pool.engine(url)
         head = (
             f"{method} {engine.path_prefix}{path} HTTP/1.1\r\nHost: {engine.authority}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n{self._authorization}"
+            f"Content-Length: {len(body)}\r\n{self._authorization}"
         )
-        for name, value in headers.items():
+        for name, value in (("Content-Type", content_type), *headers.items()):
             if _ENDS_A_LINE.search(value):
                 raise ValueError(f"header {name} would end its line")
             head += f"{name}: {value}\r\n"

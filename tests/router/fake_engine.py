@@ -153,7 +153,9 @@ class FakeEngine:
         self.health = answer
         self.health_checks = 0
         self.exchanges = []
-        """Generation requests that came in."""
+        """Clients' requests that came in."""
+        self.also = set()
+        """Paths outside of ``/v1/`` whose requests are taken for clients', too."""
         self.url = ""
         self._server = None
         self._tasks = set()
@@ -193,7 +195,7 @@ class FakeEngine:
         if path == "/health":
             self.health_checks += 1
             behave = self.health
-        if path.startswith("/v1/"):
+        if path.startswith("/v1/") or path in self.also:
             self.exchanges.append(exchange)
             behave = self.script.popleft() if self.script else self.otherwise
         watcher = asyncio.create_task(self._watch(reader, exchange))

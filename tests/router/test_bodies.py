@@ -56,6 +56,16 @@ async def test_a_slow_body_is_parsed_elsewhere_to_the_same_effect(threads, field
     assert not elsewhere.tokenisable
 
 
+@pytest.mark.parametrize(("path", "salted"), [("/v1/embeddings", True), ("/tokenize", False)])
+async def test_a_slow_body_of_another_path(threads, path, salted):
+    """It keeps its bytes, and a tenant its salt where the engine reads one."""
+    raw = json.dumps({"input": [[1] * 1000] * 200, "model": "m"}).encode()
+    call = await parse_body(path, raw, "tenant", threads, "client")
+    assert (call.path, call.model, call.raw, bool(call.cache_salt)) == (path, "m", raw, salted)
+    assert call.upstream_body().startswith(raw[:-1])
+    assert (call.upstream_body() == raw) is not salted
+
+
 @pytest.mark.parametrize(
     ("path", "body"),
     [

@@ -68,9 +68,8 @@ def test_body_that_is_no_object(parse, raw, message):
 @pytest.mark.parametrize(
     ("raw", "param"),
     [
-        (b"{}", "model"),
+        (b"{}", "messages"),
         (b'{"model": "m"}', "messages"),
-        (chat(model=None), "model"),
         (chat(model=5), "model"),
         (chat(messages=None), "messages"),
         (chat(messages="hi"), "messages"),

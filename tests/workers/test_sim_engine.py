@@ -166,6 +166,8 @@ async def test_tokenize_agrees_with_the_tokenizer(client, tiny_model):
     _, reply = await client.post("/tokenize", {"messages": user("Hello")})
     assert (reply["tokens"], reply["count"], reply["max_model_len"]) == (expected, len(expected), 6400)
     _, reply = await client.post("/tokenize", {"prompt": "Hello"})
+    assert await client.post("/detokenize", {"tokens": reply["tokens"]}) == (200, {"prompt": "Hello"})
+    assert (await client.post("/detokenize", {"tokens": "Hello"}))[0] == 400
     assert reply["count"] == 1
 
 

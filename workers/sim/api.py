@@ -26,6 +26,7 @@ from workers.sim.schema import (
     Json,
     ReplyShapes,
     chat_tokens,
+    checked_ids,
     parse_chat,
     parse_completion,
     text_tokens,
@@ -48,6 +49,7 @@ def build_app(core: EngineCore) -> ASGIApp:
         Route("/v1/completions", api.completion, methods=["POST"]),
         Route("/v1/models", api.models),
         Route("/tokenize", api.tokenize, methods=["POST"]),
+        Route("/detokenize", api.detokenize, methods=["POST"]),
         Route("/reset_prefix_cache", api.reset_prefix_cache, methods=["POST"]),
         Route("/kv_event_sources", api.kv_event_sources),
         Route("/metrics", api.metrics),
@@ -105,6 +107,12 @@ class SimApi:
         return JSONResponse(
             {"count": len(tokens), "max_model_len": limit, "tokens": tokens, "token_strs": None}
         )
+
+    async def detokenize(self, request: Request) -> Response:
+        """The text of token ids."""
+        body = await _json_body(request)
+        self._model(body)
+        return JSONResponse({"prompt": self._core.tokenizer.decode(checked_ids(body.get("tokens")))})
 
     async def reset_prefix_cache(self, request: Request) -> Response:
         """Forget the cache; refused while requests hold blocks. Its event goes out with the next step."""

@@ -142,7 +142,7 @@ def _check_objects(owner: Json, name: str) -> None:
 def _forwarded_tokens(body: Json) -> list[int] | None:
     """Token ids that a router sent along, so that the engine need not tokenise again."""
     forwarded = (_typed(body, "kv_transfer_params", dict, None) or {}).get("prompt_token_ids")
-    return _checked_ids(forwarded) if forwarded else None
+    return checked_ids(forwarded) if forwarded else None
 
 
 def _prompt_list(prompt: Any) -> list[Any]:
@@ -156,14 +156,15 @@ def _prompt_list(prompt: Any) -> list[Any]:
 
 def _prompt_tokens(tokenizer: PromptTokenizer, prompt: Any, special: Any) -> list[int]:
     tokens = (
-        tokenizer.completion(prompt, special).token_ids if isinstance(prompt, str) else _checked_ids(prompt)
+        tokenizer.completion(prompt, special).token_ids if isinstance(prompt, str) else checked_ids(prompt)
     )
     if not tokens:
         raise ApiError("The decoder prompt cannot be empty", "prompt")
     return list(tokens)
 
 
-def _checked_ids(tokens: Any) -> list[int]:
+def checked_ids(tokens: Any) -> list[int]:
+    """Token ids as a client has sent them. Raises `ApiError`."""
     if not isinstance(tokens, list) or not all(
         type(token) is int and 0 <= token <= MAX_TOKEN_ID for token in tokens
     ):

@@ -1,0 +1,102 @@
+"""Streams of other paths than chat and text completions: nothing in them is changed, and only where they
+end, what they count and which errors they report is read.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import msgspec
+
+from router.errors import ApiError
+from router.http.sse import DONE, UNREADABLE, EventFilter, PromptTokensDetails, Usage, error_status
+
+ERROR_EVENT = b"event: error\n"
+
+UsageReader: TypeAlias = Callable[[bytes], Usage | None]
+"""Finds the usage in a whole answer, or in the data of one event."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamFormat:
+    """How a stream says that it is complete, and that it is not."""
+
+    ends: tuple[bytes, ...]
+    """What the last event of a stream begins with."""
+
+    def broken_off(self, error: ApiError) -> bytes:
+        """What a client gets instead of the rest, so that it cannot take what it has for the whole."""
+        if DONE in self.ends:
+            return b"data: " + msgspec.json.encode(error.body()) + b"\n\n" + DONE + b"\n\n"
+        # Anthropic's clients look into "error", OpenAI's for responses beside it.
+        data = {"type": "error", "code": error.code, "message": error.message, "param": None} | error.body()
+        return ERROR_EVENT + b"data: " + msgspec.json.encode(data) + b"\n\n"
+
+
+CHUNKS = StreamFormat(ends=(DONE,))
+RESPONSE = StreamFormat(
+    ends=(b"event: response.completed\n", b"event: response.incomplete\n", b"event: response.failed\n")
+)
+MESSAGE = StreamFormat(ends=(b"event: message_stop\n",))
+
+
+@dataclass(slots=True, eq=False, repr=False, kw_only=True)
+class PassedEvents(EventFilter):
+    """Passes on every event as it is. After an error no other end is awaited."""
+
+    keep_usage: bool = True
+    ends: tuple[bytes, ...]
+    read_usage: UsageReader | None
+
+    def feed(self, data: bytes) -> bytes:
+        """Take the next bytes; return those that go on, in whole events."""
+        events = self.split(data)
+        for event in events:
+            self._read(event)
+        return b"".join(events)
+
+    def passes_chunk(self, data: bytes) -> bool:
+        """Never: `feed` sees everything."""
+        return False
+
+    def _read(self, event: bytes) -> None:
+        if event.startswith(ERROR_EVENT) or error_status(event) is not None:
+            self.reported_error = True
+        if self.reported_error or event.startswith(self.ends):
+            self.done = True
+        if self.read_usage is not None and b'"usage"' in event:
+            self.usage = self.read_usage(event.partition(b"data:")[2]) or self.usage
+
+
+class _InputUsage(msgspec.Struct):
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    input_tokens_details: PromptTokensDetails | None = None
+    """In a response."""
+    cache_read_input_tokens: int | None = None
+    """In a message: tokens that `input_tokens` leaves out, like those below."""
+    cache_creation_input_tokens: int | None = None
+
+
+class _InputCounted(msgspec.Struct):
+    usage: _InputUsage | None = None
+    response: "_InputCounted | None" = None
+    """In the last event of a response's stream."""
+
+
+_input_decoder = msgspec.json.Decoder(_InputCounted)
+
+
+def usage_of_input(body: bytes) -> Usage | None:
+    """The usage as responses and messages write it; None when there is none."""
+    try:
+        counted = _input_decoder.decode(body)
+    except UNREADABLE:
+        return None
+    usage = counted.usage or (counted.response.usage if counted.response else None)
+    if usage is None or usage.input_tokens is None:
+        return None
+    cached = usage.cache_read_input_tokens
+    details = usage.input_tokens_details if cached is None else PromptTokensDetails(cached)
+    apart = (cached or 0) + (usage.cache_creation_input_tokens or 0)
+    return Usage(usage.input_tokens + apart, usage.output_tokens, details)

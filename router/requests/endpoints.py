@@ -1,0 +1,107 @@
+"""The paths whose requests an engine answers, one line each: everything the router does differently for
+one of them stands here.
+
+A request with keys goes where its blocks are. Any other goes to the replica with the least load.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from router.http.sse import EventFilter, usage_of_reply
+from router.http.stream_formats import (
+    CHUNKS,
+    MESSAGE,
+    RESPONSE,
+    PassedEvents,
+    StreamFormat,
+    UsageReader,
+    usage_of_input,
+)
+from router.requests.schema import (
+    CHARACTERS_PER_TOKEN,
+    CHAT_PATH,
+    COMPLETION_PATH,
+    Call,
+    parse_chat,
+    parse_completion,
+    parse_passed,
+)
+
+AUDIO_BYTES_PER_TOKEN = 320
+"""Guess: 50 tokens a second, as Whisper has them, of audio at 128 kbit/s."""
+NO_PROMPT = math.inf
+"""Bytes per token where the engine computes nothing of a prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One path, and how its requests and answers are read."""
+
+    path: str
+    family: str
+    """What OpenTelemetry calls the operation."""
+    read: Callable[[bytes], Call] | None
+    """Parses the JSON of a body; None where that is a form."""
+    stream: StreamFormat | None = None
+    """None where all answers are whole."""
+    usage: UsageReader | None = usage_of_reply
+    keyed: bool = False
+    """Whether the prompt gets block keys."""
+    salted: bool = True
+    """Whether the engine keeps blocks of the prompt, and reads the salt that isolates a tenant's."""
+    bytes_per_token: float = CHARACTERS_PER_TOKEN
+    """For a guess at the load."""
+
+    def events(self, keep_usage: bool) -> EventFilter:
+        """What reads a stream on its way to the client."""
+        assert self.stream is not None
+        if self.keyed:
+            return EventFilter(keep_usage)
+        return PassedEvents(ends=self.stream.ends, read_usage=self.usage)
+
+
+def _passed(
+    path: str,
+    family: str,
+    stream: StreamFormat | None = None,
+    usage: UsageReader | None = usage_of_reply,
+) -> Endpoint:
+    read = partial(parse_passed, path, streams=stream is not None)
+    return Endpoint(path, family, read, stream, usage)
+
+
+def _counted_only(path: str) -> Endpoint:
+    read = partial(parse_passed, path, streams=False)
+    return Endpoint(path, "tokenize", read, usage=None, salted=False, bytes_per_token=NO_PROMPT)
+
+
+def _form(path: str, family: str) -> Endpoint:
+    return Endpoint(
+        path, family, None, CHUNKS, usage=None, salted=False, bytes_per_token=AUDIO_BYTES_PER_TOKEN
+    )
+
+
+ENDPOINTS: Mapping[str, Endpoint] = {
+    endpoint.path: endpoint
+    for endpoint in (
+        Endpoint(CHAT_PATH, "chat", parse_chat, CHUNKS, keyed=True),
+        Endpoint(COMPLETION_PATH, "text_completion", parse_completion, CHUNKS, keyed=True),
+        _passed("/v1/responses", "chat", RESPONSE, usage_of_input),
+        _passed("/v1/messages", "chat", MESSAGE, usage_of_input),
+        _counted_only("/v1/messages/count_tokens"),
+        _passed("/v1/embeddings", "embeddings"),
+        _passed("/pooling", "pooling"),
+        _passed("/classify", "classify"),
+        _passed("/score", "score"),
+        _passed("/v1/score", "score"),
+        _passed("/rerank", "rerank"),
+        _passed("/v1/rerank", "rerank"),
+        _passed("/v2/rerank", "rerank"),
+        _counted_only("/tokenize"),
+        _counted_only("/detokenize"),
+        _form("/v1/audio/transcriptions", "transcription"),
+        _form("/v1/audio/translations", "translation"),
+    )
+}
