@@ -50,6 +50,8 @@ class PreparedPrompt(msgspec.Struct, frozen=True):
     opening_tokens: int
     conversation_key: int
     exact: bool
+    context_tokens: int = 0
+    """What an engine's context must have room for, or it would refuse; 0 where all engines' have the same."""
 
 
 async def prepare(
@@ -66,12 +68,14 @@ async def prepare(
         await _keyed(call, model, tokenizer, threads, client) if tokenizer and call.tokenisable else None
     )
     if prompts is None:
+        guess = max(1, len(call.raw) // CHARACTERS_PER_TOKEN)
         return PreparedPrompt(
             keys=NO_KEYS,
-            prompt_tokens=max(1, len(call.raw) // CHARACTERS_PER_TOKEN),
+            prompt_tokens=guess,
             opening_tokens=0,
             conversation_key=conversation_key,
             exact=False,
+            context_tokens=_context_tokens(call, model, min(guess + 1, model.max_model_len)),
         )
     for prompt in prompts:
         _require_fit(call, model, prompt.num_tokens)
@@ -81,6 +85,7 @@ async def prepare(
         opening_tokens=prompts[0].opening_tokens,
         conversation_key=conversation_key,
         exact=True,
+        context_tokens=_context_tokens(call, model, max(prompt.num_tokens for prompt in prompts) + 1),
     )
 
 
@@ -158,12 +163,21 @@ def _look_up(
 
 
 def _require_fit(call: Call, model: Model, num_tokens: int, at_least: str = "") -> None:
-    if model.max_model_len and num_tokens >= model.max_model_len:
+    if not model.fits(num_tokens + 1):
         raise ContextTooLongError(
             f"This model's maximum context length is {model.max_model_len} tokens. "
             f"However, your prompt has {at_least}{num_tokens} tokens: no room for an answer.",
             param="messages" if call.messages else "prompt",
         )
+
+
+def _context_tokens(call: Call, model: Model, least_tokens: int) -> int:
+    """As vLLM has it: a prompt leaves room for one token at least, and an answer may be as long as the whole
+    context, since its limit is lowered to what is left. What no engine allows goes to one that allows most.
+    """
+    if model.context_limits is None:
+        return 0
+    return max(least_tokens, min(call.max_tokens, model.max_model_len))
 
 
 @lru_cache(MAX_ROOTS)
