@@ -147,7 +147,8 @@ class Fleet:
         model is one of `models` as they are now: it is made anew when replicas come and go.
 
         A ``conversation_key`` of 0 stands for an unknown conversation. Without ``heed_failures``, replicas
-        that failed a moment ago are eligible all the same; those with room for less than ``context_tokens`` never are.
+        that failed a moment ago are eligible all the same. Those whose context has no room for
+        ``context_tokens`` never are.
         """
         self.forget_until(now)
         matched, most, block_size = NOTHING_MATCHED, 0, 0

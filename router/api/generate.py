@@ -152,7 +152,7 @@ async def _relay_stream(call: Call, exchange: Exchange, record: RequestRecord, c
         broken = "the stream ended early"
     if broken is not None:
         record.error = broken
-        error = UpstreamError(f"The engine's answer broke off: {broken}")
+        error = client.ended_by or UpstreamError(f"The engine's answer broke off: {broken}")
         rest = b"data: " + msgspec.json.encode(error.body()) + b"\n\n" + DONE + b"\n\n"
     await client.end(rest)
     record.outcome = "broken" if record.error else "ok"
