@@ -11,6 +11,7 @@ import socket
 from functools import partial
 from types import FrameType
 
+import structlog
 import uvicorn
 
 from cluster.errors import ClusterError, StartUpError
@@ -30,6 +31,8 @@ LAST_SECONDS = 2.0
 """How long the errors with which a stopping router ends answers may take to reach clients."""
 TICK_SECONDS = 0.1
 POLL_SECONDS = 0.01
+
+log = structlog.get_logger()
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -90,10 +93,16 @@ class RouterServer(uvicorn.Server):
     async def main_loop(self) -> None:
         """Serve until asked to stop, and then until load balancers have had time to see it."""
         await super().main_loop()
+        settings = self._app.settings
+        log.info(
+            "router_stop_begun",
+            unready_seconds=settings.unready_seconds,
+            grace_seconds=settings.grace_seconds,
+        )
         self._app.state.readiness.stopping = True
         self._bounds.keep_alive = False
         clock = asyncio.get_running_loop().time
-        until = clock() + self._app.settings.unready_seconds
+        until = clock() + settings.unready_seconds
         while not self.force_exit and (left := until - clock()) > 0:
             await asyncio.sleep(min(TICK_SECONDS, left))
             await self.on_tick(0)  # keeps the date of answers right

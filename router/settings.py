@@ -16,7 +16,7 @@ from router.auth import EVERYBODY, header_forms
 TenantName: TypeAlias = Annotated[str, Field(min_length=1, max_length=64)]
 """It stands in every log line of the tenant's requests."""
 
-STOP_MARGIN_SECONDS = 5.0
+STOP_MARGIN_SECONDS = 7.0
 """For what a stopping router does besides waiting."""
 
 

@@ -75,7 +75,7 @@ async def prepare(
             opening_tokens=0,
             conversation_key=conversation_key,
             exact=False,
-            context_tokens=_context_tokens(call, model, min(guess + 1, model.max_model_len)),
+            context_tokens=_context_tokens(call, model, (min(guess + 1, model.max_model_len),)),
         )
     for prompt in prompts:
         _require_fit(call, model, prompt.num_tokens)
@@ -85,7 +85,7 @@ async def prepare(
         opening_tokens=prompts[0].opening_tokens,
         conversation_key=conversation_key,
         exact=True,
-        context_tokens=_context_tokens(call, model, max(prompt.num_tokens for prompt in prompts) + 1),
+        context_tokens=_context_tokens(call, model, (prompt.num_tokens + 1 for prompt in prompts)),
     )
 
 
@@ -171,13 +171,13 @@ def _require_fit(call: Call, model: Model, num_tokens: int, at_least: str = "") 
         )
 
 
-def _context_tokens(call: Call, model: Model, least_tokens: int) -> int:
+def _context_tokens(call: Call, model: Model, least_tokens: Iterable[int]) -> int:
     """As vLLM has it: a prompt leaves room for one token at least, and an answer may be as long as the whole
     context, since its limit is lowered to what is left. What no engine allows goes to one that allows most.
     """
     if model.context_limits is None:
         return 0
-    return max(least_tokens, min(call.max_tokens, model.max_model_len))
+    return max(*least_tokens, min(call.max_tokens, model.max_model_len))
 
 
 @lru_cache(MAX_ROOTS)
