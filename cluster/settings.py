@@ -1,9 +1,11 @@
 """Settings that routers and agents share, read from the environment once (prefix ``WARMROUTE_``)."""
 
 import ipaddress
+import re
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -13,18 +15,31 @@ from cluster.protocol.wire import Keys
 S = TypeVar("S", bound=BaseSettings)
 
 MIN_TOKEN_LENGTH = 16
+SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")
 
 
-class ClusterSettings(BaseSettings):
-    """Where Redis is, and how long a replica lives without a heartbeat."""
+class EnvironmentSettings(BaseSettings):
+    """Settings of any command."""
 
     model_config = SettingsConfigDict(
-        env_prefix="WARMROUTE_",
-        extra="ignore",
-        frozen=True,
-        hide_input_in_errors=True,
-        use_attribute_docstrings=True,
+        env_prefix="WARMROUTE_", extra="ignore", frozen=True, use_attribute_docstrings=True
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_service_links(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Beside a Service ``warmroute`` Kubernetes sets WARMROUTE_PORT=tcp://10.0.0.1:8000 for every pod."""
+        return {name: value for name, value in data.items() if not _is_service_link(name, value)}
+
+
+def _is_service_link(name: str, value: object) -> bool:
+    return name.endswith("port") and isinstance(value, str) and SERVICE_LINK.match(value) is not None
+
+
+class ClusterSettings(EnvironmentSettings):
+    """Where Redis is, and how long a replica lives without a heartbeat."""
+
+    model_config = SettingsConfigDict(hide_input_in_errors=True)
 
     redis_url: str = Field("redis://127.0.0.1:6379/0", min_length=1)
     """Redis that routers and agents share."""

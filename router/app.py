@@ -128,7 +128,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         ):
             app.include_router(routes)
         app.state.overview, app.state.stream = overview, stream
-        app.state.fleet = fleet
+        app.state.fleet, app.state.readiness = fleet, readiness
         parts = (
             gossip,
             liveness,

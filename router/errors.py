@@ -108,6 +108,13 @@ class NoReplicaReadyError(ApiError, status=503, code="no_replica_ready", retry_a
     """The model is known, but nothing that serves it takes requests now."""
 
 
+class RouterStopsError(ApiError, status=503, code="router_stopping", retry_after=1):
+    """The router stops, and has waited for answers as long as it may."""
+
+    def __init__(self) -> None:
+        super().__init__("This router stops and can wait no longer; try again.")
+
+
 class BlocksChangeError(ApiError, status=503, code="blocks_change", retry_after=1):
     """What is asked for changes while it is read."""
 

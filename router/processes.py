@@ -33,13 +33,11 @@ from cluster.errors import StartUpError
 from cluster.process.bound_child import bind_to_parent
 from cluster.process.collector import calm_collector
 from router.observe.snapshots import SnapshotFiles
-from router.server import SHUTDOWN_SECONDS, create_server, started
+from router.server import create_server, started
 from router.settings import RouterSettings
 
 READY_SECONDS = 5.0
 """How long a worker may take to learn the fleet's state before it takes requests without it."""
-STOP_SECONDS = SHUTDOWN_SECONDS + 5.0
-"""After it a worker that was asked to end is killed."""
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 30.0
 """Seconds before a worker is started again: doubled each time that it has not served for long."""
@@ -178,7 +176,7 @@ class _Supervisor:
         asked = self._processes()
         for process in asked:
             process.terminate()
-        deadline = time.monotonic() + STOP_SECONDS
+        deadline = time.monotonic() + self._settings.stop_seconds
         while (running := self._processes()) and time.monotonic() < deadline and not self._came:
             time.sleep(WATCH_SECONDS)
         for process in running:

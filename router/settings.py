@@ -16,6 +16,9 @@ from router.auth import EVERYBODY, header_forms
 TenantName: TypeAlias = Annotated[str, Field(min_length=1, max_length=64)]
 """It stands in every log line of the tenant's requests."""
 
+STOP_MARGIN_SECONDS = 7.0
+"""For what a stopping router does besides waiting."""
+
 
 class RouterSettings(ClusterSettings):
     """Where a router listens, how it decides, and its bounds."""
@@ -29,6 +32,11 @@ class RouterSettings(ClusterSettings):
     core that is free for them."""
     ready_seconds: float = Field(0.0, ge=0)
     """How long a router that starts may take to learn the fleet's state before it takes requests."""
+    unready_seconds: float = Field(0.0, ge=0, le=3600)
+    """How long a router that was asked to stop takes requests on while ``/readyz`` says 503, so that load
+    balancers see it."""
+    grace_seconds: float = Field(10.0, ge=0, le=3600)
+    """How long open answers may then take to finish before the router ends them with an error."""
     policy: str = DEFAULT_POLICY
     """How replicas are chosen."""
     tokenizers: Annotated[dict[str, Path], NoDecode] = Field(default_factory=dict)
@@ -71,6 +79,11 @@ class RouterSettings(ClusterSettings):
     """Base URL of an OpenTelemetry collector that takes traces over HTTP; empty: no traces."""
     otlp_sample: float = Field(1.0, ge=0, le=1)
     """Share of requests traced, of those that come without a trace of their own."""
+
+    @property
+    def stop_seconds(self) -> float:
+        """After so long a router that was asked to stop has stopped, or hangs."""
+        return self.unready_seconds + self.grace_seconds + STOP_MARGIN_SECONDS
 
     @field_validator("policy")
     @classmethod

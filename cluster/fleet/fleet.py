@@ -141,12 +141,14 @@ class Fleet:
         excluded: Collection[str] = (),
         conversation_key: int = 0,
         heed_failures: bool = True,
+        context_tokens: int = 0,
     ) -> Snapshot:
         """The replicas of a model as a policy sees them for one prompt, at a monotonic time in seconds. The
         model is one of `models` as they are now: it is made anew when replicas come and go.
 
         A ``conversation_key`` of 0 stands for an unknown conversation. Without ``heed_failures``, replicas
-        that failed a moment ago are eligible all the same.
+        that failed a moment ago are eligible all the same. Those whose context has no room for
+        ``context_tokens`` never are.
         """
         self.forget_until(now)
         matched, most, block_size = NOTHING_MATCHED, 0, 0
@@ -164,6 +166,8 @@ class Fleet:
             for row, replica in enumerate(model.replicas):
                 if replica.failed_until > now:
                     eligible[row] = False
+        if model.context_limits is not None:
+            eligible &= model.context_limits >= context_tokens
         numbers.flags.writeable = eligible.flags.writeable = False
         cached, queued, running, active = numbers
         base_model = model.replicas[0].lease.model

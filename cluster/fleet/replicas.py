@@ -17,6 +17,7 @@ GONE_SECONDS = 600.0
 """How long a model that nobody serves any more counts as one that will come back."""
 MAX_GONE = 1_024
 """Names of such models; those that went first are forgotten."""
+NO_LIMIT = 2**62
 
 
 class Prefill(Protocol):
@@ -62,6 +63,10 @@ class Replica:
         """Whether new requests may go here, unless one has just failed."""
         return self.lease.state is ReplicaState.READY and not self.drained
 
+    def has_context_for(self, tokens: int) -> bool:
+        """Whether its engine takes requests that need so many tokens of context, as far as it says."""
+        return tokens <= (self.lease.max_model_len or NO_LIMIT)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
@@ -79,12 +84,20 @@ class Model:
     namespace: Namespace | None
     """The namespace of most replicas; None when no replica's cache can be seen."""
     max_model_len: int
-    """Tokens; the smallest of its replicas that say so, 0 when none does."""
+    """Tokens; the largest of its replicas that say so, 0 when none does."""
+    context_limits: NDArray[np.int64] | None
+    """Tokens that each of `replicas` takes, `NO_LIMIT` where it does not say; None where all are alike."""
 
     def row_of(self, replica: Replica | None) -> int:
         """Where a replica stands in `replicas`; -1 when it does not."""
         row = -1 if replica is None else self.rows.get(replica.lease.replica, -1)
         return row if row >= 0 and self.replicas[row] is replica else -1
+
+    def fits(self, context_tokens: int) -> bool:
+        """Whether at least one replica, ready or not, takes requests that need so many tokens of context."""
+        return context_tokens <= self.max_model_len or any(
+            replica.has_context_for(context_tokens) for replica in self.replicas
+        )
 
     @property
     def num_ready(self) -> int:
@@ -160,6 +173,7 @@ def _model(name: str, lora: str, replicas: list[Replica]) -> Model:
         if replica.lease.publishes_events and replica.lease.block_size
     )
     ids = tuple(replica.lease.replica for replica in replicas)
+    limits = [replica.lease.max_model_len for replica in replicas]
     return Model(
         name=name,
         lora=lora,
@@ -168,5 +182,10 @@ def _model(name: str, lora: str, replicas: list[Replica]) -> Model:
         slots=np.array([replica.slot for replica in replicas], dtype=np.intp),
         rows={replica_id: row for row, replica_id in enumerate(ids)},
         namespace=namespaces.most_common(1)[0][0] if namespaces else None,
-        max_model_len=min((r.lease.max_model_len for r in replicas if r.lease.max_model_len), default=0),
+        max_model_len=max(limits),
+        context_limits=(
+            np.array([limit or NO_LIMIT for limit in limits], dtype=np.int64)
+            if len(set(limits)) > 1
+            else None
+        ),
     )

@@ -33,24 +33,25 @@ OBJECT_STORE_BYTES = 128 * 1024 * 1024
 
 def serve(settings: ServeSettings, console: Console) -> None:
     """Start everything, say where it is, and wait for Ctrl-C. Raises `StartUpError` when it cannot start."""
-    stop = threading.Event()
+    stop, hurry = threading.Event(), threading.Event()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
         with ExitStack() as stack:
-            _start(settings, console, stack)
-            signal.signal(signal.SIGINT, lambda *_: stop.set())
-            signal.signal(signal.SIGTERM, lambda *_: stop.set())
+            _start(settings, console, stack, hurry)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: (hurry if stop.is_set() else stop).set())
             stop.wait()
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            console.print("\nStopping: open streams finish, then engines, Ray and Redis end.")
+            console.print(
+                "\nStopping: open streams finish, then engines, Ray and Redis end. Ctrl-C cuts streams short."
+            )
     except KeyboardInterrupt:
         console.print("\nStopped before everything was up.")
         raise SystemExit(130) from None
     console.print("Everything that was started here has ended.")
 
 
-def _start(settings: ServeSettings, console: Console, stack: ExitStack) -> None:
+def _start(settings: ServeSettings, console: Console, stack: ExitStack, hurry: threading.Event) -> None:
     if settings.ray_address and not settings.redis_url:
         raise StartUpError(
             "on a Ray cluster every node must reach Redis: name one with REDIS_URL or --redis-url"
@@ -67,7 +68,7 @@ def _start(settings: ServeSettings, console: Console, stack: ExitStack) -> None:
     secret = settings.engine_api_key or secrets.token_urlsafe(24)
     num_gpus = 1.0 if settings.engine == "vllm" and has_gpu() else 0.0
     with step(console, "Ray") as current:
-        stack.callback(_stop_ray)
+        stack.callback(_stop_ray, hurry)
         _start_ray(settings)
         current.done("connected" if settings.ray_address else "started on this machine")
     with step(console, "Router") as current:
@@ -148,7 +149,8 @@ def _start_ray(settings: ServeSettings) -> None:
     serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})
 
 
-def _stop_ray() -> None:
+def _stop_ray(hurry: threading.Event) -> None:
+    """Serve itself bounds how long its applications take to end; a blocking delete would give up first."""
     import ray
     from ray import serve
 
@@ -156,7 +158,9 @@ def _stop_ray() -> None:
 
     if ray.is_initialized():
         for app in (ROUTER_APP, REPLICAS_APP):
-            serve.delete(app)
+            serve.delete(app, _blocking=False)
+            while app in serve.status().applications and not hurry.is_set():
+                hurry.wait(POLL_SECONDS)
         ray.shutdown()
 
 

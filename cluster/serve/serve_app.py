@@ -40,7 +40,7 @@ def router_app(settings: "RouterSettings") -> Any:
     """The application that runs one router, on the port of its settings."""
     from ray import serve
 
-    from router.server import SHUTDOWN_SECONDS, Router
+    from router.server import Router
 
     deployment = serve.deployment(
         Router,
@@ -49,6 +49,6 @@ def router_app(settings: "RouterSettings") -> Any:
         ray_actor_options={"num_cpus": 1},
         health_check_period_s=HEALTH_CHECK_SECONDS,
         graceful_shutdown_wait_loop_s=0.1,
-        graceful_shutdown_timeout_s=SHUTDOWN_SECONDS + 5,
+        graceful_shutdown_timeout_s=settings.stop_seconds,
     )
     return deployment.bind(settings)

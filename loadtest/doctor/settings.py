@@ -4,15 +4,12 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from cluster.settings import EnvironmentSettings
 
 
-class DoctorSettings(BaseSettings):
+class DoctorSettings(EnvironmentSettings):
     """Which log, with which model's eyes, and how to report."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="WARMROUTE_", extra="ignore", frozen=True, use_attribute_docstrings=True
-    )
 
     log: str = Field(min_length=1)
     """A file, plain or gzipped, or "-" for standard input."""

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode
 
 from cluster.errors import StartUpError
+from cluster.settings import EnvironmentSettings
 from loadtest.options import parts_of
 from loadtest.replay.survey import WorkloadSource
 from loadtest.scenarios.scenario import ScenarioError, scenario_path
@@ -30,12 +31,8 @@ SHOWN_POLICIES = (
 TRACE_ONLY = ("length_scale", "block_size", "first", "last")
 
 
-class ReplaySettings(BaseSettings):
+class ReplaySettings(EnvironmentSettings):
     """Which traffic, through which policies, over which fleet."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="WARMROUTE_", extra="ignore", frozen=True, use_attribute_docstrings=True
-    )
 
     trace: Path | None = None
     """Recorded requests, JSON lines in Mooncake's format."""

@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode
 
 from cluster.errors import StartUpError
+from cluster.settings import EnvironmentSettings
 from loadtest.options import parts_of
 from loadtest.scenarios.scenario import Scenario, ScenarioError, load_scenario
 from loadtest.trial.money import Price
@@ -37,12 +38,8 @@ class Arm:
     """The policy to which that router is switched."""
 
 
-class TrialSettings(BaseSettings):
+class TrialSettings(EnvironmentSettings):
     """Which arms, which traffic, for how long."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="WARMROUTE_", extra="ignore", frozen=True, use_attribute_docstrings=True
-    )
 
     a: str = ""
     """``URL`` or ``NAME=URL`` of the control, instead of policies."""

@@ -202,23 +202,30 @@ class Dispatcher:
                 excluded,
                 prompt.conversation_key,
                 heed_failures,
+                prompt.context_tokens,
             )
             with suppress(NoReplicaError):
                 if reachable:
                     return snapshot, policy(request, snapshot)
-                snapshot = _out_of_reach(snapshot, model, excluded)
+                snapshot = _out_of_reach(snapshot, model, excluded, prompt.context_tokens)
                 return snapshot, policy(request, snapshot)._replace(room_tokens=math.inf)
         if failures and model.ready:
             raise AttemptsFailedError(record.attempts, list(failures.values())[-1])
         if any(replica.drained for replica in model.replicas):
             raise NoReplicaReadyError(f"No replica of {model.name!r} takes requests: some are drained.")
-        raise NoReplicaReadyError(f"No replica of {model.name!r} is ready; try again shortly.")
+        lacks = f" and has room for {prompt.context_tokens} tokens" if model.ready else ""
+        raise NoReplicaReadyError(f"No replica of {model.name!r} is ready{lacks}; try again shortly.")
 
 
-def _out_of_reach(snapshot: Snapshot, model: Model, excluded: Collection[str]) -> Snapshot:
+def _out_of_reach(
+    snapshot: Snapshot, model: Model, excluded: Collection[str], context_tokens: int
+) -> Snapshot:
     """The same, but only replicas are eligible that agents cannot reach. A busy engine may look like that."""
     eligible = [
-        replica.lease.state is ReplicaState.UNREACHABLE and not replica.drained and name not in excluded
+        replica.lease.state is ReplicaState.UNREACHABLE
+        and not replica.drained
+        and name not in excluded
+        and replica.has_context_for(context_tokens)
         for name, replica in zip(model.ids, model.replicas, strict=True)
     ]
     return snapshot._replace(eligible=np.array(eligible, dtype=np.bool_))

@@ -165,7 +165,8 @@ async def _relay_stream(
         broken = "the stream ended early"
     if broken is not None:
         record.error = broken
-        rest = endpoint.stream.broken_off(UpstreamError(f"The engine's answer broke off: {broken}"))
+        error = client.ended_by or UpstreamError(f"The engine's answer broke off: {broken}")
+        rest = endpoint.stream.broken_off(error)
     await client.end(rest)
     record.outcome = "broken" if record.error else "ok"
     return not record.error

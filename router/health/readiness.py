@@ -51,11 +51,14 @@ class Readiness:
         self._follower = follower
         self._steering = steering
         self._tokenizers = tokenizers
+        self.stopping = False
+        """Whether the router has been asked to stop, and should be sent no more requests."""
 
     def missing(self) -> list[str]:
         """All that is missing, in words; empty when requests can be served well."""
         ready = any(model.ready for model in self._fleet.models.values())
-        return [*self._unknown(), *([] if ready else ["no replica is ready"])]
+        stops = ["this router is about to stop"] if self.stopping else []
+        return [*stops, *self._unknown(), *([] if ready else ["no replica is ready"])]
 
     async def wait(self, seconds: float) -> None:
         """Wait until this router knows what the fleet is now, if only that it is empty; at most so long."""

@@ -63,6 +63,11 @@ class ClientConnection(RequestReader):
             if request.on_shutdown is not None:
                 request.on_shutdown()
 
+    def end_answers(self, why: ApiError) -> None:
+        """The server waits no longer."""
+        for request in self._unanswered:
+            request.end_now(why)
+
     # ---- called by the transport ----
 
     def connection_made(self, transport: Any) -> None:

@@ -47,6 +47,8 @@ class ClientRequest:
     """Lets the connection read what the client has sent meanwhile."""
     on_shutdown: Callable[[], object] | None = None
     """Called when the server stops, which waits for answers: one without an end should end now."""
+    ended_by: ApiError | None = None
+    """Why the router ended the answer itself."""
     expects_continue: bool = field(init=False)
     """Whether the client waits for leave to send its body."""
     _on_gone: Callable[[], object] | None = None
@@ -147,9 +149,11 @@ class ClientRequest:
         try:
             await work
         except asyncio.CancelledError:
-            if not self.is_gone:
+            if self.ended_by is None and not self.is_gone:
                 raise
             task.uncancel()
+            if self.ended_by is not None:
+                raise self.ended_by from None
             return False
         finally:
             self._on_gone = None
@@ -300,6 +304,16 @@ class ClientRequest:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(ClientStalledError("the client took nothing for too long"))
         self.cut()
+
+    def end_now(self, why: ApiError) -> None:
+        """Answer with this error, or end with it what an engine streams. What is complete stays so."""
+        self.ended_by = why
+        if self._source is not None:
+            self.ended(why.message)
+        elif not self._cycle.response_started:
+            self.refuse_body(why)
+            if self._on_gone is not None:
+                self._on_gone()
 
     def client_left(self) -> None:
         """The connection has ended."""

@@ -112,7 +112,7 @@ class Arrival:
         self.on_late()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Bounds:
     """What all connections of a router share."""
 
@@ -122,6 +122,8 @@ class Bounds:
     """How long a request body may take to arrive."""
     stalled_seconds: float
     """How long a client may take nothing of an answer."""
+    keep_alive: bool = True
+    """Whether connections stay open for more requests: not once the router stops."""
 
 
 class RequestReader(HttpToolsProtocol, ABC):
@@ -265,6 +267,8 @@ class RequestReader(HttpToolsProtocol, ABC):
         request = ClientRequest(self.cycle, claim, self._declared, self.read_on)
         self.scope[IN_SCOPE] = request  # type: ignore[literal-required]
         self._unanswered.append(request)
+        if not self._bounds.keep_alive:
+            request.close_after()
         self.read_on()
 
     def on_body(self, body: bytes) -> None:

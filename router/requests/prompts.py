@@ -48,6 +48,8 @@ class PreparedPrompt(msgspec.Struct, frozen=True):
     conversation_key: int
     """0 where it belongs to no conversation that is known here."""
     exact: bool
+    context_tokens: int = 0
+    """What an engine's context must have room for, or it would refuse; 0 where all engines' have the same."""
 
 
 async def prepare(
@@ -64,7 +66,9 @@ async def prepare(
         await _keyed(call, model, tokenizer, threads, client) if tokenizer and call.tokenisable else None
     )
     if prompts is None:
-        return guess(call, conversation_key)
+        guessed = guess(call, conversation_key)
+        least_tokens = (min(guessed.prompt_tokens + 1, model.max_model_len),)
+        return msgspec.structs.replace(guessed, context_tokens=_context_tokens(call, model, least_tokens))
     for prompt in prompts:
         _require_fit(call, model, prompt.num_tokens)
     return PreparedPrompt(
@@ -73,6 +77,7 @@ async def prepare(
         opening_tokens=prompts[0].opening_tokens,
         conversation_key=conversation_key,
         exact=True,
+        context_tokens=_context_tokens(call, model, (prompt.num_tokens + 1 for prompt in prompts)),
     )
 
 
@@ -163,12 +168,21 @@ def _look_up(
 
 
 def _require_fit(call: Call, model: Model, num_tokens: int, at_least: str = "") -> None:
-    if model.max_model_len and num_tokens >= model.max_model_len:
+    if not model.fits(num_tokens + 1):
         raise ContextTooLongError(
             f"This model's maximum context length is {model.max_model_len} tokens. "
             f"However, your prompt has {at_least}{num_tokens} tokens: no room for an answer.",
             param="messages" if call.messages else "prompt",
         )
+
+
+def _context_tokens(call: Call, model: Model, least_tokens: Iterable[int]) -> int:
+    """As vLLM has it: a prompt leaves room for one token at least, and an answer may be as long as the whole
+    context, since its limit is lowered to what is left. What no engine allows goes to one that allows most.
+    """
+    if model.context_limits is None:
+        return 0
+    return max(*least_tokens, min(call.max_tokens, model.max_model_len))
 
 
 @lru_cache(MAX_ROOTS)

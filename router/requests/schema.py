@@ -122,6 +122,13 @@ class Call(msgspec.Struct, frozen=True):
         )
         return messages
 
+    @property
+    def max_tokens(self) -> int:
+        """The longest answer that the client asks for; 0 where it leaves that to the engine."""
+        given = self.fields.get("max_completion_tokens") if self.messages else None
+        wanted = self.fields.get("max_tokens") if given is None else given
+        return wanted if isinstance(wanted, int) else 0
+
     def isolated(self, scope: str) -> "Call":
         """The same call with a cache that only calls of this scope with the same salt share; an empty scope
         changes nothing."""

@@ -204,10 +204,10 @@ def test_model_whose_cache_cannot_be_seen_has_no_namespace(changes):
     assert cached(fleet, [1, 2], 100) == {"a": 0}
 
 
-def test_context_limit_is_the_smallest_known():
-    """A prompt must fit everywhere it may be sent; 0 says nothing."""
+def test_context_limit_is_the_largest_known():
+    """It is what clients are told; 0 says nothing."""
     fleet = fleet_of(
         lease("a", max_model_len=0), lease("b", max_model_len=4096), lease("c", max_model_len=2048)
     )
-    assert fleet.models["m"].max_model_len == 2048
+    assert fleet.models["m"].max_model_len == 4096
     assert fleet_of(lease()).models["m"].max_model_len == 0

@@ -93,6 +93,20 @@ def test_failed_and_excluded_replicas_are_not_eligible():
     assert fleet.snapshot(fleet.models["m"], (), 10, 0.0).eligible.tolist() == [True, True]
 
 
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=6), st.integers(0, 6))
+def test_replicas_are_eligible_for_what_fits_their_context(limits, tokens):
+    """A replica that names no limit takes everything, as all do where all have the same limit: then what
+    fits none of them has been refused before.
+    """
+    fleet = fleet_of(*(lease(f"r{number}", max_model_len=limit) for number, limit in enumerate(limits)))
+    model = fleet.models["m"]
+    fitting = [limit == 0 or tokens <= limit for limit in limits]
+    seen = fleet.snapshot(model, (), 10, 0.0, context_tokens=tokens).eligible.tolist()
+    assert seen == (fitting if len(set(limits)) > 1 else [True] * len(limits))
+    assert model.fits(tokens) == any(fitting)
+    assert model.max_model_len == max(limits)
+
+
 def test_load_is_the_larger_of_booked_and_reported():
     """Other routers' requests show in the engine's gauges, our newest only in our bookings."""
     fleet = fleet_of(lease())

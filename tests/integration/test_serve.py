@@ -205,6 +205,21 @@ async def test_simulated_engines_are_served_alike(served: Served) -> None:
         assert (await response.json())["choices"][0]["message"]["content"]
 
 
+@pytest.mark.parametrize("served", [("--engine", "sim", "--replicas", "1")], indirect=True, ids=["sim"])
+async def test_streams_end_with_an_error_when_serve_stops(served: Served) -> None:
+    """Of the router's own: an actor of Ray Serve stops in the same steps as a process."""
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "why"}], "max_tokens": 8000}
+    async with served.system.session.post(
+        f"{served.url}/v1/chat/completions", json={**body, "stream": True}
+    ) as response:
+        await response.content.readany()
+        stopped = asyncio.create_task(served.stop())
+        *_, error, done, _ = (await response.read()).split(b"\n\n")
+        assert done == b"data: [DONE]"
+        assert b"router_stopping" in error
+    await stopped
+
+
 def test_a_taken_port_is_said_before_anything_starts() -> None:
     """When the router's port is taken, serve says so, names the option, and exits with 2 at once."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

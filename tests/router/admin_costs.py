@@ -10,7 +10,6 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import uvicorn
 import uvloop
 from rich.console import Console
 
@@ -25,7 +24,7 @@ from router.history.record import RequestRecord
 from router.history.savings import Savings
 from router.http.sse import PromptTokensDetails, Usage
 from router.observe.explanations import Explanations
-from router.server import bind, server_config
+from router.server import RouterServer, bind
 from router.settings import RouterSettings
 from tests.redis_process import running_redis
 from tests.waiting import eventually
@@ -136,9 +135,9 @@ async def main():
     with tempfile.TemporaryDirectory() as directory, running_redis(Path(directory)) as redis:
         app = create_app(RouterSettings(redis_url=redis.url, port=0))
         listener = bind("127.0.0.1", 0)
-        config = server_config(app)
+        server = RouterServer(app)
+        config = server.config
         config.load()
-        server = uvicorn.Server(config)
         server.lifespan = config.lifespan_class(config)
         await server.startup(sockets=[listener])
         requests_cost(admit_all(app.state.fleet), connect(redis.url))

@@ -5,7 +5,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import aiohttp
 import pytest
-import uvicorn
 import uvloop
 
 from cluster.prompts.tokenizer import PromptTokenizer
@@ -13,7 +12,7 @@ from cluster.protocol.wire import Lease, Load, ReplicaState
 from router.app import create_app
 from router.requests import tokenizers
 from router.requests.prompt_threads import PromptThreads
-from router.server import bind, server_config
+from router.server import RouterServer, bind
 from router.settings import RouterSettings
 from tests.redis_process import running_redis
 from tests.router.fake_engine import FakeEngine
@@ -88,10 +87,9 @@ async def running(settings):
     """Serve a router on a port that the system gives."""
     app = create_app(settings)
     listener = bind(settings.host, settings.port)
-    config = server_config(app)
-    config.timeout_graceful_shutdown = 1
+    server = RouterServer(app)
+    config = server.config
     config.load()
-    server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
     # What `serve` does, without its signal handlers and its 0.1 s pauses, which add up in a hundred tests.
     await server.startup(sockets=[listener])
@@ -133,6 +131,7 @@ async def start_router(monkeypatch, tiny_model, _tokenizers_imported):
                 "port": 0,
                 "tokenizers": {"m": tiny_model},
                 "policy": "round-robin",
+                "grace_seconds": 1.0,
             }
             router = await stack.enter_async_context(running(RouterSettings(**{**values, **changes})))
             for name, engine in zip("abc", engines, strict=False):

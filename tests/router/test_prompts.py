@@ -29,11 +29,12 @@ async def prepare(call, model, tokenizer):
     return await prompts.prepare(call, model, tokenizer, PromptThreads(), "client")
 
 
-def model_of(**changes):
-    """A model with one replica."""
-    values = {"block_size": 4, "publishes_events": True, **changes}
+def model_of(*limits, max_model_len=0, **changes):
+    """A model with one replica, or with one for each limit of the context."""
+    values = {"block_size": 4, "publishes_events": True, "state": ReplicaState.READY, "model": "m", **changes}
     fleet = Fleet()
-    fleet.admit(Lease(replica="a", url="http://a", state=ReplicaState.READY, model="m", **values), 1, Load())
+    for name, limit in zip("abc", limits or [max_model_len], strict=False):
+        fleet.admit(Lease(replica=name, url="http://a", max_model_len=limit, **values), 1, Load())
     return fleet.models["m"]
 
 
@@ -189,6 +190,41 @@ async def test_prompt_must_leave_room_for_an_answer(tokenizer, limit, fits):
     with pytest.raises(ContextTooLongError, match=rf"{limit} tokens.* 10 tokens") as caught:
         await prepared
     assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "prompt")
+
+
+@pytest.mark.parametrize(
+    ("call", "needed"),
+    [
+        (completion([1] * 30), 31),
+        (completion([[1] * 30, [1] * 40]), 41),
+        (completion([1] * 30, max_tokens=60), 60),
+        (completion([1] * 30, max_tokens=60, max_completion_tokens=90), 60),
+        (completion([1] * 30, max_tokens=1000), 100),
+        (completion([1] * 30, max_tokens="60"), 31),
+        (chat(max_tokens=60), 60),
+        (chat(max_tokens=60, max_completion_tokens=70), 70),
+        (chat(max_tokens=60, max_completion_tokens=None), 60),
+        (chat(chat_template="x", max_tokens=70), 70),
+        (chat(chat_template="x" * 1000), 100),
+    ],
+)
+async def test_what_an_engine_must_have_room_for(tokenizer, call, needed):
+    """The prompt and one token, or an answer's limit alone: the engine lowers it to what the prompt leaves.
+
+    A prompt whose length is a guess is never refused for it: at worst it goes where most fits. Where all
+    replicas have the same limit nothing is asked.
+    """
+    assert (await prepare(call, model_of(max_model_len=100), tokenizer)).context_tokens == 0
+    assert (await prepare(call, model_of(50, 100), tokenizer)).context_tokens == needed
+
+
+async def test_a_prompt_is_refused_only_where_it_fits_no_replica(tokenizer):
+    """The message names the largest context; a replica that names none may take it."""
+    call = completion([1] * 100)
+    with pytest.raises(ContextTooLongError, match="100 tokens"):
+        await prepare(call, model_of(50, 100), tokenizer)
+    assert (await prepare(call, model_of(50, 101), tokenizer)).context_tokens == 101
+    assert (await prepare(call, model_of(50, 0), tokenizer)).context_tokens == 101
 
 
 async def test_each_of_several_prompts_must_fit(tokenizer):

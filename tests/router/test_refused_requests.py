@@ -55,6 +55,32 @@ async def test_prompt_that_does_not_fit(start_router, engines):
     assert not engines[0].exchanges
 
 
+async def test_prompt_goes_where_it_fits(start_router, engines):
+    """Of replicas with different contexts those are asked whose context it fits, ready or, in need, out of
+    reach; 503 when they are away, and 400 when there are none.
+    """
+    router = await start_router()
+    router.admit(engines[0].url, "a", max_model_len=8)
+    router.admit(engines[1].url, "b", max_model_len=9)
+    await router.settled()
+    async with router.post(CHAT) as response:
+        assert response.status == 400
+        assert "9 tokens" in (await response.json())["error"]["message"]
+    for state in (ReplicaState.READY, ReplicaState.UNREACHABLE):
+        router.admit(engines[1].url, "b", max_model_len=4096, state=state)
+        for _ in range(4):
+            async with router.post(CHAT) as response:
+                assert (response.status, response.headers["x-warmroute-replica"]) == (200, "b")
+    router.admit(engines[1].url, "b", max_model_len=4096, state=ReplicaState.STARTING)
+    async with router.post(CHAT) as response:
+        assert response.status == 503
+        body = await response.json()
+    assert_error(body, "no_replica_ready", kind="service_unavailable")
+    assert "room for" in body["error"]["message"]
+    assert not engines[0].exchanges
+    await router.drained()
+
+
 @pytest.mark.parametrize("state", [ReplicaState.STARTING, ReplicaState.DRAINING, ReplicaState.UNREACHABLE])
 async def test_no_replica_ready(router, engines, state):
     """503 and when to try again, while the model stays known; those out of reach have been tried in vain."""

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from typing import Self
 
 from pydantic import DirectoryPath, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
+from pydantic_settings import CliApp, SettingsConfigDict
 
 from cluster.errors import StartUpError
+from cluster.settings import EnvironmentSettings
 
 
-class SimSettings(BaseSettings):
+class SimSettings(EnvironmentSettings):
     """One process of simulated engines that serve the same model."""
 
     model_config = SettingsConfigDict(
