@@ -86,5 +86,11 @@ async def test_no_process_is_left(tmp_path, disaster, code):
     output, _ = await asyncio.to_thread(process.communicate, timeout=60)
     assert process.returncode == code, output
     assert "Traceback" not in output
-    assert ("Stopped" if disaster == "interrupt" else "engines has ended with exit code -9") in output
+    # Engines may also be missed before a round begins, by whoever asks them something.
+    said = (
+        ("Stopped",)
+        if disaster == "interrupt"
+        else ("engines has ended with exit code -9", "does not answer")
+    )
+    assert any(one in output for one in said), output
     assert not [child for child in children if child.is_running()]
