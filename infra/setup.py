@@ -405,7 +405,7 @@ class Installer:
     def _compile(self) -> None:
         """Have numba keep what it compiles, else the first router starts later by as much."""
         self._progress.begin("compiling what is compiled")
-        modules = "cluster.index.prefix_index, cluster.fleet.replica_table"
+        modules = "cluster.index.prefix_index, cluster.fleet.replica_table, cluster.prompts.word_kernels"
         run_step(self._progress, [self._target.python, "-c", f"import {modules}"], lambda _: "numba")
         self._progress.done()
 

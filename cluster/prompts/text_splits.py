@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, product
-from typing import Any
+from typing import Any, NamedTuple
 
 WORD_END = re.compile(rb"[A-Za-z](?= [A-Za-z])")
 LOOKED_AHEAD = 2
@@ -30,13 +30,31 @@ SEARCH_BYTES = 64 * 1024
 """Searched for the end of a word in one go: a search holds the interpreter's lock, for a millisecond here."""
 
 
-CONTRACTIONS = ("'s|'t|'re|'ve|'m|'ll|'d", "(?i:'s|'t|'re|'ve|'m|'ll|'d)")
-LETTERS = (r" ?\p{L}+", r"[^\r\n\p{L}\p{N}]?\p{L}+")
-DIGITS = (r" ?\p{N}+", r"\p{N}{1,3}", r"\p{N}")
-OTHERS = (r" ?[^\s\p{L}\p{N}]+", r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+")
-KNOWN_WORDS = frozenset(
-    "|".join([*parts, r"\s+(?!\S)|\s+"]) for parts in product(CONTRACTIONS, LETTERS, DIGITS, OTHERS)
-)
+class WordRules(NamedTuple):
+    """What tells the known regular expressions apart; `cluster.prompts.word_kernels` follows them."""
+
+    ignore_case: int = 0
+    """Whether ``'S`` is a word like ``'s``."""
+    any_prefix: int = 0
+    """Whether a word may begin with any character but a digit or the end of a line, and not only a space."""
+    max_digits: int = 0
+    """How many digits are a word; 0 for any number, with a space before them."""
+    newlines: int = 0
+    """Whether ends of lines belong to the punctuation or the white space before them."""
+
+
+GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+"""What is built into ByteLevel."""
+CONTRACTIONS = {"'s|'t|'re|'ve|'m|'ll|'d": {}, "(?i:'s|'t|'re|'ve|'m|'ll|'d)": {"ignore_case": 1}}
+LETTERS = {r" ?\p{L}+": {}, r"[^\r\n\p{L}\p{N}]?\p{L}+": {"any_prefix": 1}}
+DIGITS = {r" ?\p{N}+": {}, r"\p{N}{1,3}": {"max_digits": 3}, r"\p{N}": {"max_digits": 1}}
+OTHERS = {r" ?[^\s\p{L}\p{N}]+": {}, r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+": {"newlines": 1}}
+WORD_RULES = {
+    "|".join([*parts, r"\s+(?!\S)|\s+"]): WordRules(
+        **CONTRACTIONS[parts[0]], **LETTERS[parts[1]], **DIGITS[parts[2]], **OTHERS[parts[3]]
+    )
+    for parts in product(CONTRACTIONS, LETTERS, DIGITS, OTHERS)
+}
 """Known regular expressions: those of GPT-2, GPT-4, Llama 3, Qwen 2 and 3, and what lies between. None
 matches a letter and a space after it, and none looks back."""
 
@@ -50,10 +68,6 @@ class Splits:
     words: bool = False
     """Whether long parts may be cut at the ends of words."""
     cut_bytes: int = CUT_BYTES
-
-    def end_of_word(self, text: bytes, position: int) -> int:
-        """The first place behind a position where the text can be cut, as far as words say."""
-        return _end_of_word(text, position, len(text)) if self.words else len(text)
 
     def cuts(self, text: bytes) -> Iterator[int]:
         """Ends of all parts, in bytes from the beginning; the last one is the end of the text.
@@ -99,27 +113,30 @@ def find_splits(backend: Any, sample: str) -> Splits:
 def can_cut_words(description: dict[str, Any]) -> bool:
     """Whether texts can be cut at the ends of words, as far as the tokenizer's JSON file tells."""
     added = description.get("added_tokens") or []
-    return cuts_known_words(description) and not any(map(_disturbs_words, added))
+    return word_rules(description) is not None and not any(map(_disturbs_words, added))
 
 
-def cuts_known_words(description: dict[str, Any]) -> bool:
-    """Whether a tokenizer, as its JSON file describes it, cuts a text into words in a way that is known.
+def word_rules(description: dict[str, Any]) -> WordRules | None:
+    """How a text is cut into words, as far as it is ASCII; None when that is unknown.
 
-    That is: byte-level BPE, every word becomes tokens by itself, and the regular expression is a known one.
+    Takes the tokenizer as its JSON file describes it. Known means: byte-level BPE, and every word becomes
+    tokens by itself.
     """
     model, normalizer = description["model"], description.get("normalizer")
     affixes = (model.get("continuing_subword_prefix"), model.get("end_of_word_suffix"), model.get("dropout"))
     if model["type"] != "BPE" or any(affixes) or (normalizer and normalizer["type"] != "NFC"):
-        return False
+        return None
     match _steps(description.get("pre_tokenizer")):
         case [{"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}]:
-            return True
+            pattern = GPT2_WORDS
         case [
             {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False},
             {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
         ]:
-            return pattern in KNOWN_WORDS
-    return False
+            pass
+        case _:
+            return None
+    return WORD_RULES.get(pattern)
 
 
 def _steps(pre_tokenizer: dict[str, Any] | None) -> list[dict[str, Any]]:

@@ -20,8 +20,8 @@ from cluster.errors import PromptError, TokenizerUnavailableError
 from cluster.prompts.chat_rendering import ChatRenderer
 from cluster.prompts.prompt_cache import PromptCache
 from cluster.prompts.prompt_keys import Beginning, PendingPrompt
-from cluster.prompts.text_encoder import TextEncoder
-from cluster.prompts.text_splits import cuts_known_words, find_splits
+from cluster.prompts.text_splits import find_splits, word_rules
+from cluster.prompts.word_encoder import WordEncoder
 from cluster.protocol.block_keys import TOKEN_BYTES, pack_tokens
 
 IMPORTING = Lock()
@@ -105,7 +105,7 @@ class PromptTokenizer:
         with suppress(PromptError):
             sample = self._renderer.render(SAMPLE).text
         self._splits = find_splits(self._backend, sample)
-        self._encoder = TextEncoder(self._backend, self._splits)
+        self._words = WordEncoder(self._backend)
         self._surroundings = self._find_surroundings()
         self._longest_token = _longest_token(self._backend)
         self.cache = cache or PromptCache()
@@ -162,10 +162,10 @@ class PromptTokenizer:
             Beginning(root, block_size, is_text=True, tokens=front),
             data,
             list(self._splits.cuts(data)),
-            self._encoder.encode_parts,
+            self._words.encode_parts,
             ending=back,
             opening_at=opening_at,
-            tokens_before=self._encoder.tokens_before,
+            tokens_before=self._words.tokens_before,
             least_tokens=len(data) // self._longest_token if self._longest_token else 0,
         )
 
@@ -186,7 +186,7 @@ def _longest_token(backend: Any) -> int:
     """
     description = json.loads(backend.to_str())
     added = description.get("added_tokens") or []
-    if not cuts_known_words(description):
+    if word_rules(description) is None:
         return 0
     if any(token["lstrip"] or token["rstrip"] for token in added):
         return 0
