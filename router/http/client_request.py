@@ -28,7 +28,7 @@ class Source(Protocol):
         """Call the sink with what comes."""
 
     def pause(self) -> None:
-        """Take nothing more from the engine for now."""
+        """Stop reading from the engine until `resume`."""
 
     def resume(self) -> None:
         """Go on after `pause`."""
@@ -66,7 +66,7 @@ class ClientRequest:
     def __post_init__(self) -> None:
         cycle = self._cycle
         self._transport, self.expects_continue = cycle.transport, cycle.waiting_for_100_continue
-        cycle.receive, cycle.send = self._receive, self._send  # type: ignore[method-assign]
+        cycle.receive, cycle.send = self._receive, self._send  # type: ignore[method-assign]  # of this request
         if self._declared:
             try:
                 self.claim.expect(self._declared)

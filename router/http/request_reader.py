@@ -265,7 +265,7 @@ class RequestReader(HttpToolsProtocol, ABC):
         super().on_headers_complete()
         claim = Claim(self._bounds.admission, self._address)
         request = ClientRequest(self.cycle, claim, self._declared, self.read_on)
-        self.scope[IN_SCOPE] = request  # type: ignore[literal-required]
+        self.scope[IN_SCOPE] = request  # type: ignore[literal-required]  # a key of our own
         self._unanswered.append(request)
         if not self._bounds.keep_alive:
             request.close_after()

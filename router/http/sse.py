@@ -15,6 +15,7 @@ UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _END = re.compile(rb"\r?\n\r?\n")
 _COMMENT = re.compile(rb"(?::[^\r\n]*)?\r?\n")
 DONE = b"data: [DONE]"
+_DONE_LATER = b"\n" + DONE
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 """What keeps nginx and its like from collecting a stream's events before they pass them on."""
 _CHUNK_SIZES = [b"%x\r\n" % size for size in range(4096)]
@@ -123,7 +124,7 @@ def parse_usage(event: bytes) -> tuple[Usage | None, bool]:
 
 def _is_done(data: bytes) -> bool:
     """Whether a line of these events ends a stream; inside JSON no line begins."""
-    return data.startswith(DONE) or b"\n" + DONE in data
+    return data.startswith(DONE) or _DONE_LATER in data
 
 
 def without_comments(data: bytes) -> bytes:

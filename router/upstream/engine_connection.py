@@ -98,7 +98,7 @@ class EngineConnection(asyncio.Protocol):
         self._chunks_to, self._idle_seconds = receiver, idle_seconds
 
     def pause(self) -> None:
-        """Take nothing more from the engine for now."""
+        """Stop reading from the engine until `resume`."""
         if not self._paused and not self._transport.is_closing():
             self._paused = True
             self._transport.pause_reading()

@@ -116,7 +116,7 @@ class UpstreamReply:
                 self._connection.offer_chunks(sink, self._idle_seconds)
 
     def pause(self) -> None:
-        """Take nothing more from the engine for now; its silence does not count."""
+        """Stop reading from the engine until `resume`; its silence does not count."""
         if self._connection is not None:
             self._connection.pause()
             self._connection.deadline = NEVER
