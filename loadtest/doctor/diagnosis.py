@@ -1,6 +1,6 @@
 """What the doctor found out about a log."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from loadtest.doctor.findings import Finding
@@ -20,6 +20,10 @@ class LogFacts:
     broken: int
     first_broken: Sequence[tuple[int, str]]
     """Line number and reason."""
+    skipped: Mapping[str, int]
+    """Records that are no prompts, by kind: calls of other endpoints, steps of a trace."""
+    newest_first: bool
+    """Whether most requests are older than the one before them."""
     refused: int
     """Requests that the model's template does not take; left out."""
     cut_off: str
@@ -101,3 +105,8 @@ class Diagnosis:
     sizing: Sizing
     personal: Sequence[PersonalFinding] = field(default_factory=tuple)
     command: str = ""
+
+
+def counted(skipped: Mapping[str, int]) -> str:
+    """How many records of each kind were left out."""
+    return ", ".join(f"{number:,} of {kind}" for kind, number in sorted(skipped.items())[:8])

@@ -1,6 +1,7 @@
 """Reads a log once, and finds out everything about it."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +9,11 @@ from pathlib import Path
 from cluster.errors import PromptError
 from loadtest.doctor.block_memory import BlockMemory
 from loadtest.doctor.conversations import Conversations
-from loadtest.doctor.diagnosis import Diagnosis, HitRates, LogFacts, Need, Sizing
+from loadtest.doctor.diagnosis import Diagnosis, HitRates, LogFacts, Need, Sizing, counted
 from loadtest.doctor.findings import FindingCollector
 from loadtest.doctor.fixes import Fixes, asked_for
-from loadtest.doctor.log_requests import BrokenLineError, LogError, LoggedRequest, LogLines, parse
+from loadtest.doctor.log_formats import BrokenLineError, Skipped
+from loadtest.doctor.log_requests import LogError, LoggedRequest, LogLines, parse
 from loadtest.doctor.openings import Openings
 from loadtest.doctor.personal_count import PersonalCount
 from loadtest.doctor.prompts import Prompts, RequestKeys
@@ -20,6 +22,8 @@ from loadtest.doctor.sizing import GIB, Curve, bytes_per_token, fleet_points, th
 SAMPLE_BYTES = 40 * 1024 * 1024
 """Text of the requests that are looked at for defects; longer logs are sampled by conversation."""
 MAX_BROKEN_SHOWN = 5
+MAX_KINDS = 32
+"""Of skipped records; more are counted together."""
 MAX_SHARED_PARTS = 0.5
 """An opening takes at most this share of a replica's cache in the estimate for fleets."""
 
@@ -66,26 +70,29 @@ class _Examination:
         self._personal = PersonalCount()
         self._lines = self._requests = self._broken = self._refused = self._images = 0
         self._first_broken: list[tuple[int, str]] = []
+        self._skipped: Counter[str] = Counter()
+        self._last_time, self._backwards = "", 0
         self._tokens = self._hits = self._blocks = self._shared = 0
 
     def run(self, progress: Progress) -> Diagnosis:
         started = time.monotonic()
-        for number, line in enumerate(self._log, start=1):
-            if line == b"":
-                continue
+        for number, record in self._log:
             self._lines += 1
-            for request in self._parsed(number, line):
+            for request in self._parsed(number, record):
                 self._take(request)
             progress(self._log, self._requests)
         if not self._requests:
             raise LogError(self._no_request())
         return self._diagnosis(time.monotonic() - started)
 
-    def _parsed(self, number: int, line: bytes | None) -> list[LoggedRequest]:
+    def _parsed(self, number: int, record: bytes | None) -> list[LoggedRequest]:
         try:
-            if line is None:
+            if record is None:
                 raise BrokenLineError("longer than 64 MiB")
-            return parse(line)
+            found = parse(record)
+            for kind in (one.kind for one in found if isinstance(one, Skipped)):
+                self._skipped[kind if len(self._skipped) < MAX_KINDS else "other kinds"] += 1
+            return [one for one in found if isinstance(one, LoggedRequest)]
         except BrokenLineError as error:
             self._broken += 1
             if len(self._first_broken) < MAX_BROKEN_SHOWN:
@@ -101,6 +108,8 @@ class _Examination:
         block_size = self._question.block_size
         hits = self._memory.touch(keyed.keys, keyed.num_tokens, block_size)
         self._requests += 1
+        self._backwards += request.time < self._last_time
+        self._last_time = request.time
         self._images += request.images
         self._tokens += keyed.num_tokens
         self._blocks += len(keyed.keys)
@@ -123,6 +132,8 @@ class _Examination:
     def _no_request(self) -> str:
         if not self._lines:
             return f"{self._log.path} is empty"
+        if self._skipped and not self._broken:
+            return f"no chat or text completion in {self._log.path}, only {counted(self._skipped)}"
         why = "; ".join(f"line {number}: {reason}" for number, reason in self._first_broken)
         if self._refused:
             return f"no request in {self._log.path} could be rendered with the model's chat template"
@@ -142,6 +153,8 @@ class _Examination:
                 text_bytes=self._log.text_bytes,
                 broken=self._broken,
                 first_broken=self._first_broken,
+                skipped=dict(self._skipped),
+                newest_first=2 * self._backwards > self._requests,
                 refused=self._refused,
                 cut_off=self._log.cut_off,
                 images=self._images,

@@ -1,26 +1,21 @@
-"""A log, line by line (plain, gzipped or from standard input, however long it is), and the requests in it.
+"""A log, record by record (however long it is), and the requests in it."""
 
-They are bodies of the OpenAI API, bare or wrapped in a line of its own making.
-"""
-
-import gzip
 import json
-import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import msgspec
 import xxhash
 
 from cluster.errors import ClusterError
+from loadtest.doctor.log_formats import BrokenLineError, Found, Origin, Skipped, found_in
+from loadtest.text_file import TextFormatError, json_records, open_lines
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
-"""A longer line is broken."""
-CHUNK_BYTES = 1024 * 1024
+"""A longer record is broken."""
 
 
 class LogError(ClusterError):
@@ -28,7 +23,7 @@ class LogError(ClusterError):
 
 
 class LogLines:
-    """The lines of one log."""
+    """The records of one log."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -46,53 +41,23 @@ class LogLines:
             except OSError as error:
                 raise LogError(f"cannot read {path}: {error.strerror}") from error
 
-    def __iter__(self) -> Iterator[bytes | None]:
-        """All lines without their ends; None for one that is too long."""
+    def __iter__(self) -> Iterator[tuple[int, bytes | None]]:
+        """All records, each with the number of the line where it begins; None for one that is too long."""
         try:
-            with self._open() as (raw, stream):
-                for line in _lines(stream):
-                    self.text_bytes += len(line or b"")
+            with open_lines(self.path) as (raw, lines):
+                for number, record in json_records(lines, MAX_LINE_BYTES):
+                    self.text_bytes += len(record or b"")
                     self.bytes_read = raw.tell() if raw is not None else self.text_bytes
-                    yield line
-        except (OSError, EOFError, zlib.error) as error:
+                    yield number, record
+        except (OSError, EOFError, zlib.error, TextFormatError) as error:
             if not self.text_bytes:
                 raise LogError(f"cannot read {self.path}: {error}") from error
             self.cut_off = str(error)
 
-    @contextmanager
-    def _open(self) -> Iterator[tuple[BinaryIO | None, BinaryIO]]:
-        if self.path == "-":
-            yield None, sys.stdin.buffer
-            return
-        with Path(self.path).open("rb") as raw:
-            if raw.peek(2)[:2] != b"\x1f\x8b":
-                yield raw, raw
-                return
-            with gzip.open(raw) as stream:
-                yield raw, cast(BinaryIO, stream)
 
-
-def _lines(stream: BinaryIO) -> Iterator[bytes | None]:
-    while line := stream.readline(MAX_LINE_BYTES):
-        if len(line) < MAX_LINE_BYTES or line.endswith(b"\n"):
-            yield line.strip()
-            continue
-        while (rest := stream.readline(CHUNK_BYTES)) and not rest.endswith(b"\n"):
-            pass
-        yield None
-
-
-WRAPPERS = ("request", "body", "request_body", "payload", "input", "params")
-CONVERSATION_FIELDS = ("conversation_id", "session_id", "thread_id", "chat_id", "conversation", "session")
 SYSTEM_ROLES = ("system", "developer")
 MAX_MESSAGES = 10_000
-MAX_DEPTH = 3
-"""Wrappers inside each other."""
 DECODER = msgspec.json.Decoder()
-
-
-class BrokenLineError(Exception):
-    """A line is no request; the message says why, and quotes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,17 +93,25 @@ class LoggedRequest:
     is_chat: bool
     images: int
     """Parts that are no text; each is counted as a short marker."""
+    time: str = ""
+    """When it was sent, as a text that sorts; "" when the log does not say."""
 
 
-def parse(line: bytes) -> list[LoggedRequest]:
-    """The requests of a line: one, or one for each prompt. Raises `BrokenLineError`."""
+def parse(record: bytes) -> list[LoggedRequest | Skipped]:
+    """What is in a record: requests, and what is none. Raises `BrokenLineError`."""
     try:
-        value = DECODER.decode(line)
+        value = DECODER.decode(record)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise BrokenLineError("no valid JSON") from error
-    body, conversation = _unwrap(value)
+    return [request for found in found_in(value) for request in _requests(found)]
+
+
+def _requests(found: Found | Skipped) -> list[LoggedRequest | Skipped]:
+    if isinstance(found, Skipped):
+        return [found]
+    body, salt = found.body, _text_of(found.body.get("cache_salt"))
     if "messages" in body:
-        return [_chat(body, conversation)]
+        return [_chat(body, found.origin)]
     prompts = body["prompt"]
     if isinstance(prompts, str):
         prompts = [prompts]
@@ -146,7 +119,7 @@ def parse(line: bytes) -> list[LoggedRequest]:
         raise BrokenLineError("the prompt is no text")
     return [
         LoggedRequest(
-            (message("user", prompt),), (), conversation, _text_of(body.get("cache_salt")), False, 0
+            (message("user", prompt),), (), found.origin.conversation, salt, False, 0, found.origin.time
         )
         for prompt in prompts
     ]
@@ -160,37 +133,7 @@ def message(role: str, text: str, body: Mapping[str, Any] | None = None) -> Mess
     return Message(role, text, extra, xxhash.xxh3_64_intdigest(data), body)
 
 
-def _unwrap(value: Any) -> tuple[Mapping[str, Any], str]:
-    conversation = ""
-    for _ in range(MAX_DEPTH):
-        if not isinstance(value, dict):
-            raise BrokenLineError("no JSON object")
-        conversation = conversation or _conversation_of(value)
-        if "messages" in value or "prompt" in value:
-            return value, conversation
-        inner = next((value[name] for name in WRAPPERS if name in value), None)
-        if isinstance(inner, str):
-            try:
-                inner = DECODER.decode(inner)
-            except (msgspec.DecodeError, RecursionError) as error:
-                raise BrokenLineError("the wrapped request is no valid JSON") from error
-        value = inner
-    raise BrokenLineError("neither messages nor a prompt")
-
-
-def _conversation_of(value: Mapping[str, Any]) -> str:
-    places = [value, value.get("metadata"), value.get("extra_body")]
-    for place in places:
-        for name in CONVERSATION_FIELDS:
-            found = place.get(name) if isinstance(place, dict) else None
-            if isinstance(found, dict):
-                found = found.get("id")
-            if isinstance(found, str | int) and found != "":
-                return str(found)
-    return ""
-
-
-def _chat(body: Mapping[str, Any], conversation: str) -> LoggedRequest:
+def _chat(body: Mapping[str, Any], origin: Origin) -> LoggedRequest:
     given = body["messages"]
     if not isinstance(given, list) or not given:
         raise BrokenLineError("messages is no list, or empty")
@@ -212,7 +155,7 @@ def _chat(body: Mapping[str, Any], conversation: str) -> LoggedRequest:
     if not isinstance(tools, list | tuple) or not all(isinstance(tool, dict) for tool in tools):
         raise BrokenLineError("tools is no list of objects")
     salt = _text_of(body.get("cache_salt"))
-    return LoggedRequest(tuple(messages), tuple(tools), conversation, salt, True, images)
+    return LoggedRequest(tuple(messages), tuple(tools), origin.conversation, salt, True, images, origin.time)
 
 
 def _content(content: Any, number: int) -> tuple[str, int]:

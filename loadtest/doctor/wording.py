@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from loadtest.doctor.diagnosis import Diagnosis, Need
+from loadtest.doctor.diagnosis import Diagnosis, Need, counted
 from loadtest.doctor.findings import Finding
 from loadtest.doctor.kinds import REMEDIES
 
@@ -108,6 +108,10 @@ def caveats(diagnosis: Diagnosis) -> list[str]:
         more = "; …" if facts.broken > len(facts.first_broken) else ""
         lines = "broken line was" if facts.broken == 1 else "broken lines were"
         notes.append(f"{facts.broken:,} {lines} left out ({shown}{more}).")
+    if facts.skipped:
+        notes.append(f"Left out, since they are no chat or text completions: {counted(facts.skipped)}.")
+    if facts.newest_first:
+        notes.append("The newest requests come first: sort the log by time, or its figures are wrong.")
     if facts.refused:
         notes.append(f"{facts.refused:,} requests were left out: the model's chat template refuses them.")
     if facts.cut_off:

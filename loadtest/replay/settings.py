@@ -17,6 +17,7 @@ from loadtest.scenarios.scenario import ScenarioError, scenario_path
 from loadtest.simulator.plan import Plan
 from loadtest.simulator.profiles import PROFILES
 from loadtest.workloads.catalog import WORKLOADS
+from loadtest.workloads.trace_rows import TOKENS_PER_ID, TimeUnit
 from policies.catalog import DEFAULT_POLICY, POLICIES
 
 SHOWN_POLICIES = (
@@ -28,14 +29,14 @@ SHOWN_POLICIES = (
     "round-robin",
 )
 """Compared unless others are named: ours, the strongest and best known others, and one that is blind."""
-TRACE_ONLY = ("length_scale", "block_size", "first", "last")
+TRACE_ONLY = ("length_scale", "block_size", "tokens_per_id", "time_unit", "first", "last")
 
 
 class ReplaySettings(EnvironmentSettings):
     """Which traffic, through which policies, over which fleet."""
 
     trace: Path | None = None
-    """Recorded requests, JSON lines in Mooncake's format."""
+    """Recorded requests, JSON lines in Mooncake's format; plain or gzipped."""
     workload: str = ""
     """Instead of a trace, generated requests: chat, agents, rag, ... (a wrong name lists all)."""
     scenario: str = ""
@@ -44,6 +45,10 @@ class ReplaySettings(EnvironmentSettings):
     """Shorten a trace's prompts and answers, such as 0.125."""
     block_size: int = Field(16, ge=1)
     """Tokens per block of a trace; generated workloads have their own."""
+    tokens_per_id: int = Field(TOKENS_PER_ID, ge=1, le=1 << 16)
+    """Of a trace: tokens that one of its hash ids stands for."""
+    time_unit: TimeUnit = "auto"
+    """Of a trace: s, ms, or auto, which takes what the distances between timestamps say."""
     first: int = Field(0, ge=0)
     """Of a trace: the first request, from 0."""
     last: int | None = Field(None, ge=1)
@@ -144,7 +149,13 @@ class ReplaySettings(EnvironmentSettings):
         except ScenarioError as error:
             raise StartUpError(f"--scenario: {error}") from error
         return WorkloadSource(
-            self.trace or scenario or self.workload, self.block_size, self.length_scale, self.first, self.last
+            self.trace or scenario or self.workload,
+            self.block_size,
+            self.length_scale,
+            self.first,
+            self.last,
+            self.tokens_per_id,
+            self.time_unit,
         )
 
     def plan(self) -> Plan:

@@ -19,6 +19,7 @@ from loadtest.simulator.workload import Workload
 from loadtest.workloads.bounds import estimated_order, pooled_hits
 from loadtest.workloads.catalog import WORKLOADS
 from loadtest.workloads.trace import read_trace
+from loadtest.workloads.trace_rows import TOKENS_PER_ID, TimeUnit, trace_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +33,13 @@ class WorkloadSource:
     length_scale: float = 1.0
     first: int = 0
     last: int | None = None
+    tokens_per_id: int = TOKENS_PER_ID
+    time_unit: TimeUnit = "auto"
 
     @property
     def name(self) -> str:
         """The name of the workload."""
-        return self.origin.stem if isinstance(self.origin, Path) else self.origin
+        return trace_name(self.origin) if isinstance(self.origin, Path) else self.origin
 
     def build(self, seed: int) -> Workload:
         """All requests. Raises `StartUpError` for a file that cannot be read."""
@@ -52,6 +55,8 @@ class WorkloadSource:
                 first=self.first,
                 last=self.last,
                 seed=seed,
+                tokens_per_id=self.tokens_per_id,
+                time_unit=self.time_unit,
             )
         except OSError as error:
             raise StartUpError(f"cannot read {self.origin}: {error.strerror}") from error

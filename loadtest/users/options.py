@@ -7,6 +7,8 @@ from typing import Annotated, Any, get_args
 import msgspec
 from locust.argument_parser import LocustArgumentParser, get_empty_argument_parser
 
+from loadtest.workloads.trace_rows import TIME_UNITS, TOKENS_PER_ID
+
 DEFAULT_SCENARIO = "support-bot"
 
 
@@ -53,6 +55,13 @@ class Options(msgspec.Struct, frozen=True):
         float,
         _flag("of a trace: shorten prompts and answers, such as 0.125. Default: 1", include_in_web_ui=False),
     ] = 1.0
+    tokens_per_id: Annotated[
+        int, _flag("of a trace: tokens per hash id. Default: %(default)s", include_in_web_ui=False)
+    ] = TOKENS_PER_ID
+    time_unit: Annotated[
+        str,
+        _flag("unit of a trace's times. Default: %(default)s", include_in_web_ui=False, choices=TIME_UNITS),
+    ] = "auto"
     seed: Annotated[int, _flag("the same seed means the same conversations")] = 0
     model: Annotated[str, _flag("default: the first one that GET /v1/models names")] = ""
     api_key: Annotated[str, _flag("bearer token", env_var="LOCUST_API_KEY", is_secret=True)] = ""

@@ -1,4 +1,5 @@
-"""Recorded requests, sent when they were recorded, whatever the server does: an open loop.
+"""Recorded requests, sent when they were recorded, whatever the server does: an open loop. Only a session
+whose rows have delays waits for its answers.
 
 A trace holds no text, only numbers that stand for it: equal numbers become equal English.
 """
@@ -7,18 +8,19 @@ import time
 from functools import lru_cache
 from pathlib import Path
 from random import Random
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import gevent
 from gevent.pool import Pool
 from locust import User, task
 
 from loadtest.scenarios.english import english
-from loadtest.simulator.workload import Turn, Workload
+from loadtest.simulator.workload import Session, Turn, Workload
 from loadtest.users.client import MAX_OPEN
 from loadtest.users.load_test import LoadTest
 from loadtest.users.options import OptionError, Options
-from loadtest.workloads.trace import TOKENS_PER_ID, read_trace
+from loadtest.workloads.trace import read_trace
+from loadtest.workloads.trace_rows import TimeUnit
 
 KIND = "trace"
 END_SECONDS = 60.0
@@ -31,9 +33,11 @@ def read(options: Options) -> Workload:
     try:
         workload = read_trace(
             Path(options.trace),
-            block_size=round(TOKENS_PER_ID * options.length_scale),
+            block_size=round(options.tokens_per_id * options.length_scale),
             length_scale=options.length_scale,
             seed=options.seed,
+            tokens_per_id=options.tokens_per_id,
+            time_unit=cast(TimeUnit, options.time_unit),
         )
     except OSError as error:
         raise OptionError(f"--trace {options.trace}: {error.strerror}") from error
@@ -61,17 +65,21 @@ class TraceUser(User):
                 pool.wait_available()
                 late = time.perf_counter() - begin - session.start
                 self.load_test.recorder.tally.behind.add(max(late, 0.0))
-                pool.spawn(self._send, session.turns[0], number)
+                pool.spawn(self._send, session, number)
             pool.join()
         finally:
             pool.kill()
         self.load_test.finish()
         gevent.sleep(END_SECONDS)  # until Locust has ended the test
 
-    def _send(self, turn: Turn, number: int) -> None:
-        content = prompt_of(turn, number, self.workload.block_size)
-        messages = [{"role": "user", "content": content}]
-        self.load_test.ask(KIND, messages, turn.output_tokens, first_turn=True)
+    def _send(self, session: Session, number: int) -> None:
+        """All turns of a session; what follows on an answer that failed is not sent."""
+        for index, turn in enumerate(session.turns):
+            gevent.sleep(turn.think_seconds)
+            content = prompt_of(turn, number, self.workload.block_size)
+            messages = [{"role": "user", "content": content}]
+            if self.load_test.ask(KIND, messages, turn.output_tokens, first_turn=index == 0) is None:
+                return
 
 
 def user_class(workload: Workload, load_test: LoadTest) -> type[TraceUser]:

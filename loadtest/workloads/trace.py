@@ -1,47 +1,31 @@
-"""Recorded traffic in Mooncake's format: one JSON object per line and request, without any text.
-
-    {"timestamp": 3000, "input_length": 1100, "output_length": 52, "hash_ids": [0, 7, 8]}
-
-``timestamp`` is in milliseconds. ``hash_ids`` has one number for each 512 tokens of the prompt; equal numbers
-mean equal text up to there. Some writers give the incomplete block at the end a number too, others do not.
-"""
+"""Recorded traffic as a workload."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from itertools import islice, pairwise
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from statistics import median
-from typing import Annotated
 
-import msgspec
+import xxhash
 
 from loadtest.simulator.workload import Session, Turn, Workload
 from loadtest.workloads.text import block_keys, mix
+from loadtest.workloads.trace_rows import (
+    MAX_TOKENS,
+    TOKENS_PER_ID,
+    UNIQUE,
+    Recorded,
+    TimeUnit,
+    TraceError,
+    read_rows,
+    trace_name,
+)
 
-TOKENS_PER_ID = 512
-MAX_TOKENS = 1 << 20
-"""The most tokens of a prompt, and of an answer."""
-MAX_LINE_BYTES = 1 << 17
-"""Room for every id of the longest prompt."""
 COMMON_SHARE = 0.01
 COMMON_REQUESTS = 32
 """An id in more requests than both is part of a system prompt: no conversation has as many turns."""
-UNIQUE = 1 << 63
-"""Above all ids: with a line's number, the identity of the text that only this line has."""
-
-
-class TraceError(ValueError):
-    """A trace cannot be read; the message names the line and the field."""
-
-
-class Line(msgspec.Struct):
-    """One request as recorded. Other fields are ignored."""
-
-    timestamp: Annotated[float, msgspec.Meta(ge=0)]
-    input_length: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]
-    output_length: Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
-    hash_ids: list[Annotated[int, msgspec.Meta(ge=0, le=UNIQUE - 1)]]
 
 
 def read_trace(
@@ -53,9 +37,13 @@ def read_trace(
     last: int | None = None,
     spread_seconds: float | None = None,
     seed: int = 0,
+    tokens_per_id: int = TOKENS_PER_ID,
+    time_unit: TimeUnit = "auto",
 ) -> Workload:
-    """The requests from the ``first`` up to, but not with, the ``last`` one. Each is a session of its own: an
-    open loop.
+    """The requests from the ``first`` up to, but not with, the ``last`` one, in the order of time. Each is a
+    session of its own, an open loop, but for rows with a delay: these go on with their session. Where such a
+    row's ids do not begin with those of the row before, it says only what is new, and what its session has
+    sent and received stands in front.
 
     All lengths are multiplied by ``length_scale`` (at most 1); at 1/8 an id stands for 64 tokens, which are 4
     blocks of 16. The answer's blocks, and the block in which the prompt ends, are unlike any other: a trace
@@ -66,66 +54,73 @@ def read_trace(
     order of the requests stays. None takes the usual distance between timestamps if most of them are shared,
     and 0 leaves all as they were recorded.
     """
-    keys_per_id = _keys_per_id(block_size, length_scale)
-    numbered = list(islice(_numbered_lines(path), first, last))
-    if not numbered:
+    keys_per_id = _keys_per_id(tokens_per_id, block_size, length_scale)
+    rows = read_rows(path, tokens_per_id, time_unit)[first:last]
+    if not rows:
         raise TraceError(f"{path}: no requests from number {first} on")
-    starts = _starts([line.timestamp for _, line in numbered], spread_seconds, Random(seed))
-    openings = _opening_ids([line.hash_ids for _, line in numbered])
-    turns = (
-        _turn(line, UNIQUE + number, opening, block_size, length_scale, keys_per_id)
-        for (number, line), opening in zip(numbered, openings, strict=True)
+    openings = _opening_ids(rows)
+    sessions: list[tuple[float, list[Turn]]] = []
+    going_on: dict[str, tuple[list[Turn], Recorded]] = {}
+    for row, opening in zip(rows, openings, strict=True):
+        turn = _turn(row, opening, block_size, length_scale, keys_per_id)
+        turns, before = going_on.get(row.conversation, ([], None))
+        if row.delay is None or before is None:
+            turns = [turn]
+            sessions.append((row.start, turns))
+        else:
+            turns.append(_next_turn(turn, turns[-1], row, before, block_size))
+        if row.conversation:
+            going_on[row.conversation] = turns, row
+    starts = _starts([start for start, _ in sessions], spread_seconds, Random(seed))
+    return Workload(
+        trace_name(path),
+        block_size,
+        tuple(Session(start, tuple(turns)) for start, (_, turns) in zip(starts, sessions, strict=True)),
     )
-    sessions = tuple(Session(start, (turn,)) for start, turn in zip(starts, turns, strict=True))
-    return Workload(path.stem, block_size, sessions)
 
 
-def _keys_per_id(block_size: int, length_scale: float) -> int:
+def _next_turn(turn: Turn, last: Turn, row: Recorded, before: Recorded, block_size: int) -> Turn:
+    """A turn that follows on another of its session, after its delay."""
+    turn = replace(turn, think_seconds=row.delay or 0.0, conversation_key=last.conversation_key)
+    if _is_whole(row, before):
+        return turn
+    prompt_tokens = last.prompt_tokens + last.output_tokens + turn.prompt_tokens
+    if prompt_tokens > MAX_TOKENS:
+        raise TraceError(f"line {row.line}: its session has grown beyond {MAX_TOKENS:,} tokens")
+    new = range(len(last.keys), (prompt_tokens + turn.output_tokens) // block_size)
+    return replace(
+        turn,
+        prompt_tokens=prompt_tokens,
+        keys=(*last.keys, *block_keys(mix(UNIQUE + row.line), new)),
+        opening_tokens=last.opening_tokens,
+    )
+
+
+def _is_whole(row: Recorded, before: Recorded) -> bool:
+    """Whether a row's prompt contains that of the row before. Its last id may have changed."""
+    num_full = len(before.ids) - 1
+    if num_full < 1:
+        return row.input_tokens > before.input_tokens + before.output_tokens
+    return row.ids[:num_full] == before.ids[:num_full]
+
+
+def _keys_per_id(tokens_per_id: int, block_size: int, length_scale: float) -> int:
     if not 0 < length_scale <= 1:
         raise ValueError(f"length_scale is {length_scale}: expected more than 0 and at most 1")
-    keys = TOKENS_PER_ID * length_scale / block_size
+    keys = tokens_per_id * length_scale / block_size
     if keys < 1 or not keys.is_integer():
         raise ValueError(
-            f"{TOKENS_PER_ID} tokens times a length_scale of {length_scale} are {keys:g} blocks of "
+            f"{tokens_per_id} tokens times a length_scale of {length_scale} are {keys:g} blocks of "
             f"{block_size} tokens: expected a whole number"
         )
     return int(keys)
-
-
-def _numbered_lines(path: Path) -> Iterator[tuple[int, Line]]:
-    """All requests, each with the number of its line, from 1."""
-    decoder = msgspec.json.Decoder(Line)
-    previous = 0.0
-    with path.open("rb") as file:
-        for number, text in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), start=1):
-            where = f"{path}, line {number}"
-            if text.isspace():
-                continue
-            if len(text) > MAX_LINE_BYTES:
-                raise TraceError(f"{where}: longer than {MAX_LINE_BYTES:,} bytes")
-            try:
-                line = decoder.decode(text)
-            except msgspec.MsgspecError as error:
-                raise TraceError(f"{where}: {error}") from error
-            num_ids, tokens = len(line.hash_ids), line.input_length
-            if not tokens // TOKENS_PER_ID <= num_ids <= -(-tokens // TOKENS_PER_ID):
-                raise TraceError(
-                    f"{where}: hash_ids has {num_ids} numbers, but input_length is {tokens} tokens: expected "
-                    f"one for each {TOKENS_PER_ID}"
-                )
-            if line.timestamp < previous:
-                raise TraceError(f"{where}: timestamp {line.timestamp:g} is before that of the previous line")
-            previous = line.timestamp
-            yield number, line
 
 
 def _starts(timestamps: Sequence[float], spread_seconds: float | None, source: Random) -> list[float]:
     """Seconds after the first timestamp, in order."""
     if spread_seconds is None:
         spread_seconds = _usual_distance(timestamps)
-    return sorted(
-        (timestamp - timestamps[0]) / 1000 + spread_seconds * source.random() for timestamp in timestamps
-    )
+    return sorted(timestamp - timestamps[0] + spread_seconds * source.random() for timestamp in timestamps)
 
 
 def _usual_distance(timestamps: Sequence[float]) -> float:
@@ -133,36 +128,40 @@ def _usual_distance(timestamps: Sequence[float]) -> float:
     moments = sorted(set(timestamps))
     if len(moments) < 2 or 2 * len(moments) > len(timestamps):
         return 0.0
-    return median(after - before for before, after in pairwise(moments)) / 1000
+    return median(after - before for before, after in pairwise(moments))
 
 
-def _opening_ids(requests: Sequence[Sequence[int]]) -> list[int]:
-    """How many leading ids of each request belong to a system prompt: those in very many requests, or in
-    more than half of them.
+def _opening_ids(rows: Sequence[Recorded]) -> list[int]:
+    """How many leading ids of each request belong to a system prompt: those in very many conversations, or in
+    more than half of them. A request whose conversation has no name counts as one.
     """
-    counts = Counter(block_id for ids in requests for block_id in set(ids))
-    many = min(max(COMMON_SHARE * len(requests), COMMON_REQUESTS), len(requests) / 2)
+    conversations: dict[str | int, set[int]] = {}
+    for row in rows:
+        conversations.setdefault(row.conversation or row.line, set()).update(row.ids)
+    counts = Counter(block_id for ids in conversations.values() for block_id in ids)
+    many = min(max(COMMON_SHARE * len(conversations), COMMON_REQUESTS), len(conversations) / 2)
     return [
-        next((place for place, block_id in enumerate(ids) if counts[block_id] <= many), len(ids))
-        for ids in requests
+        next((place for place, block_id in enumerate(row.ids) if counts[block_id] <= many), len(row.ids))
+        for row in rows
     ]
 
 
-def _turn(line: Line, own: int, opening: int, block_size: int, length_scale: float, keys_per_id: int) -> Turn:
-    """One request. Its conversation is known by the first id after the system prompt, and text without an id
-    by the number that is its ``own``.
+def _turn(row: Recorded, opening: int, block_size: int, length_scale: float, keys_per_id: int) -> Turn:
+    """One request. Its conversation is known by its name, or by the first id after the system prompt; text
+    without an id by the number of its line.
     """
-    ids = line.hash_ids
-    prompt_tokens = max(int(line.input_length * length_scale), 1)
-    output_tokens = max(int(line.output_length * length_scale), 1)
+    ids, own = row.ids, UNIQUE + row.line
+    prompt_tokens = max(int(row.input_tokens * length_scale), 1)
+    output_tokens = max(int(row.output_tokens * length_scale), 1)
     num_known = min(prompt_tokens // block_size, len(ids) * keys_per_id)
     num_blocks = (prompt_tokens + output_tokens) // block_size
     known = [key for block_id in ids for key in block_keys(mix(block_id), range(keys_per_id))][:num_known]
+    named = xxhash.xxh3_64_intdigest(row.conversation.encode()) if row.conversation else 0
     return Turn(
         think_seconds=0.0,
         prompt_tokens=prompt_tokens,
         output_tokens=output_tokens,
         keys=(*known, *block_keys(mix(own), range(num_known, num_blocks))),
-        conversation_key=mix(ids[opening] if opening < len(ids) else own),
+        conversation_key=named or mix(ids[opening] if opening < len(ids) else own),
         opening_tokens=min(opening * keys_per_id * block_size, prompt_tokens),
     )

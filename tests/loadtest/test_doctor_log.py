@@ -9,6 +9,7 @@ import pytest
 from doctor_examinations import WordPrompts, diagnose
 from doctor_logs import interleaved, long_chat
 
+from loadtest import text_file
 from loadtest.doctor import log_requests
 from loadtest.doctor.examine import Question, examine
 from loadtest.doctor.log_requests import BrokenLineError, LogError, parse
@@ -21,7 +22,7 @@ def test_broken_lines_are_counted_and_never_fatal(tmp_path):
     broken = [
         b"{",
         b"[]",
-        b'{"secret": 1}',
+        b'{"name": "secret"}',
         b'{"messages": []}',
         b'{"messages": [{"content": "secret"}]}',
         b"\xff",
@@ -51,7 +52,9 @@ def test_a_gzipped_log_and_standard_input_are_read_alike(tmp_path, monkeypatch):
     path = tmp_path / "log.jsonl.gz"
     path.write_bytes(gzip.compress(b"\n".join(LINES)))
     zipped = examine(Question(str(path), tmp_path), prompts=WordPrompts())
-    monkeypatch.setattr(log_requests.sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"\n".join(LINES))))
+    monkeypatch.setattr(
+        text_file.sys, "stdin", SimpleNamespace(buffer=io.BufferedReader(io.BytesIO(b"\n".join(LINES))))
+    )
     piped = examine(Question("-", tmp_path), prompts=WordPrompts())
     assert plain.hit_rates == zipped.hit_rates == piped.hit_rates
     assert plain.facts.prompt_tokens == zipped.facts.prompt_tokens == piped.facts.prompt_tokens

@@ -1,5 +1,6 @@
 """Recorded traffic: what its lines say, and what is made of that."""
 
+import gzip
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from loadtest.workloads.bounds import pooled_hit_rate
-from loadtest.workloads.trace import MAX_LINE_BYTES, TraceError, read_trace
+from loadtest.workloads.trace import read_trace
+from loadtest.workloads.trace_rows import MAX_LINE_BYTES, TraceError
 
 TRACE = Path(__file__).parents[3] / "shared/traces/conversation-head.jsonl"
 
@@ -140,15 +142,16 @@ def test_timestamps_stay_where_nothing_was_rounded(write):
         (request(input_length=0), "input_length"),
         (request(input_length=2**21, hash_ids=range(2**12)), "input_length"),
         (request(output_length=2**21), "output_length"),
-        (request(hash_ids=[0, -1]), "hash_ids"),
-        (request(hash_ids=[0, 2**63]), "hash_ids"),
-        (request(hash_ids=[0]), "hash_ids has 1 numbers, but input_length is 1024"),
-        (request(hash_ids=[0, 1, 2]), "hash_ids has 3 numbers"),
+        (request(hash_ids=[0, None]), "hash_ids"),
+        (request(hash_ids=[0]), "hash_ids has 1 ids, but input_length is 1024"),
+        (request(hash_ids=[0, 1, 2]), "hash_ids has 3 ids"),
+        (request(hash_ids=range(64)), "--tokens-per-id 16 would fit"),
         (request(timestamp=-1), "timestamp"),
-        (request(timestamp=99), "timestamp"),
-        (" " * MAX_LINE_BYTES + "{", "longer than 131,072 bytes"),
+        ({"input_length": 9, "output_length": 9, "hash_ids": [1]}, "no timestamp, nor a session_id"),
+        ({"timestamp": 0, "input_length": 9, "output_length": 9}, "no hash_ids"),
+        (" " * MAX_LINE_BYTES + "{", "longer than 4,194,304 bytes"),
     ],
-    ids=range(14),
+    ids=range(15),
 )
 def test_a_bad_line_is_named_with_its_field(write, line, said):
     """The message has the file, the number of the line, and what is wrong there."""
@@ -156,6 +159,113 @@ def test_a_bad_line_is_named_with_its_field(write, line, said):
     path = write(request(100), "", text)
     with pytest.raises(TraceError, match=rf"small\.jsonl, line 3: .*{said}"):
         read_trace(path)
+
+
+LINES = [request(1000 * number, 600, 50, [0, number]) for number in range(1, 6)]
+
+
+def lines_of(rows):
+    """JSON lines."""
+    return "\n".join(map(json.dumps, rows))
+
+
+TEXT = lines_of(LINES)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        gzip.compress(TEXT.encode()),
+        b"\xef\xbb\xbf" + TEXT.encode(),
+        TEXT.replace("\n", "\r\n").encode("utf-16"),
+        json.dumps(LINES, indent=1).encode(),
+        "\n".join(TEXT.splitlines()[::-1]).encode(),
+        lines_of({**line, "timestamp": line["timestamp"] / 1000 + 1.7e9} for line in LINES).encode(),
+        lines_of({**line, "timestamp": line["timestamp"] * 10**6 + 17 * 10**17} for line in LINES).encode(),
+    ],
+    ids=["gz", "mark", "utf-16", "array", "unsorted", "seconds since 1970", "nanoseconds since 1970"],
+)  # fmt: skip
+def test_a_trace_is_read_however_it_is_stored(data, tmp_path):
+    """Compression, encoding, order and the unit of dates change no start and no shared block."""
+    plain, stored = tmp_path / "plain.jsonl", tmp_path / "stored.jsonl.gz"
+    plain.write_text(TEXT)
+    stored.write_bytes(data)
+    expected, found = read_trace(plain), read_trace(stored)
+    assert found.name == "stored"
+    assert [one.start for one in found.sessions] == pytest.approx([one.start for one in expected.sessions])
+    assert [turn.keys[:32] for turn in turns_of(found)] == [turn.keys[:32] for turn in turns_of(expected)]
+
+
+@pytest.mark.parametrize(
+    ("timestamps", "unit", "seconds"),
+    [
+        ([300 * number for number in range(20)], "auto", 5.7),
+        ([0.3 * number for number in range(20)], "auto", 5.7),
+        ([number // 3 for number in range(31)], "auto", 10.0),
+        ([300.5 * number for number in range(20)], "auto", 5.7095),
+        ([number // 3 for number in range(31)], "ms", 0.01),
+        ([300 * number for number in range(20)], "s", 5700.0),
+    ],
+)
+def test_the_unit_of_times_is_what_gives_a_usual_rate(write, timestamps, unit, seconds):
+    """Several whole numbers in one unit, or fractions close to each other, are seconds; an option decides."""
+    path = write(*(request(moment) for moment in timestamps))
+    workload = read_trace(path, spread_seconds=0, time_unit=unit)
+    assert workload.sessions[-1].start == pytest.approx(seconds)
+
+
+def test_ids_may_be_any_numbers_or_texts(write):
+    """Hexadecimal digits, negative and large numbers: equal ones are equal blocks."""
+    ids = ["0x9f", "0a" * 32, -5, 2**64 - 1]
+    one, same, other = turns_of(
+        read_trace(write(*(request(0, 2048, 1, these) for these in (ids, ids, ["0x9e", *ids[1:]]))))
+    )
+    assert one.keys[:128] == same.keys[:128]
+    assert not set(one.keys[:32]) & set(other.keys)
+
+
+def test_another_number_of_tokens_per_id(write):
+    """As in Qwen's traces, whose ids stand for 16 tokens."""
+    path = write(request(0, 100, 10, range(7)), request(0, 64, 10, range(4)))
+    one, other = turns_of(read_trace(path, tokens_per_id=16))
+    assert one.keys[:4] == other.keys[:4]
+    with pytest.raises(ValueError, match=r"16 tokens times a length_scale of 0.5 are 0.5 blocks"):
+        read_trace(path, tokens_per_id=16, length_scale=0.5)
+
+
+def test_conversations_are_known_by_chat_id(write):
+    """A chat that names its parent belongs to the parent's conversation; each request is sent at its time."""
+    rows = [(1, -1), (2, -1), (3, 1), (4, 3)]
+    lines = [
+        request(1000 * number, 1024, 10, [0, number]) | {"chat_id": chat, "parent_chat_id": parent}
+        for number, (chat, parent) in enumerate(rows)
+    ]
+    one, two, three, four = turns_of(read_trace(write(*lines)))
+    assert one.conversation_key == three.conversation_key == four.conversation_key != two.conversation_key
+
+
+def test_rows_with_delays_go_on_with_their_session(write):
+    """Milliseconds after the answer before. A row with ids of its own says only what is new."""
+
+    def session(name, **fields):
+        return {"session_id": name, "output_length": 100} | fields
+
+    path = write(
+        session("whole", timestamp=1000, input_length=1024, hash_ids=[1, 2]),
+        session("grows", timestamp=0, input_length=1024, hash_ids=[8, 9]),
+        session("whole", delay=2000, input_length=1536, hash_ids=[1, 2, 3]),
+        session("grows", delay=500, input_length=160),
+        session("late", input_length=160),
+    )
+    grows, late, whole = read_trace(path).sessions
+    assert (grows.start, late.start, whole.start) == (0.0, 0.0, 1.0)
+    assert [turn.think_seconds for turn in whole.turns] == [0.0, 2.0]
+    assert [turn.prompt_tokens for turn in whole.turns] == [1024, 1536]
+    assert whole.turns[0].keys[:64] == whole.turns[1].keys[:64]
+    assert [turn.prompt_tokens for turn in grows.turns] == [1024, 1024 + 100 + 160]
+    assert grows.turns[1].keys[: (1024 + 100) // 16] == grows.turns[0].keys
+    assert len(set(grows.turns[1].keys)) == (1284 + 100) // 16
+    assert {turn.conversation_key for turn in grows.turns} == {grows.turns[0].conversation_key}
 
 
 def test_a_trace_without_requests_is_an_error(write):
