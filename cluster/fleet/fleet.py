@@ -170,7 +170,6 @@ class Fleet:
             eligible &= model.context_limits >= context_tokens
         numbers.flags.writeable = eligible.flags.writeable = False
         cached, queued, running, active = numbers
-        base_model = model.replicas[0].lease.model
         return Snapshot(
             replicas=model.ids,
             eligible=eligible,
@@ -181,8 +180,8 @@ class Fleet:
             pace=self._relative_paces(model, now),
             last_replica=model.row_of(self._last_replicas.get(conversation_key)),
             caches_seen=caches_seen,
-            share=self.branches[base_model].share(int(keys[longest - 1])) if longest else 0.0,
-            number=self.decisions[base_model],
+            share=self.branches[model.base].share(int(keys[longest - 1])) if longest else 0.0,
+            number=self.decisions[model.base],
         )
 
     def book(
@@ -205,12 +204,12 @@ class Fleet:
             self._last_replicas.move_to_end(conversation_key)
         if len(self._last_replicas) > MAX_CONVERSATIONS:
             self._last_replicas.popitem(last=False)
-        self.decisions[replica.lease.model] += 1
+        self.decisions[replica.lease.base] += 1
         self.open_bookings += 1
         self.num_bookings += 1
         num_held = cached_tokens // replica.lease.block_size if replica.lease.block_size else 0
         if 0 < num_held < len(keys):
-            self.branches[replica.lease.model].add(int(keys[num_held - 1]), cached_tokens)
+            self.branches[replica.lease.base].add(int(keys[num_held - 1]), cached_tokens)
         return Booking(self, replica, as_keys(keys), prompt_tokens, cached_tokens, streamed)
 
     def hold(self, booking: Booking, room_tokens: float, since: float, go: Callable[[bool], None]) -> bool:

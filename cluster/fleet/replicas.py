@@ -88,6 +88,11 @@ class Model:
     context_limits: NDArray[np.int64] | None
     """Tokens that each of `replicas` takes, `NO_LIMIT` where it does not say; None where all are alike."""
 
+    @property
+    def base(self) -> str:
+        """What its base model is called where models are told apart."""
+        return self.replicas[0].lease.base
+
     def row_of(self, replica: Replica | None) -> int:
         """Where a replica stands in `replicas`; -1 when it does not."""
         row = -1 if replica is None else self.rows.get(replica.lease.replica, -1)
@@ -138,7 +143,7 @@ def models_of(replicas: Iterable[Replica]) -> dict[str, Model]:
     names: dict[tuple[str, str], list[Replica]] = {}
     for replica in sorted(replicas, key=lambda replica: replica.lease.replica):
         lease = replica.lease
-        for name in {lease.model, *lease.aliases} - {""}:  # no name yet: its engine has not answered
+        for name in lease.names:
             names.setdefault((name, ""), []).append(replica)
         for adapter in set(lease.adapters):
             names.setdefault((adapter, adapter), []).append(replica)

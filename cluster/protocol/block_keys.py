@@ -19,9 +19,12 @@ KEY_BYTES = 8
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """What must be equal for two KV blocks with the same tokens to be interchangeable."""
+    """What must be equal for two KV blocks of one model with the same tokens to be interchangeable.
 
-    model: str
+    The model is none of it: engines may have several names for one, each in its own order, and a prompt is
+    only compared with what replicas of its own model hold.
+    """
+
     tokenizer_fingerprint: str
     block_size: int
     """Tokens per block."""
@@ -31,13 +34,7 @@ class Namespace:
     def root(self) -> bytes:
         """The 8 bytes that stand in front of the first block's tokens."""
         digest = xxhash.xxh3_64()
-        for field in (
-            self.model,
-            self.tokenizer_fingerprint,
-            str(self.block_size),
-            self.lora,
-            self.cache_salt,
-        ):
+        for field in (self.tokenizer_fingerprint, str(self.block_size), self.lora, self.cache_salt):
             encoded = field.encode()
             digest.update(len(encoded).to_bytes(4, "little"))
             digest.update(encoded)

@@ -54,9 +54,19 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     agent_url: str = ""
     """Where the agent answers what its mirror holds (``/mirror``), on its own machine only; "" is nowhere."""
 
+    @property
+    def names(self) -> frozenset[str]:
+        """All names of the model; none before its engine has answered."""
+        return frozenset((self.model, *self.aliases)) - {""}
+
+    @property
+    def base(self) -> str:
+        """The one of `names` that counts where models are told apart: engines' orders may differ."""
+        return min((self.model, *self.aliases))
+
     def namespace(self, lora: str = "", cache_salt: str = "") -> Namespace:
         """The namespace of blocks on this replica."""
-        return Namespace(self.model, self.tokenizer_fingerprint, self.block_size, lora, cache_salt)
+        return Namespace(self.tokenizer_fingerprint, self.block_size, lora, cache_salt)
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):

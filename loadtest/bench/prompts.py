@@ -77,7 +77,7 @@ class Conversations:
         if len(self._words) < WORDS_PER_SENTENCE:
             raise SystemExit(f"the tokenizer in {model_directory} is not a byte-level BPE")
         self.fingerprint = tokenizer_fingerprint(model_directory)
-        self._root = Namespace(MODEL, self.fingerprint, BLOCK_SIZE).root()
+        self._root = Namespace(self.fingerprint, BLOCK_SIZE).root()
         self._opening = self._encode("<|im_start|>assistant\n")
         self._message = cache(self._make_message)
         self._tokens = cache(self._make_tokens)

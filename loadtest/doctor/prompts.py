@@ -52,7 +52,7 @@ class Prompts:
         """
         self.block_size = block_size
         self._tokenizer = PromptTokenizer(directory, PromptCache(CACHE_BYTES))
-        self._namespace = Namespace("doctor", self._tokenizer.fingerprint, block_size)
+        self._namespace = Namespace(self._tokenizer.fingerprint, block_size)
         self._roots: dict[str, bytes] = {"": self._namespace.root()}
         shown = self._tokenizer.has_chat_template
         self.adds_tools = stand_in and not (shown and self._shows(TOOL_PROBE))
@@ -71,7 +71,7 @@ class Prompts:
             self._roots[""]
             if not salt
             else Namespace(
-                self._namespace.model, self._namespace.tokenizer_fingerprint, self.block_size, cache_salt=salt
+                self._namespace.tokenizer_fingerprint, self.block_size, cache_salt=salt
             ).root()
         )
 

@@ -25,7 +25,7 @@ from workers.sim.kv_publisher import KVPublisher, PublisherConfig
 
 MODEL = "blocks"
 BLOCK_SIZE = 16
-ROOT = Namespace(MODEL, "", BLOCK_SIZE).root()
+ROOT = Namespace("", BLOCK_SIZE).root()
 """The directory that the engines name as their model's has no tokenizer, hence no fingerprint."""
 CONVERSATION_BATCHES = 4
 """Batches that continue one another before a new conversation begins."""

@@ -27,8 +27,8 @@ from cluster.prompts.tokenizer import PromptTokenizer
 from cluster.protocol.block_keys import Namespace, block_keys
 
 BLOCK_SIZE = 16
-ROOT = Namespace("model", "tokenizer", BLOCK_SIZE).root()
-TENANTS = [Namespace("model", "tokenizer", BLOCK_SIZE, cache_salt=str(n)).root() for n in range(5)]
+ROOT = Namespace("tokenizer", BLOCK_SIZE).root()
+TENANTS = [Namespace("tokenizer", BLOCK_SIZE, cache_salt=str(n)).root() for n in range(5)]
 """They share nothing but words: the same conversation is new to each, so it can be measured several times."""
 CONVERSATIONS = {"300-word system prompt, 4 turns": (4, 300, 75), "30,000 tokens, 20 turns": (20, 300, 1000)}
 """Turns, words of the system prompt, words of a turn; a third of them is the user's."""

@@ -314,4 +314,7 @@ class Overview:
             }
 
     def _base_models(self) -> list[Model]:
-        return [model for name, model in self._fleet.models.items() if model.replicas[0].lease.model == name]
+        """Models that have all replicas between them."""
+        models = self._fleet.models
+        bases = dict.fromkeys(replica.lease.base for replica in self._fleet.replicas.values())
+        return [models[base] for base in bases if base]

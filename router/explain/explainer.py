@@ -72,7 +72,7 @@ class Explainer:
         known = available // block_size
         messages = call.messages
         marks = marks_of(messages)
-        namespace = hash((model.namespace, call.cache_salt))
+        namespace = hash((model.base, model.namespace, call.cache_salt))
         divergence = None
         if known < full:
             for outcome, count in self._fleet.index.outcomes(keys[known:full]):

@@ -18,15 +18,15 @@ def model_of(fleet: Fleet, name: str) -> Model:
     Raises `NoReplicaReadyError`, `UnknownModelError` or `InvalidRequestError`.
     """
     if not name:
-        served = {replica.lease.model for replica in fleet.replicas.values()} - {""}
-        if len(served) > 1:
-            raise InvalidRequestError(
-                f"Missing required parameter: 'model'. There are {len(served)}: see GET /v1/models.",
-                param="model",
-            )
+        served = [names for replica in fleet.replicas.values() if (names := replica.lease.names)]
         if not served:
             raise NoReplicaReadyError("No replica serves any model at the moment; try again shortly.")
-        [name] = served
+        name = min(frozenset.intersection(*served), default="")
+        if not name:
+            number = len({min(names) for names in served})
+            raise InvalidRequestError(
+                f"Missing required parameter: 'model'. There are {number}: see GET /v1/models.", param="model"
+            )
     model = fleet.models.get(name)
     if model is None:
         raise without_replicas(fleet, name)

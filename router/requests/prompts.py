@@ -30,7 +30,7 @@ MAX_PART_BYTES = 512 * 1024
 """Texts without a place to be cut at for so long are not tokenised here: that could not be abandoned."""
 SHAPING_FIELDS = ("tools", "documents", "chat_template_kwargs")
 
-NO_NAMESPACE = Namespace(model="", tokenizer_fingerprint="", block_size=0)
+NO_NAMESPACE = Namespace(tokenizer_fingerprint="", block_size=0)
 """Of a model whose blocks cannot be seen: nothing gets keys."""
 
 MAX_ROOTS = 1024

@@ -36,7 +36,7 @@ class Engine:
     ) -> None:
         port, events, replay = reserve_port(), reserve_port(), reserve_port()
         fingerprint = tokenizer_fingerprint(model)
-        self.shadow = Shadow(Namespace(MODEL, fingerprint, BLOCK_SIZE).root())
+        self.shadow = Shadow(Namespace(fingerprint, BLOCK_SIZE).root())
         self.relay = EventsRelay(context, events, self.shadow, f"{seed}-{number}")
         self.from_routers = Link(f"routers-engine{number}", port, fleet.find_router)
         self.events = Link(f"agent{number}-events", self.relay.port)

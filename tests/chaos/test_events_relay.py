@@ -14,7 +14,7 @@ from tests.chaos.proxy import HOST, reserve_port
 
 pytestmark = pytest.mark.integration
 
-ROOT = Namespace("tiny", "print", 2).root()
+ROOT = Namespace("print", 2).root()
 TOKENS = [1, 2, 3, 4, 5, 6]
 KEYS = block_keys(ROOT, TOKENS, 2)
 

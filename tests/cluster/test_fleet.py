@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from cluster.fleet.booking import EXPECTATION_GRACE_SECONDS
 from cluster.fleet.fleet import Fleet
+from cluster.fleet.replicas import odd_replicas
+from cluster.protocol.block_keys import block_keys
 from cluster.protocol.wire import Booked, Load, ReplicaState
 from tests.cluster.fleets import cached, fleet_of, lease
 
@@ -182,6 +184,26 @@ def test_models_are_known_by_name_alias_and_adapter():
     assert (fleet.models["m"].lora, fleet.models["lora"].lora) == ("", "lora")
     assert fleet.models["alias"].namespace == fleet.models["m"].namespace
     assert fleet.models["lora"].namespace.lora == "lora"
+
+
+@pytest.mark.parametrize("others", [("b", "a"), ("b",), ("c", "b", "a")])
+def test_order_and_number_of_names_do_not_matter(others):
+    """Engines of one model with its names in another order, or fewer of them, hold the same blocks: what one
+    stored is found at it whichever name a client uses, and their adapters keep blocks of their own.
+    """
+    first, *aliases = others
+    fleet = fleet_of(
+        lease("r1", model="a", aliases=("b",), adapters=("lora",)),
+        lease("r2", model=first, aliases=tuple(aliases), adapters=("lora",)),
+    )
+    assert odd_replicas(fleet.models.values()) == []
+    assert len({model.namespace for name, model in fleet.models.items() if name != "lora"}) == 1
+    assert fleet.models["lora"].namespace.lora == "lora"
+    keys = block_keys(fleet.models["b"].namespace.root(), range(32), 16)
+    stored = block_keys(fleet.replicas["r2"].lease.namespace().root(), range(32), 16)
+    fleet.apply(fleet.replicas["r2"], stored, (), cleared=False)
+    for name in {"a", *others} & fleet.models.keys():
+        assert cached(fleet, keys, 33, model=name).get("r2", 32) == 32
 
 
 def test_namespace_is_that_of_most_replicas():

@@ -69,7 +69,7 @@ def tokenizers(kinds):
 
 def root(block_size):
     """Of some namespace."""
-    return Namespace("m", "t", block_size).root()
+    return Namespace("t", block_size).root()
 
 
 def assert_equal_to_whole(pending, whole, block_size):
@@ -164,7 +164,7 @@ def test_system_prompt_is_tokenised_once(chatml):
     other = turns(1)
     other["messages"][1] = {"role": "user", "content": "Hello!"}
     assert chatml.keyed_chat(other, root(16), 16).new_bytes < 100
-    salted = Namespace("m", "t", 16, cache_salt="s").root()
+    salted = Namespace("t", 16, cache_salt="s").root()
     assert chatml.keyed_chat(other, salted, 16).new_bytes > 500
 
 

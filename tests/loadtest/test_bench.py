@@ -48,7 +48,7 @@ async def engine(conversations):
 def test_engines_know_the_exact_tokens_of_every_turn(directory, conversations):
     """Tokens put together message by message are those of the whole rendered prompt."""
     tokenizer = PromptTokenizer(directory)
-    root = Namespace(MODEL, tokenizer.fingerprint, BLOCK_SIZE).root()
+    root = Namespace(tokenizer.fingerprint, BLOCK_SIZE).root()
     for turn in range(NUM_TURNS):
         tag = Tag("run", 3, turn)
         exact = tokenizer.chat(json.loads(conversations.body(tag))).token_ids

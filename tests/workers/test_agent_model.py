@@ -250,7 +250,7 @@ class AgentMachine(RuleBasedStateMachine):
         hits = self.manager.find_hits(chain, len(tokens))
         if self.manager.grow(chain, len(tokens), () if cold else hits):
             self.chains.append(chain)
-            root = Namespace("m", "f", SIZE, "", salt or "").root()
+            root = Namespace("f", SIZE, "", salt or "").root()
             self.keys.update(zip(chain.hashes, block_keys(root, tokens, SIZE), strict=True))
         if not held:
             self._finish()

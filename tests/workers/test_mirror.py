@@ -16,7 +16,7 @@ SIZE = 4
 
 
 def _namespace(lora: str = "", salt: str = "") -> Namespace:
-    return Namespace("model", "fingerprint", SIZE, lora, salt)
+    return Namespace("fingerprint", SIZE, lora, salt)
 
 
 def _mirror(max_blocks: int = 1000, max_parked: int = 100) -> Mirror:

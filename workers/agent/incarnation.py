@@ -259,4 +259,4 @@ class Incarnation:
         return Mirror(self._root, self.block_size, limit, self._settings.max_parked_blocks)
 
     def _root(self, lora: str, cache_salt: str) -> bytes:
-        return Namespace(self.description.model, self.fingerprint, self.block_size, lora, cache_salt).root()
+        return Namespace(self.fingerprint, self.block_size, lora, cache_salt).root()
