@@ -70,9 +70,7 @@ class Prompts:
         return (
             self._roots[""]
             if not salt
-            else Namespace(
-                self._namespace.tokenizer_fingerprint, self.block_size, cache_salt=salt
-            ).root()
+            else Namespace(self._namespace.tokenizer_fingerprint, self.block_size, cache_salt=salt).root()
         )
 
     def _body(self, request: LoggedRequest) -> dict[str, Any]:

@@ -116,9 +116,7 @@ class Probes:
 
     def _others_can_serve(self, replica: Replica) -> bool:
         return any(
-            other.lease.names & replica.lease.names
-            and other.takes_requests
-            and not self._suspects.get(other)
+            other.lease.names & replica.lease.names and other.takes_requests and not self._suspects.get(other)
             for other in self._fleet.replicas.values()
             if other is not replica
         )

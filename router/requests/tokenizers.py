@@ -13,6 +13,7 @@ from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -21,7 +22,7 @@ from cluster.fleet.fleet import Fleet
 from cluster.fleet.replicas import Model
 from cluster.process.collector import calm_collector
 from cluster.process.tasks import cancel_and_wait
-from cluster.prompts.tokenizer import PromptTokenizer
+from cluster.prompts.tokenizer import PromptTokenizer, tokenizer_fingerprint
 from cluster.protocol.wire import Lease, ReplicaState
 from router.errors import AttemptFailedError
 from router.requests.exactness import Exactness, shape_of
@@ -105,6 +106,25 @@ class _Entry:
         return news
 
 
+class _Loader:
+    """Loads each tokenizer once, however many names of models have it, as long as its files are the same."""
+
+    def __init__(self) -> None:
+        self._loaded: WeakValueDictionary[tuple[Path, str], PromptTokenizer] = WeakValueDictionary()
+        self._turns: WeakValueDictionary[Path, asyncio.Lock] = WeakValueDictionary()
+        self._places = asyncio.Semaphore(MAX_LOADS)
+
+    async def load(self, directory: Path) -> PromptTokenizer:
+        """The tokenizer of a directory. Raises `TokenizerUnavailableError`, and what broken files raise."""
+        turn = self._turns.setdefault(directory, asyncio.Lock())
+        async with turn, self._places:
+            key = directory, await asyncio.to_thread(tokenizer_fingerprint, directory)
+            tokenizer = self._loaded.get(key)
+            if tokenizer is None:
+                tokenizer = self._loaded[key] = await asyncio.to_thread(PromptTokenizer, directory)
+            return tokenizer
+
+
 class Tokenizers:
     """Tokenizers by model name. `run` keeps them in step with the fleet."""
 
@@ -115,7 +135,7 @@ class Tokenizers:
         self._entries: dict[str, _Entry] = {}
         self._has_loaded = False
         self._checks = asyncio.Semaphore(MAX_CHECKS)
-        self._loads = asyncio.Semaphore(MAX_LOADS)
+        self._loader = _Loader()
 
     def get(self, model: str) -> PromptTokenizer | None:
         """The tokenizer of a model, if there is one that agrees with the engine's."""
@@ -228,7 +248,7 @@ class Tokenizers:
         if difference:
             self._alarm(entry, model.name, difference)
             return
-        if tokenizer is not entry.tokenizer:
+        if entry.alarm or tokenizer is not entry.tokenizer:
             entry.tokenizer, entry.exactness = tokenizer, Exactness()
         if not answered:
             entry.due = time.monotonic() + (entry.pause or RECHECK_SECONDS)
@@ -236,11 +256,9 @@ class Tokenizers:
             log.info("tokenizer_agreed", model=model.name)
 
     async def _load(self, model: Model, lease: Lease) -> PromptTokenizer:
-        directory = self._directories.get(model.name) or self._directories.get(lease.model)
-        async with self._loads:
-            tokenizer = await asyncio.to_thread(
-                PromptTokenizer, directory or Path(lease.model_directory or "/nonexistent")
-            )
+        named = (self._directories.get(name) for name in (model.name, lease.model, *lease.aliases))
+        directory = next(filter(None, named), Path(lease.model_directory or "/nonexistent"))
+        tokenizer = await self._loader.load(directory)
         if not self._has_loaded:
             self._has_loaded = True
             calm_collector()

@@ -14,7 +14,7 @@ from cluster.protocol.block_keys import Namespace, block_keys
 from loadtest.bench.blocks import EngineBlocks
 from loadtest.bench.client import Client, RequestFailedError
 from loadtest.bench.engine import EngineProtocol
-from loadtest.bench.prompts import BLOCK_SIZE, MODEL, NOBODYS, NUM_TURNS, Conversations, Tag, request
+from loadtest.bench.prompts import BLOCK_SIZE, NOBODYS, NUM_TURNS, Conversations, Tag, request
 from loadtest.bench.results import results, with_added_latency
 from tests.tiny_model import build_tiny_model
 

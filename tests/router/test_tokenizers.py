@@ -160,6 +160,15 @@ async def test_named_directory_wins(fleet, engine, tiny_model, monkeypatch):
     await asyncio.gather(task, return_exceptions=True)
 
 
+async def test_names_of_one_directory_share_its_tokenizer(tokenizers, fleet, tiny_model):
+    """Aliases, adapters and other models that are read from there take the memory of one."""
+    adapters = tuple(f"lora{number}" for number in range(60))
+    admit(fleet, "b", "n", aliases=("alias",), adapters=adapters, model_directory=str(tiny_model))
+    for name in ("m", "n", "alias", *adapters):
+        await settled(tokenizers, name)
+    assert len({id(tokenizers.get(name)) for name in ("m", "n", "alias", *adapters)}) == 1
+
+
 async def test_model_is_not_settled_before_a_replica_is_ready(tokenizers, fleet, tiny_model):
     """An engine that starts cannot be asked yet."""
     admit(fleet, "b", "late", state=ReplicaState.STARTING, model_directory=str(tiny_model))
