@@ -12,12 +12,12 @@ class WorkerSettings(ClusterSettings):
     """Batches that Redis keeps for routers that catch up."""
 
     engine_poll_seconds: float = Field(0.5, gt=0, le=60)
-    """How often the engine's gauges are read; each reading is also the health check."""
+    """How often the engine's gauges and LoRA adapters are read; each reading is also the health check."""
     engine_timeout_seconds: float = Field(2.0, gt=0, le=60)
     engine_failures: int = Field(3, ge=1, le=100)
     """Readings in a row that may time out before the replica is unreachable. A refused one is enough."""
     rediscover_seconds: float = Field(5.0, gt=0, le=600)
-    """How often an engine is asked for what may change: LoRA adapters, KV events it did not publish."""
+    """How often an engine is asked for what seldom changes: its model, KV events it did not publish."""
 
     event_check_seconds: float = Field(1.0, gt=0, le=60)
     """After this long without a KV event the engine is asked whether one was lost."""

@@ -15,6 +15,7 @@ STATE_COLOURS = {
     "ready": "green",
     "starting": "yellow",
     "draining": "yellow",
+    "asleep": "yellow",
     "drained": "yellow",
     "unreachable": "red",
 }

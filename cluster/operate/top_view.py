@@ -23,6 +23,7 @@ STATES = {
     "ready": "green",
     "starting": "yellow",
     "draining": "yellow",
+    "asleep": "yellow",
     "drained": "yellow",
     "unreachable": "red",
 }

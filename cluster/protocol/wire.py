@@ -17,6 +17,8 @@ class ReplicaState(StrEnum):
 
     STARTING = "starting"
     READY = "ready"
+    ASLEEP = "asleep"
+    """Its engine takes requests and does nothing with them until it is woken up."""
     DRAINING = "draining"
     UNREACHABLE = "unreachable"
 

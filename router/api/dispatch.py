@@ -213,6 +213,8 @@ class Dispatcher:
             raise AttemptsFailedError(record.attempts, list(failures.values())[-1])
         if any(replica.drained for replica in model.replicas):
             raise NoReplicaReadyError(f"No replica of {model.name!r} takes requests: some are drained.")
+        if any(replica.lease.state is ReplicaState.ASLEEP for replica in model.replicas):
+            raise NoReplicaReadyError(f"No replica of {model.name!r} takes requests: some are asleep.")
         lacks = f" and has room for {prompt.context_tokens} tokens" if model.ready else ""
         raise NoReplicaReadyError(f"No replica of {model.name!r} is ready{lacks}; try again shortly.")
 

@@ -4,7 +4,7 @@ A lease tells what the agent beside the engine sees. Between router and engine a
 engine can hang without closing a connection. So a replica that leaves a request waiting for its first
 byte, or that failed one, is asked for its health until it answers. While it does not, it gets no new
 requests, and those that wait on it go elsewhere. A replica that is sending answers has answered: busy engines
-are late with their health.
+are late with their health. An engine that sleeps is healthy, and those that wait on it go elsewhere, too.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ import structlog
 
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.replicas import Replica
+from cluster.protocol.wire import ReplicaState
 from router.errors import AttemptFailedError
 from router.upstream.client import HEALTH_SECONDS, Upstream
 
@@ -96,6 +97,8 @@ class Probes:
             for replica, waiting in self._waiting.items():
                 if next(iter(waiting.values()), overdue) < overdue:
                     self.suspect(replica)
+                if replica.lease.state is ReplicaState.ASLEEP and self._others_can_serve(replica):
+                    self._give_up(replica)
             await asyncio.gather(*(self._ask(replica) for replica in list(self._suspects)))
 
     async def _ask(self, replica: Replica) -> None:
@@ -111,8 +114,11 @@ class Probes:
         if self._suspects[replica] == 1:
             log.warning("replica_stopped_answering", replica=replica.lease.replica)
         if self._suspects[replica] >= FAILURES and self._others_can_serve(replica):
-            for watch in self._waiting.get(replica, {}):
-                watch.give_up()
+            self._give_up(replica)
+
+    def _give_up(self, replica: Replica) -> None:
+        for watch in self._waiting.get(replica, {}):
+            watch.give_up()
 
     def _others_can_serve(self, replica: Replica) -> bool:
         return any(

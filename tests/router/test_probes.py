@@ -183,6 +183,43 @@ async def test_engine_that_streams_lives_whatever_its_health_says(router, engine
     await router.drained()
 
 
+async def test_requests_leave_an_engine_that_fell_asleep(router, engines):
+    """It is healthy and would answer once it is woken up: what waits there goes elsewhere, and nothing new
+    goes there, also of conversations that were there before. Once nobody is awake, new requests are told.
+    """
+    first, second = engines
+    first.script.append(stay_silent)
+    waiting = asyncio.create_task(_status(router, CHAT))
+    await eventually(lambda: len(first.exchanges) == 1)
+    router.admit(first.url, "a", state=ReplicaState.ASLEEP)
+    assert await waiting == 200
+    assert [await _status(router, CHAT) for _ in range(4)] == [200] * 4
+    assert len(second.exchanges) == 5
+    router.admit(second.url, "b", state=ReplicaState.ASLEEP)
+    async with router.post(CHAT) as response:
+        assert response.status == 503
+        assert "asleep" in (await response.json())["error"]["message"]
+    router.admit(first.url, "a")
+    assert await _status(router, CHAT) == 200
+    assert len(first.exchanges) == 2
+    await router.drained()
+
+
+async def test_request_waits_for_the_only_engine_to_wake_up(router, engines):
+    """There is nowhere else to go."""
+    first, _ = engines
+    router.fleet.dismiss("b")
+    release, slow = slowly()
+    first.script.append(slow)
+    waiting = asyncio.create_task(_status(router, CHAT))
+    await eventually(lambda: len(first.exchanges) == 1)
+    router.admit(first.url, "a", state=ReplicaState.ASLEEP)
+    await asyncio.sleep(3 * probes.PROBE_SECONDS)
+    assert not waiting.done()
+    release.set()
+    assert await waiting == 200
+
+
 async def test_suspects_that_leave_are_forgotten(router, engines):
     """A replica that is gone is not asked for ever."""
     first, _ = engines

@@ -101,6 +101,9 @@ class FakeEngine:
         self.answers.set()
         self.publishes = True
         self.adapters = ["lora-a"]
+        self.sleep_level: int | None = None
+        self.paused: bool | None = None
+        """What ``/is_sleeping`` answers; None: there is no such path."""
         self.running = 0
         self.api_key = ""
         self.folder = Path(tempfile.mkdtemp(prefix="fe"))
@@ -119,6 +122,7 @@ class FakeEngine:
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/kv_event_sources", self._sources)
+        app.router.add_get("/is_sleeping", self._is_sleeping)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
@@ -182,6 +186,9 @@ class FakeEngine:
             text=f"""# HELP vllm:num_requests_running Number of requests
 vllm:num_requests_running{{engine="0",model_name="tiny"}} {self.running}.0
 vllm:num_requests_waiting{{engine="0",model_name="tiny"}} 2.0
+vllm:engine_sleep_state{{model_name="tiny",sleep_state="awake"}} {self.sleep_level is None:d}.0
+vllm:engine_sleep_state{{model_name="tiny",sleep_state="weights_offloaded"}} {self.sleep_level == 1:d}.0
+vllm:engine_sleep_state{{model_name="tiny",sleep_state="discard_all"}} {self.sleep_level == 2:d}.0
 vllm:kv_cache_usage_perc{{engine="0",model_name="tiny"}} 0.25
 vllm:prefix_cache_queries_total{{engine="0",model_name="tiny"}} 100.0
 vllm:prefix_cache_hits_total{{engine="0",model_name="tiny"}} 60.0
@@ -190,6 +197,11 @@ num_gpu_blocks="{self.capacity}",num_gpu_blocks_override="None"}} 1.0
 process_start_time_seconds {self.start_time}
 """
         )
+
+    async def _is_sleeping(self, _request: web.Request) -> web.Response:
+        if self.paused is None:
+            return web.json_response({"detail": "Not Found"}, status=404)
+        return web.json_response({"is_sleeping": self.paused})
 
     async def _sources(self, _request: web.Request) -> web.Response:
         return web.json_response({"0": self.publisher.source()} if self.publishes else {})

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from cluster.protocol.block_keys import Namespace, block_keys
 from workers.agent import incarnation as incarnation_module
 from workers.agent.incarnation import Incarnation
-from workers.engines.engine import EngineDescription, Gauges
+from workers.engines.engine import EngineDescription, Gauges, ModelNames
 from workers.errors import IncarnationOverError
 from workers.events import kv_stream
 from workers.events.kv_events import EventSource
@@ -47,9 +47,7 @@ REQUESTS = st.lists(
 )
 SOURCE = EventSource(rank=0, endpoint="live", replay_endpoint="replay", topic="kv")
 DESCRIPTION = EngineDescription(
-    model="m",
-    aliases=(),
-    adapters=(),
+    names=ModelNames("m", (), ()),
     model_directory="/model",
     max_model_len=0,
     gauges=Gauges(block_size=SIZE, capacity_blocks=NUM_BLOCKS),

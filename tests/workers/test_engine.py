@@ -46,6 +46,26 @@ def test_metrics_of_vllm():
 
 
 @pytest.mark.parametrize(
+    ("ones", "asleep", "discarded"),
+    [
+        ({"awake"}, False, False),
+        (set(), True, False),
+        ({"weights_offloaded"}, True, True),
+        ({"discard_all"}, True, True),
+    ],
+)
+def test_metrics_say_whether_an_engine_sleeps(ones, asleep, discarded):
+    """None of the states is level 0: nothing but a pause. The others have no cache any more."""
+    gauges = parse_metrics(
+        "\n".join(
+            f'vllm:engine_sleep_state{{engine="0",model_name="m",sleep_state="{state}"}} {state in ones:d}.0'
+            for state in ("awake", "weights_offloaded", "discard_all")
+        )
+    )
+    assert (gauges.asleep, gauges.cache_discarded) == (asleep, discarded)
+
+
+@pytest.mark.parametrize(
     "text", ["", "nonsense", "vllm:num_requests_running\n", 'vllm:cache_config_info{block_size="None"} 1']
 )
 def test_metrics_that_say_nothing(text):
@@ -100,7 +120,7 @@ async def test_discovery(engine):
     """Model, aliases, adapters, limits and event sources in one description."""
     async with EngineClient(engine.url + "/", "", 1.0) as client:
         found = await client.discover()
-    assert (found.model, found.aliases, found.adapters) == ("tiny", ("tiny-alias",), ("lora-a",))
+    assert found.names == ("tiny", ("tiny-alias",), ("lora-a",))
     assert (found.model_directory, found.max_model_len) == (str(engine.model), 512)
     publisher = engine.publisher
     assert found.sources == (EventSource(0, publisher.endpoint, publisher.replay_endpoint, "kv"),)
@@ -121,7 +141,7 @@ async def test_a_wrong_key_is_named(engine):
         with pytest.raises(EngineProtocolError, match="WARMROUTE_ENGINE_API_KEY"):
             await client.discover()
     async with EngineClient(engine.url, "secret", 1.0) as client:
-        assert (await client.discover()).model == "tiny"
+        assert (await client.discover()).names.model == "tiny"
 
 
 async def test_an_unhealthy_engine(engine):

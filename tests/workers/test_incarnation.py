@@ -132,6 +132,43 @@ async def test_an_engine_that_publishes_lives(engine, follow, eventually, silent
     assert not incarnation.task.done()
 
 
+@pytest.mark.parametrize("level", [0, 1, 2])
+async def test_engine_that_sleeps_holds_what_it_did_not_discard(engine, follow, eventually, level):
+    """From level 1 on its blocks are gone at once, though it says so only with its first step after it."""
+    incarnation = await follow()
+    await eventually(lambda: incarnation.believes_events)
+    await engine.publisher.publish(engine.stored([1], None, TOKENS[:4]))
+    await eventually(lambda: len(incarnation.mirror.owned()) == 1)
+    engine.sleep_level = level
+    await eventually(lambda: incarnation.gauges.asleep)
+    assert len(incarnation.mirror.owned()) == (0 if level else 1)
+    engine.sleep_level = None
+    await eventually(lambda: not incarnation.gauges.asleep)
+    await engine.publisher.publish({"type": "AllBlocksCleared"}, engine.stored([2], None, TOKENS[4:8]))
+    await eventually(lambda: len(incarnation.mirror.owned()) == 1)
+    assert not incarnation.task.done()
+
+
+async def test_engine_that_pauses_is_asked(engine, follow, eventually):
+    """Where it offers ``/is_sleeping``: pauses are in no metric."""
+    engine.paused = True
+    incarnation = await follow()
+    assert incarnation.gauges.asleep
+    engine.paused = False
+    await eventually(lambda: not incarnation.gauges.asleep)
+    engine.paused = True
+    await eventually(lambda: incarnation.gauges.asleep)
+
+
+async def test_names_are_read_with_every_reading(engine, follow, eventually):
+    """An adapter that was just loaded is announced before the next discovery."""
+    incarnation = await follow(rediscover_seconds=60)
+    leases = incarnation._listener.leases
+    engine.adapters.append("lora-b")
+    await eventually(lambda: incarnation.description.names.adapters == ("lora-a", "lora-b"))
+    assert incarnation._listener.leases > leases
+
+
 async def test_events_on_all_interfaces_are_an_alarm(engine, follow):
     """Whoever reaches them reads the tokens of prompts."""
     engine.publisher.endpoint = "tcp://*:1"

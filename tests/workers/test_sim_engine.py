@@ -58,6 +58,50 @@ class Client:
         return [line if line == "[DONE]" else json.loads(line) for line in lines]
 
 
+@pytest.mark.parametrize("level", [0, 1])
+async def test_sleep(tiny_model, level):
+    """Asleep it takes requests and does nothing; what was under way has ended; from level 1 on the cache is
+    empty afterwards, of which the event goes out with the first step.
+    """
+    async with engine(tiny_model, dev_mode=True) as client:
+        await client.chat(user(LONG_TEXT), max_tokens=1)
+        running = asyncio.create_task(client.chat(user("why"), max_tokens=4000))
+        await asyncio.sleep(0.05)
+        assert json.loads((await client.get("/is_sleeping"))[1]) == {"is_sleeping": False}
+        assert (await client.post(f"/sleep?level={level}", {}))[1] == {"status": "sleeping", "level": level}
+        assert (await running)["usage"]["completion_tokens"] < 4000
+        assert json.loads((await client.get("/is_sleeping"))[1]) == {"is_sleeping": True}
+        states = {line for line in (await client.get("/metrics"))[1].splitlines() if "sleep_state" in line}
+        assert sum(line.endswith(" 1.0") for line in states) == (1 if level else 0)
+        waiting = asyncio.create_task(client.chat(user(LONG_TEXT), max_tokens=1))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        assert (await client.post("/wake_up", {}))[1] == {"status": "awake", "tags": None}
+        cached = (await waiting)["usage"]["prompt_tokens_details"]["cached_tokens"]
+        assert (cached == 0) == bool(level)
+
+
+async def test_adapters_at_run_time(tiny_model):
+    """They are loaded and unloaded with vLLM's words."""
+    async with engine(tiny_model, lora_updating=True, alias=("other",)) as client:
+        adapter = {"lora_name": "new", "lora_path": "/new"}
+        assert (await client.post("/v1/chat/completions", {"model": "new", "messages": user("a")}))[0] == 404
+        async with client.session.post(client.url + "/v1/load_lora_adapter", json=adapter) as response:
+            assert await response.text() == "Success: LoRA adapter 'new' added successfully."
+        assert (await client.post("/v1/load_lora_adapter", adapter))[0] == 400
+        await client.chat(user("a"), model="new", max_tokens=1)
+        await client.chat(user("a"), model="other", max_tokens=1)
+        cards = json.loads((await client.get("/v1/models"))[1])["data"]
+        assert [(card["id"], card["parent"]) for card in cards] == [
+            ("tiny", None),
+            ("other", None),
+            ("new", "tiny"),
+        ]
+        async with client.session.post(client.url + "/v1/unload_lora_adapter", json=adapter) as response:
+            assert response.status == 200
+        assert (await client.post("/v1/unload_lora_adapter", adapter))[0] == 404
+
+
 def user(text):
     """Build a conversation of one message."""
     return [{"role": "user", "content": text}]

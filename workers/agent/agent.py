@@ -87,7 +87,7 @@ class Agent:
         if self._draining:
             return ReplicaState.DRAINING
         if self._incarnation and self._incarnation.reachable:
-            return ReplicaState.READY
+            return ReplicaState.ASLEEP if self.gauges.asleep else ReplicaState.READY
         return ReplicaState.UNREACHABLE if self._last_known else ReplicaState.STARTING
 
     @property
@@ -108,9 +108,7 @@ class Agent:
             replica=self.replica,
             url=self._advertised,
             state=self.state,
-            model=found.model,
-            aliases=found.aliases,
-            adapters=found.adapters,
+            **found.names._asdict(),
             model_directory=found.model_directory,
             max_model_len=found.max_model_len,
             block_size=engine.block_size,
@@ -174,7 +172,10 @@ class Agent:
             self._alarms.clear("engine")
             self.mirror_replaced()
             log.info(
-                "engine_discovered", replica=self.replica, model=found.model, block_size=engine.block_size
+                "engine_discovered",
+                replica=self.replica,
+                model=found.names.model,
+                block_size=engine.block_size,
             )
             try:
                 await engine.run()

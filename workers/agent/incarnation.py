@@ -5,7 +5,9 @@ before a restart cannot be believed after it.
 """
 
 import asyncio
+from collections.abc import Iterable
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +19,7 @@ from cluster.protocol.wire import Load
 from workers.agent.alarms import Alarms
 from workers.agent.mirror import Change, Mirror
 from workers.concurrency import run_together, spread
-from workers.engines.engine import EngineClient, EngineDescription
+from workers.engines.engine import EngineClient, EngineDescription, Gauges, ModelNames
 from workers.errors import (
     EngineProtocolError,
     EngineUnavailableError,
@@ -116,7 +118,7 @@ class Incarnation:
     # Health
 
     async def _watch(self) -> None:
-        """Read the gauges again and again; that is the health check, too.
+        """Read gauges and names of adapters again and again; that is the health check, too.
 
         An engine that publishes KV events lives: it may be too busy to answer.
         """
@@ -125,6 +127,7 @@ class Incarnation:
             await asyncio.sleep(spread(self._settings.engine_poll_seconds))
             try:
                 gauges = await self._client.gauges()
+                names = await self._client.names()
             except EngineUnavailableError as error:
                 if error.refused:
                     raise IncarnationOverError(str(error)) from error
@@ -136,8 +139,7 @@ class Incarnation:
                 self._note_silence(error, failures)
             else:
                 failures = 0
-                self._note_answer(gauges.start_time)
-                self.gauges = gauges
+                self._note_answer(gauges, names)
             last_event_at = self._last_event_at
 
     def _note_silence(self, error: EngineUnavailableError | EngineProtocolError, failures: int) -> None:
@@ -148,11 +150,19 @@ class Incarnation:
             self.alarms.set("engine", f"the engine does not answer: {error}")
             self._listener.lease_changed()
 
-    def _note_answer(self, start_time: float) -> None:
-        if start_time and self.gauges.start_time not in (0.0, start_time):
+    def _note_answer(self, gauges: Gauges, names: ModelNames) -> None:
+        start_time, before = gauges.start_time, self.gauges
+        if start_time and before.start_time not in (0.0, start_time):
             raise IncarnationOverError("its process started anew")
         if not self.reachable and not start_time:
             raise IncarnationOverError("it was away and may be another process now")
+        self.gauges = gauges
+        if names.model == self.description.names.model:  # else `_rediscover` decides what that means
+            self.description = replace(self.description, names=names)
+        if gauges.asleep != before.asleep:
+            log.info("engine_fell_asleep" if gauges.asleep else "engine_woke_up", url=self._client.url)
+        if gauges.cache_discarded and not before.cache_discarded:  # it says so itself only once it is awake
+            self._forget_blocks(source.rank for source in self.description.sources)
         self._note_life()
 
     def _note_life(self) -> None:
@@ -161,7 +171,7 @@ class Incarnation:
         self._listener.lease_changed()
 
     async def _rediscover(self) -> None:
-        """Notice what may change while it runs: LoRA adapters, KV events that it did not publish, tokenizer
+        """Notice what may change while it runs: another model, KV events that it did not publish, tokenizer
         files that could not be read.
         """
         while True:
@@ -171,13 +181,10 @@ class Incarnation:
             except (EngineUnavailableError, EngineProtocolError):
                 continue  # _watch decides what that means
             known = self.description
-            if (found.model, found.sources) != (known.model, known.sources):
+            if (found.names.model, found.sources) != (known.names.model, known.sources):
                 raise IncarnationOverError("it serves another model or publishes its events elsewhere")
             if not self.fingerprint and await self._read_fingerprint():
                 raise IncarnationOverError("its tokenizer files can be read now")  # all keys are others
-            if (found.aliases, found.adapters) != (known.aliases, known.adapters):
-                self.description = found
-                self._listener.lease_changed()
 
     async def _read_fingerprint(self) -> str:
         with suppress(OSError):
@@ -250,9 +257,13 @@ class Incarnation:
         log.warning("events_lost", first=lost.first, last=lost.last, reason=lost.reason)
         text = f"KV events {lost.first} to {lost.last} are lost: blocks cached before are not known"
         self.alarms.set(f"lost-{rank}", text, self._settings.alarm_seconds)
-        if self.mirror.apply([AllBlocksCleared()], rank):
-            self._listener.mirror_replaced()
+        self._forget_blocks([rank])
         self._listener.lease_changed()
+
+    def _forget_blocks(self, ranks: Iterable[int]) -> None:
+        changes = [self.mirror.apply([AllBlocksCleared()], rank) for rank in ranks]
+        if any(changes):
+            self._listener.mirror_replaced()
 
     def _empty_mirror(self) -> Mirror:
         limit = self.description.gauges.capacity_blocks or self._settings.max_blocks

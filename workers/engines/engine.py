@@ -6,10 +6,11 @@ Needs nothing of the engine but an OpenAI API. What vLLM offers beyond (`/kv_eve
 
 import asyncio
 import re
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -49,15 +50,25 @@ class Gauges:
     """When the engine's process started, by its own clock: another value means another process."""
     block_size: int = 0
     capacity_blocks: int = 0
+    asleep: bool = False
+    cache_discarded: bool = False
+    """Whether what it had cached went when it fell asleep."""
+
+
+class ModelNames(NamedTuple):
+    """What clients can ask an engine for."""
+
+    model: str
+    aliases: tuple[str, ...]
+    """Further names of the same model."""
+    adapters: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class EngineDescription:
     """What an engine says of itself when it is found."""
 
-    model: str
-    aliases: tuple[str, ...]
-    adapters: tuple[str, ...]
+    names: ModelNames
     model_directory: str
     max_model_len: int
     sources: tuple[EventSource, ...]
@@ -73,6 +84,10 @@ class _Card(msgspec.Struct):
 
 class _Cards(msgspec.Struct):
     data: list[_Card]
+
+
+class _Sleep(msgspec.Struct):
+    is_sleeping: bool = False
 
 
 class _Publisher(msgspec.Struct):
@@ -96,6 +111,8 @@ class EngineClient:
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._timeout = aiohttp.ClientTimeout(total=timeout)
         self._session: aiohttp.ClientSession | None = None
+        self._tells_sleep = True
+        """Whether the engine that was found last may know ``/is_sleeping``."""
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -113,20 +130,28 @@ class EngineClient:
 
     async def discover(self) -> EngineDescription:
         """Find out what the engine serves."""
-        cards = _decode(await self._get("/v1/models"), _Cards, "/v1/models").data
-        base = next((card for card in cards if card.parent is None), None)
-        if base is None:
-            raise EngineProtocolError(f"{self.url}/v1/models names no model")
+        self._tells_sleep = True
+        base, names = await self._served()
         gauges = await self.gauges()
         return EngineDescription(
-            model=base.id,
-            aliases=tuple(card.id for card in cards if card.parent is None and card is not base),
-            adapters=tuple(card.id for card in cards if card.parent is not None),
+            names=names,
             model_directory=await asyncio.to_thread(local_model_directory, base.root or base.id),
             max_model_len=base.max_model_len or 0,
             sources=await self.event_sources(),
             gauges=gauges,
         )
+
+    async def names(self) -> ModelNames:
+        """What the engine can be asked for now."""
+        return (await self._served())[1]
+
+    async def _served(self) -> tuple[_Card, ModelNames]:
+        cards = _decode(await self._get("/v1/models"), _Cards, "/v1/models").data
+        bases = [card for card in cards if card.parent is None]
+        if not bases:
+            raise EngineProtocolError(f"{self.url}/v1/models names no model")
+        adapters = tuple(card.id for card in cards if card.parent is not None)
+        return bases[0], ModelNames(bases[0].id, tuple(card.id for card in bases[1:]), adapters)
 
     async def check_health(self) -> None:
         """Ask whether the engine can serve."""
@@ -136,7 +161,18 @@ class EngineClient:
         """Check the engine's health and read its gauges; an engine without metrics has none."""
         await self.check_health()
         text = await self._get("/metrics", optional=True)
-        return parse_metrics(text.decode(errors="replace"))
+        gauges = parse_metrics(text.decode(errors="replace"))
+        if not gauges.asleep and self._tells_sleep:
+            gauges = replace(gauges, asleep=await self._is_asleep())
+        return gauges
+
+    async def _is_asleep(self) -> bool:
+        """Whether vLLM in development mode says so: no metric tells of a pause. A busy one may be late."""
+        with suppress(EngineUnavailableError, EngineProtocolError):
+            body = await self._get("/is_sleeping", optional=True)
+            self._tells_sleep = bool(body)
+            return bool(body) and bool(_decode(body, _Sleep, "/is_sleeping").is_sleeping)
+        return False
 
     async def event_sources(self) -> tuple[EventSource, ...]:
         """Where the engine publishes KV events; empty when it does not, or cannot tell."""
@@ -201,6 +237,7 @@ def parse_metrics(text: str) -> Gauges:
     """Read the few samples that matter here from a Prometheus text; ranks of one engine are added up."""
     sums: dict[str, float] = {}
     usages: list[float] = []
+    sleeps: set[str] = set()
     block_size = capacity = 0
     for line in text.splitlines():
         if not line.startswith(("vllm:", "process_start")):
@@ -211,6 +248,10 @@ def parse_metrics(text: str) -> Gauges:
             capacity += _label(line, "num_gpu_blocks")
         elif name == "vllm:kv_cache_usage_perc":
             usages.append(_value(line))
+        elif name == "vllm:engine_sleep_state":
+            state = line.partition('sleep_state="')[2].partition('"')[0]
+            if bool(_value(line)) != (state == "awake"):
+                sleeps.add(state)
         elif name in SUMMED:
             sums[name] = sums.get(name, 0.0) + _value(line)
     return Gauges(
@@ -222,6 +263,8 @@ def parse_metrics(text: str) -> Gauges:
         start_time=sums.get("process_start_time_seconds", 0.0),
         block_size=block_size,
         capacity_blocks=capacity,
+        asleep="awake" in sleeps,
+        cache_discarded=len(sleeps) > 1,
     )
 
 

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster.prompts.tokenizer import PromptTokenizer
 from workers.sim.core import EngineCore, Job, Output
+from workers.sim.operator_api import operator_routes, sleep_metric
 from workers.sim.schema import (
     ApiError,
     Generation,
@@ -56,6 +57,7 @@ def build_app(core: EngineCore) -> ASGIApp:
         Route("/version", api.version),
         Route("/health", api.health),
     ]
+    routes += operator_routes(core)
     api_key = core.settings.api_key
     return Starlette(
         routes=routes,
@@ -81,7 +83,9 @@ class SimApi:
     async def models(self, request: Request) -> Response:
         """The model and its adapters."""
         settings, created = self._core.settings, int(self._core.started_at)
-        base: Json = {"id": settings.model_name, "root": str(settings.model), "parent": None}
+        bases: list[Json] = [
+            {"id": name, "root": str(settings.model), "parent": None} for name in settings.model_names
+        ]
         adapters: list[Json] = [
             {"id": name, "root": name, "parent": settings.model_name} for name in self._core.loras
         ]
@@ -94,7 +98,7 @@ class SimApi:
                 "max_model_len": None if card["parent"] else settings.context_limit,
                 "permission": [],
             }
-            for card in (base, *adapters)
+            for card in (*bases, *adapters)
         ]
         return JSONResponse({"object": "list", "data": cards})
 
@@ -125,7 +129,7 @@ class SimApi:
 
     async def metrics(self, request: Request) -> Response:
         """Prometheus metrics."""
-        return PlainTextResponse(metrics_text(self._core))
+        return PlainTextResponse(metrics_text(self._core) + sleep_metric(self._core))
 
     async def version(self, request: Request) -> Response:
         """The version of vLLM whose behaviour is repeated here."""
@@ -142,9 +146,10 @@ class SimApi:
         return Reply(self._core, generation)
 
     def _model(self, body: Json) -> str:
-        name = body.get("model") or self._core.settings.model_name
-        if name != self._core.settings.model_name and name not in self._core.loras:
-            message = f"The model `{name}` does not exist. Valid aliases: {self._core.settings.model_name}."
+        names = self._core.settings.model_names
+        name = body.get("model") or names[0]
+        if name not in names and name not in self._core.loras:
+            message = f"The model `{name}` does not exist. Valid aliases: {', '.join(names)}."
             raise ApiError(message, "model", 404, "NotFoundError")
         return str(name)
 

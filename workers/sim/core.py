@@ -142,6 +142,8 @@ class EngineCore:
         self._answers = host.answers
         self._jobs: set[Job] = set()
         self._task: asyncio.Task[None] | None = None
+        self.sleep_level: int | None = None
+        """None while it is awake."""
 
     def start(self) -> None:
         """Start stepping."""
@@ -157,6 +159,24 @@ class EngineCore:
                 await self._task
         if self.publisher is not None:
             self.publisher.close()
+
+    def sleep(self, level: int, abort: bool) -> None:
+        """Take requests, and do nothing with them until `wake_up`. Those under way end or stand still.
+
+        (vLLM says "abort" where an answer ends; here it looks like one that has reached its limit.)
+        """
+        self.sleep_level, self._loop.paused = level, True
+        for request in [request for job in self._jobs for request in job.requests if not request.finished]:
+            if abort:
+                self.scheduler.cancel(request)
+                request.deliver("", True)
+        if level:
+            self.blocks.clear()  # as vLLM's, its event goes out with the first step after it
+
+    def wake_up(self) -> None:
+        """Go on."""
+        self.sleep_level = None
+        self._loop.resume()
 
     def submit(self, generation: Generation) -> Job:
         """Queue the sequences of a request, in the order of its choices."""

@@ -258,6 +258,12 @@ class StepLoop:
         self._events = events
         self._publish = publish
         self._work = asyncio.Event()
+        self.paused = False
+
+    def resume(self) -> None:
+        """Go on after a pause."""
+        self.paused = False
+        self._work.set()
 
     def add(self, request: SimRequest) -> None:
         """Queue a request for the next step. Raises `RequestTooLargeError`."""
@@ -269,7 +275,7 @@ class StepLoop:
         clock = asyncio.get_running_loop().time
         end = clock()
         while True:
-            if not self._scheduler.has_work:
+            while self.paused or not self._scheduler.has_work:
                 self._work.clear()
                 await self._work.wait()
                 end = clock()

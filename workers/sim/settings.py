@@ -25,6 +25,7 @@ class SimSettings(EnvironmentSettings):
 
     model: DirectoryPath = Field(description="directory with the model's tokenizer and chat template")
     served_model_name: str = Field("", description="name in the API; the directory by default")
+    alias: tuple[str, ...] = Field((), description="further names of the same model")
     lora: tuple[str, ...] = Field((), description="names of adapters, served as further models")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(0, ge=0, le=65535, description="port of the first engine; 0: given by the system")
@@ -38,6 +39,8 @@ class SimSettings(EnvironmentSettings):
     prefill_rate: float = Field(12_000, gt=0, description="prompt tokens computed per second")
     step_ms: float = Field(10, ge=0.1, description="least duration of a step")
     decode_ms: float = Field(0.1, ge=0, description="added to a step per sequence that decodes")
+    dev_mode: bool = Field(False, description="offer /sleep, /wake_up and /is_sleeping")
+    lora_updating: bool = Field(False, description="offer /v1/load_lora_adapter and its opposite")
     kv_events: bool = Field(True, description="publish KV cache events over ZeroMQ")
     kv_endpoint: str = Field("tcp://127.0.0.1:0", description="where events are published")
     kv_replay_endpoint: str = Field("tcp://127.0.0.1:0", description="where missed events are replayed")
@@ -58,6 +61,11 @@ class SimSettings(EnvironmentSettings):
     def model_name(self) -> str:
         """The name that requests give."""
         return self.served_model_name or str(self.model)
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """All that requests may give."""
+        return (self.model_name, *self.alias)
 
     def endpoint_of(self, engine: int, endpoint: str) -> str:
         """A KV endpoint of one engine: TCP ports count up, other addresses get the engine's number."""

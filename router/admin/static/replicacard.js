@@ -6,7 +6,7 @@ import { h, mark, put, vary } from "./dom.js";
 import { age, compact, count, moment, number, percent } from "./format.js";
 import { sparkline } from "./sparkline.js";
 
-export const TONES = { ready: "good", draining: "warn", starting: "warn", unreachable: "bad" };
+export const TONES = { ready: "good", draining: "warn", asleep: "warn", starting: "warn", unreachable: "bad" };
 
 /** The state an operator should see first. */
 export const stateOf = (replica) =>
