@@ -42,6 +42,7 @@ from router.explain.conversations import Conversations
 from router.explain.explainer import Explainer
 from router.health.engine_liveness import EngineLiveness
 from router.health.health import Health
+from router.health.new_names import NewNames
 from router.health.probes import Probes
 from router.health.readiness import Readiness
 from router.history.history import History
@@ -79,6 +80,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         following = Kept(follower.run)
         gossip = Gossip(redis, settings.keys, fleet, router_id)
         probes = Probes(fleet, upstream)
+        new_names = NewNames(fleet, upstream)
         tokenizers = Tokenizers(fleet, upstream, settings.tokenizers)
         commands = CommandFollower(CommandStore(redis, settings.keys), fleet, follower)
         index_watchdog = IndexWatchdog(
@@ -103,7 +105,16 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         threads = PromptThreads()
         for path, described in ENDPOINTS.items():
             endpoint = GenerationEndpoint(
-                described, fleet, tokenizers, dispatcher, accounts, authenticate, tracing, threads, settings
+                described,
+                fleet,
+                new_names,
+                tokenizers,
+                dispatcher,
+                accounts,
+                authenticate,
+                tracing,
+                threads,
+                settings,
             )
             app.endpoints[path] = endpoint
             app.router.routes.append(Route(path, endpoint, methods=["POST"]))  # refuses other methods
@@ -112,7 +123,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         overview = Overview(router_id, fleet, steering, health, probes, history)
         stream = Stream(overview, explanations, audit, history)
         for routes in (
-            model_routes(fleet, authenticate),
+            model_routes(fleet, new_names, authenticate),
             plain_routes(fleet),
             admin_routes(
                 router_id, fleet, follower, tokenizers, health, readiness, upstream, metrics, overview
@@ -132,6 +143,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         parts = (
             gossip,
             liveness,
+            new_names,
             index_watchdog,
             steering,
             tokenizers,

@@ -18,7 +18,7 @@ from router.api.dispatch import Dispatcher, Exchange
 from router.auth import Authenticator
 from router.errors import ApiError, ClientStalledError, UpstreamError
 from router.explain.conversations import MAX_REQUEST_BYTES
-from router.health.readiness import model_of
+from router.health.new_names import NewNames
 from router.history.record import RequestRecord
 from router.http.admission import Admission, max_connections
 from router.http.client_request import ClientRequest, client_request
@@ -44,6 +44,7 @@ class GenerationEndpoint:
 
     endpoint: Endpoint
     fleet: Fleet
+    new_names: NewNames
     tokenizers: Tokenizers
     dispatcher: Dispatcher
     accounts: Accounts
@@ -99,7 +100,7 @@ class GenerationEndpoint:
         call = await parse_body(endpoint.path, raw, record.scope, self.threads, party, content_type)
         del raw  # nothing here holds a long body once its answer streams
         record.stream = call.stream
-        model = model_of(self.fleet, call.model)
+        model = self.fleet.models.get(call.model) or await self.new_names.model_of(call.model)
         if not call.model:
             call = msgspec.structs.replace(call, model=model.name)
         record.model = model.name
@@ -216,7 +217,7 @@ class RouterApplication(FastAPI):
         return document
 
 
-def model_routes(fleet: Fleet, authenticate: Authenticator) -> APIRouter:
+def model_routes(fleet: Fleet, new_names: NewNames, authenticate: Authenticator) -> APIRouter:
     """``/v1/models``: what the fleet serves, known from leases, so that no engine has to be asked."""
     routes = APIRouter()
 
@@ -235,7 +236,7 @@ def model_routes(fleet: Fleet, authenticate: Authenticator) -> APIRouter:
         authenticate(dict(reversed(request.headers.raw)).get(b"authorization"))
         if not name:
             raise HTTPException(404)
-        return _described(model_of(fleet, name))
+        return _described(await new_names.model_of(name))
 
     return routes
 

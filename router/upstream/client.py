@@ -285,7 +285,7 @@ class Upstream:
 
     async def _says_healthy(self, url: str) -> bool:
         with suppress(AttemptFailedError):
-            return (await self._question(url, "GET", "/health", HEALTH_SECONDS)).status < 500
+            return (await self.question(url, "GET", "/health", HEALTH_SECONDS)).status < 500
         return False
 
     async def tokenise(self, url: str, body: Mapping[str, Any]) -> list[int] | None:
@@ -294,7 +294,7 @@ class Upstream:
         Raises `AttemptFailedError` when it cannot be reached.
         """
         content = msgspec.json.encode(body)
-        reply = await self._question(url, "POST", "/tokenize", SMALL_REQUEST_SECONDS, content)
+        reply = await self.question(url, "POST", "/tokenize", SMALL_REQUEST_SECONDS, content)
         if reply.status >= 500:
             raise AttemptFailedError(f"engine answered {reply.status}", replica_down=False)
         try:
@@ -302,7 +302,7 @@ class Upstream:
         except UNREADABLE:
             return None
 
-    async def _question(
+    async def question(
         self, url: str, method: str, path: str, seconds: float, body: bytes = b""
     ) -> UpstreamReply:
         """The whole answer to a small request. Raises `AttemptFailedError`."""

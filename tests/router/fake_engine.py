@@ -152,6 +152,11 @@ class FakeEngine:
         """How requests are answered for which there is no script."""
         self.health = answer
         self.health_checks = 0
+        self.served = []
+        """What ``/v1/models`` names, where `models` does not say how it answers."""
+        self.models = None
+        self.searches = 0
+        """How often it was asked for its models."""
         self.exchanges = []
         """Clients' requests that came in."""
         self.also = set()
@@ -195,7 +200,12 @@ class FakeEngine:
         if path == "/health":
             self.health_checks += 1
             behave = self.health
-        if path.startswith("/v1/") or path in self.also:
+        if path == "/v1/models":
+            self.searches += 1
+            behave = self.models or whole(
+                json.dumps({"data": [{"id": name} for name in self.served]}).encode()
+            )
+        elif path.startswith("/v1/") or path in self.also:
             self.exchanges.append(exchange)
             behave = self.script.popleft() if self.script else self.otherwise
         watcher = asyncio.create_task(self._watch(reader, exchange))

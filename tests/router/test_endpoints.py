@@ -215,7 +215,7 @@ async def test_model_may_be_left_out(front, engines, path):
     front.admit(engines[0].url, "a", aliases=("also-m",), adapters=("lora",))
     async with post(front, path, body, content_type) as response:
         assert response.status == 200
-    assert [*engines[0].exchanges, *engines[1].exchanges][0].body == body
+    assert body in [one.body for one in (*engines[0].exchanges, *engines[1].exchanges)]
     assert (await last_record(front))["model"] == "m"
     front.admit(engines[0].url, "c", model="other")
     async with post(front, path, body, content_type) as response:
