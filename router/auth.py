@@ -72,6 +72,13 @@ def authenticator(
     return authenticate
 
 
+def credentials(headers: Mapping[bytes, bytes]) -> bytes | None:
+    """The Authorization header, or the key that clients of Anthropic's API send in its place."""
+    if b"authorization" in headers or b"x-api-key" not in headers:
+        return headers.get(b"authorization")
+    return b"Bearer " + headers[b"x-api-key"]
+
+
 def header_forms(key: str) -> frozenset[bytes]:
     """The bytes in which clients send a key: UTF-8, or ISO 8859-1 where that has all its characters."""
     forms = {key.encode()}

@@ -7,6 +7,16 @@ MAX_QUOTED = 64
 """Characters quoted of anything that came from outside: errors are logged, kept and shared through Redis."""
 TYPES = {429: "rate_limit_error", 502: "upstream_error", 503: "service_unavailable"}
 """What OpenAI's format calls the types of errors that are not the request's own, by status."""
+ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+"""What Anthropic's format calls them; the others of the request's own are invalid_request_error."""
 PASSED_ON = (429, 500, 503)
 """Statuses that are an engine's own; with others something before it may speak, or nothing was said."""
 MAX_MESSAGE = 1_024
@@ -44,6 +54,13 @@ class ApiError(Exception):
     def body(self) -> dict[str, Any]:
         """The error as OpenAI's API writes it."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+def anthropic_body(status: int, body: dict[str, Any]) -> dict[str, Any]:
+    """An error, of ours or of an engine, as Anthropic's API writes it."""
+    error = body["error"]
+    kind = ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+    return {"type": "error", "error": {**error, "type": kind}}
 
 
 class InvalidRequestError(ApiError, status=400):

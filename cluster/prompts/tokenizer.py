@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -20,6 +21,7 @@ from cluster.errors import PromptError, TokenizerUnavailableError
 from cluster.prompts.chat_rendering import ChatRenderer
 from cluster.prompts.prompt_cache import PromptCache
 from cluster.prompts.prompt_keys import Beginning, PendingPrompt
+from cluster.prompts.template_traits import EFFORTS, wants_system_first
 from cluster.prompts.text_splits import find_splits, word_rules
 from cluster.prompts.word_encoder import WordEncoder
 from cluster.protocol.block_keys import TOKEN_BYTES, pack_tokens
@@ -100,6 +102,8 @@ class PromptTokenizer:
             raise TokenizerUnavailableError(f"no usable tokenizer in {directory}: {error}") from error
         self.fingerprint = tokenizer_fingerprint(directory)
         self._renderer = ChatRenderer(tokenizer)
+        own = tokenizer.chat_template or ()
+        self._templates = list(own.values()) if isinstance(own, dict) else [own] if own else []
         self.has_chat_template = self._renderer.has_template
         sample = ""
         with suppress(PromptError):
@@ -147,6 +151,26 @@ class PromptTokenizer:
         cuts = [*range(step, len(data), step), len(data)]
         beginning = Beginning(root, block_size, is_text=False)
         return PendingPrompt(self.cache, beginning, data, cuts, _parts, least_tokens=len(prompt))
+
+    @cached_property
+    def merges_system(self) -> bool:
+        """Whether the chat template refuses system messages in the middle of a conversation, as vLLM finds
+        out for Anthropic's API.
+        """
+        return not self._templates or wants_system_first(self._templates)
+
+    @cached_property
+    def effort_without_thinking(self) -> str:
+        """The reasoning effort by which vLLM disables thinking for Anthropic's API: ``low`` where the
+        template does not know ``none``, or does not tell it from some other effort.
+        """
+        texts = {}
+        for effort in EFFORTS:
+            with suppress(PromptError):
+                messages = [{"role": "user", "content": "Hi"}]
+                texts[effort] = self._renderer.render({"messages": messages, "reasoning_effort": effort}).text
+        none = texts.pop("none", None)
+        return "low" if none is None or none in texts.values() else "none"
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of the given tokens, special tokens left out."""

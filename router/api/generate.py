@@ -15,7 +15,7 @@ from cluster.fleet.fleet import Fleet
 from cluster.fleet.replicas import Model
 from router.answers import schemas
 from router.api.dispatch import Dispatcher, Exchange
-from router.auth import Authenticator
+from router.auth import Authenticator, credentials
 from router.errors import ApiError, ClientStalledError, UpstreamError
 from router.explain.conversations import MAX_REQUEST_BYTES
 from router.health.new_names import NewNames
@@ -24,11 +24,12 @@ from router.http.admission import Admission, max_connections
 from router.http.client_request import ClientRequest, client_request
 from router.http.sse import STREAM_HEADERS
 from router.observe.accounting import Accounts
+from router.requests.agent_calls import fitted
 from router.requests.bodies import parse_body
 from router.requests.endpoints import Endpoint
 from router.requests.prompt_threads import PromptThreads
 from router.requests.prompts import guess, prepare
-from router.requests.schema import Call, trace_headers
+from router.requests.schema import MESSAGES_PATH, Call, trace_headers
 from router.requests.tokenizers import Tokenizers
 from router.settings import RouterSettings
 
@@ -76,7 +77,7 @@ class GenerationEndpoint:
         self, client: ClientRequest, headers: dict[bytes, bytes], record: RequestRecord
     ) -> None:
         try:
-            tenant = self.authenticate(headers.get(b"authorization"))
+            tenant = self.authenticate(credentials(headers))
             record.tenant, record.scope, record.sees_caches = tenant.name, tenant.scope, tenant.sees_caches
             stayed = False
             if (raw := await client.read_body(self.settings.max_body_bytes)) is not None:
@@ -90,7 +91,8 @@ class GenerationEndpoint:
             record.outcome = "failed" if error.status >= 500 else "refused"
             record.status, record.error = error.status, error.message
             about = {"content-type": "application/json", "x-request-id": record.request_id, **error.headers}
-            await client.reply(error.status, about, msgspec.json.encode(error.body()))
+            body = self.endpoint.error_body(error.status, error.body())
+            await client.reply(error.status, about, msgspec.json.encode(body))
 
     async def _answer(
         self, raw: bytes, headers: dict[bytes, bytes], record: RequestRecord, client: ClientRequest
@@ -107,6 +109,8 @@ class GenerationEndpoint:
         if endpoint.keyed:
             began = time.monotonic()
             tokenizer = self.tokenizers.for_call(model.name, call, call.conversation_key)
+            if tokenizer is not None and call.path == MESSAGES_PATH:
+                call = fitted(call, tokenizer)
             prompt = await prepare(call, model, tokenizer, self.threads, party)
             record.prepare_seconds = time.monotonic() - began
         else:
@@ -142,7 +146,8 @@ async def _relay_whole(
     record.usage = endpoint.usage(reply.first) if endpoint.usage and reply.status == 200 else None
     record.status = reply.status
     record.outcome = "ok" if reply.status < 400 else "refused"
-    await client.reply(reply.status, _reply_headers(reply.content_type, record), reply.first)
+    body = reply.first if reply.status < 400 else endpoint.engine_error(reply.status, reply.first)
+    await client.reply(reply.status, _reply_headers(reply.content_type, record), body)
     return reply.status == 200
 
 
@@ -225,7 +230,7 @@ def model_routes(fleet: Fleet, new_names: NewNames, authenticate: Authenticator)
     @routes.get("/v1/models")
     async def list_models(request: Request) -> dict[str, Any]:
         """All models and adapters that clients can name, whether a replica is ready for them or not."""
-        authenticate(dict(reversed(request.headers.raw)).get(b"authorization"))
+        authenticate(credentials(dict(reversed(request.headers.raw))))
         models = sorted(fleet.models.values(), key=lambda model: model.name)
         return {"object": "list", "data": [_described(model) for model in models]}
 
@@ -233,7 +238,7 @@ def model_routes(fleet: Fleet, new_names: NewNames, authenticate: Authenticator)
     @routes.get("/v1/models/{name:path}")
     async def one_model(request: Request, name: str) -> dict[str, Any]:
         """One of these models."""
-        authenticate(dict(reversed(request.headers.raw)).get(b"authorization"))
+        authenticate(credentials(dict(reversed(request.headers.raw))))
         if not name:
             raise HTTPException(404)
         return _described(await new_names.model_of(name))

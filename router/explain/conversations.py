@@ -30,6 +30,7 @@ Messages: TypeAlias = Sequence[Mapping[str, Any]]
 class Turn(msgspec.Struct, gc=False):
     """The last turn of a conversation."""
 
+    path: str
     raw: bytes
     prompt_tokens: int
     tokens: int

@@ -8,6 +8,7 @@ from cluster.fleet.fleet import Fleet
 from cluster.fleet.replicas import Model
 from cluster.index.block_table import BlockKeys
 from cluster.index.evicted_blocks import Outcome
+from router.errors import InvalidRequestError
 from router.explain.conversations import (
     MAX_REQUEST_BYTES,
     Conversations,
@@ -20,6 +21,7 @@ from router.explain.divergence import first_change
 from router.explain.misses import Divergence, Misses, PromptParts, Reason, attribute
 from router.http.sse import Usage
 from router.requests.bodies import INLINE_SECONDS, parse_seconds
+from router.requests.endpoints import ENDPOINTS
 from router.requests.prompts import PreparedPrompt
 from router.requests.schema import Call
 
@@ -34,6 +36,7 @@ class Prediction(msgspec.Struct, gc=False):
     block_size: int
     prompt_tokens: int
     divergence: Divergence | None
+    path: str
     raw: bytes
     """The body, where it is worth remembering."""
     namespace: int
@@ -57,7 +60,7 @@ class Explainer:
         """
         try:
             return self._predict(call, prompt, model, row, expected, available)
-        except RecursionError:  # of encoding or comparing messages
+        except (RecursionError, InvalidRequestError):  # of encoding, parsing or comparing messages
             return None
 
     def _predict(
@@ -92,7 +95,9 @@ class Explainer:
             parts.append((reusable * block_size, Reason.UNKNOWN))
         parts.append((prompt.prompt_tokens, Reason.TAIL))
         raw = call.raw if len(call.raw) <= MAX_REQUEST_BYTES else b""
-        return Prediction(parts, keys, block_size, prompt.prompt_tokens, divergence, raw, namespace, marks)
+        return Prediction(
+            parts, keys, block_size, prompt.prompt_tokens, divergence, call.path, raw, namespace, marks
+        )
 
     def reconcile(self, prediction: Prediction | None, usage: Usage, answered: bool) -> Misses | None:
         """Why tokens were computed; None when the engine does not report what it had cached. The conversation
@@ -101,7 +106,7 @@ class Explainer:
         cached = usage.cached_tokens
         if prediction is not None and answered and prediction.marks:
             tokens = usage.prompt_tokens + (usage.completion_tokens or 0)
-            turn = Turn(prediction.raw, usage.prompt_tokens, tokens)
+            turn = Turn(prediction.path, prediction.raw, usage.prompt_tokens, tokens)
             self._conversations.keep(prediction.marks[0], prediction.namespace, turn)
         if cached is None:
             return None
@@ -135,5 +140,6 @@ def _answered_before(messages: Messages) -> bool:
 def _divergence(turn: Turn, call: Call, token: int) -> Divergence | None:
     if parse_seconds(turn.raw) > INLINE_SECONDS:
         return None
-    change = first_change(msgspec.json.decode(turn.raw), call.fields)
+    read = ENDPOINTS[turn.path].read
+    change = first_change(read(turn.raw).fields, call.fields) if read else None
     return None if change is None else Divergence(token, change.message, change.role, change.kind)

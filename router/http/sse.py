@@ -16,6 +16,8 @@ _END = re.compile(rb"\r?\n\r?\n")
 _COMMENT = re.compile(rb"(?::[^\r\n]*)?\r?\n")
 DONE = b"data: [DONE]"
 _DONE_LATER = b"\n" + DONE
+ANNOUNCEMENTS = (b"event: response.created\n", b"event: response.in_progress\n")
+"""Engines send these before they have begun to work on a request: they say nothing of its fate."""
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 """What keeps nginx and its like from collecting a stream's events before they pass them on."""
 _CHUNK_SIZES = [b"%x\r\n" % size for size in range(4096)]
@@ -136,9 +138,15 @@ def without_comments(data: bytes) -> bytes:
 
 
 def first_event(data: bytes) -> bytes | None:
-    """The first event of a stream that begins with these bytes; None while it is not whole."""
-    end = _END.search(data)
-    return data[: end.end()] if end else None
+    """The first event of a stream that begins with these bytes; None while it is not whole. Announcements do
+    not count.
+    """
+    start = 0
+    while end := _END.search(data, start):
+        if not data.startswith(ANNOUNCEMENTS, start):
+            return data[start : end.end()]
+        start = end.end()
+    return None
 
 
 def error_status(event: bytes) -> int | None:

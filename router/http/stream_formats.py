@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from router.errors import ApiError
+from router.errors import ApiError, anthropic_body
 from router.http.sse import DONE, UNREADABLE, EventFilter, PromptTokensDetails, Usage, error_status
 
 ERROR_EVENT = b"event: error\n"
@@ -29,7 +29,8 @@ class StreamFormat:
         if DONE in self.ends:
             return b"data: " + msgspec.json.encode(error.body()) + b"\n\n" + DONE + b"\n\n"
         # Anthropic's clients look into "error", OpenAI's for responses beside it.
-        data = {"type": "error", "code": error.code, "message": error.message, "param": None} | error.body()
+        data = {"code": error.code, "message": error.message, "param": None}
+        data |= anthropic_body(error.status, error.body())
         return ERROR_EVENT + b"data: " + msgspec.json.encode(data) + b"\n\n"
 
 

@@ -8,8 +8,14 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-from router.http.sse import EventFilter, usage_of_reply
+import msgspec
+
+from router.apis.messages import MessagesShape, chat_of_messages
+from router.apis.responses import ResponsesShape, chat_of_response
+from router.errors import anthropic_body
+from router.http.sse import UNREADABLE, EventFilter, usage_of_reply
 from router.http.stream_formats import (
     CHUNKS,
     MESSAGE,
@@ -19,10 +25,13 @@ from router.http.stream_formats import (
     UsageReader,
     usage_of_input,
 )
+from router.requests.agent_calls import Conversion, parse_as_chat
 from router.requests.schema import (
     CHARACTERS_PER_TOKEN,
     CHAT_PATH,
     COMPLETION_PATH,
+    MESSAGES_PATH,
+    RESPONSES_PATH,
     Call,
     parse_chat,
     parse_completion,
@@ -54,12 +63,30 @@ class Endpoint:
     bytes_per_token: float = CHARACTERS_PER_TOKEN
     """For a guess at the load."""
 
+    def error_body(self, status: int, body: dict[str, Any]) -> dict[str, Any]:
+        """An error in the API's own format, given in OpenAI's."""
+        return anthropic_body(status, body) if self.path.startswith(MESSAGES_PATH) else body
+
+    def engine_error(self, status: int, answer: bytes) -> bytes:
+        """An engine's answer that is an error, in the API's own format if it was in OpenAI's."""
+        try:
+            body = msgspec.json.decode(answer)
+        except UNREADABLE:
+            return answer
+        if not isinstance(body, dict) or not isinstance(body.get("error"), dict) or "type" in body:
+            return answer
+        return msgspec.json.encode(self.error_body(status, body))
+
     def events(self, keep_usage: bool) -> EventFilter:
         """What reads a stream on its way to the client."""
         assert self.stream is not None
-        if self.keyed:
+        if self.usage is usage_of_reply and self.keyed:
             return EventFilter(keep_usage)
         return PassedEvents(ends=self.stream.ends, read_usage=self.usage)
+
+
+def _as_chat(path: str, shape: Any, convert: Conversion, stream: StreamFormat) -> Endpoint:
+    return Endpoint(path, "chat", partial(parse_as_chat, path, shape, convert), stream, usage_of_input, True)
 
 
 def _passed(
@@ -88,8 +115,8 @@ ENDPOINTS: Mapping[str, Endpoint] = {
     for endpoint in (
         Endpoint(CHAT_PATH, "chat", parse_chat, CHUNKS, keyed=True),
         Endpoint(COMPLETION_PATH, "text_completion", parse_completion, CHUNKS, keyed=True),
-        _passed("/v1/responses", "chat", RESPONSE, usage_of_input),
-        _passed("/v1/messages", "chat", MESSAGE, usage_of_input),
+        _as_chat(MESSAGES_PATH, MessagesShape, chat_of_messages, MESSAGE),
+        _as_chat(RESPONSES_PATH, ResponsesShape, chat_of_response, RESPONSE),
         _counted_only("/v1/messages/count_tokens"),
         _passed("/v1/embeddings", "embeddings"),
         _passed("/pooling", "pooling"),

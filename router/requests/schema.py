@@ -11,6 +11,10 @@ from router.errors import InvalidRequestError
 
 CHAT_PATH = "/v1/chat/completions"
 COMPLETION_PATH = "/v1/completions"
+MESSAGES_PATH = "/v1/messages"
+RESPONSES_PATH = "/v1/responses"
+CHAT_PATHS = frozenset({CHAT_PATH, MESSAGES_PATH, RESPONSES_PATH})
+"""Of requests that are chat completions, or stand for one."""
 JSON = "application/json"
 
 CHARACTERS_PER_TOKEN = 4
@@ -61,11 +65,13 @@ class _AnyBody(msgspec.Struct):
     vllm_xargs: dict[str, Any] | None = None
 
 
-class _StreamedBody(_AnyBody):
+class StreamedBody(_AnyBody):
+    """What a body that may ask for a stream can say for the router to see."""
+
     stream: bool | None = None
 
 
-class _Body(_StreamedBody):
+class _Body(StreamedBody):
     stream_options: StreamOptions | None = None
     truncate_prompt_tokens: int | None = None
 
@@ -105,7 +111,7 @@ class Call(msgspec.Struct, frozen=True):
     conversation: bytes
     """A digest of what stays the same over all turns of the conversation."""
     fields: Mapping[str, Any]
-    """The decoded body."""
+    """The decoded body; of another API the chat completion that it stands for."""
     tokenisable: bool
     """Whether the prompt can be computed from the body without knowledge that only the engine has."""
     raw: bytes
@@ -116,9 +122,9 @@ class Call(msgspec.Struct, frozen=True):
 
     @property
     def messages(self) -> Sequence[Mapping[str, Any]]:
-        """Of a chat; none of a text completion, whatever its body holds under this name."""
+        """Of a chat; none of other requests, whatever their bodies hold under this name."""
         messages: Sequence[Mapping[str, Any]] = (
-            self.fields.get("messages", ()) if self.path == CHAT_PATH else ()
+            self.fields.get("messages", ()) if self.path in CHAT_PATHS else ()
         )
         return messages
 
@@ -146,7 +152,7 @@ class Call(msgspec.Struct, frozen=True):
         """
         if self.upstream:
             return self.upstream
-        fields = self.fields
+        fields = self.fields  # other APIs call the salt by the same name
         asks_for_usage = self.stream and not self.wants_usage
         is_salted = self.cache_salt != (fields.get("cache_salt") or "")
         if not asks_for_usage and not is_salted:
@@ -159,7 +165,7 @@ class Call(msgspec.Struct, frozen=True):
         return self.raw.rstrip()[:-1] + (ending + b"}")
 
     def _encoded_anew(self, asks_for_usage: bool) -> bytes:
-        fields = dict(self.fields)
+        fields = msgspec.json.decode(self.raw)
         if asks_for_usage:
             options = {**(fields.get("stream_options") or {}), "include_usage": True}
             if options.get("continuous_usage_stats") is True:  # engines heed it beside the other one only
@@ -170,7 +176,7 @@ class Call(msgspec.Struct, frozen=True):
         try:
             return msgspec.json.encode(fields)
         except RecursionError as error:
-            raise _nested_too_deeply() from error
+            raise nested_too_deeply() from error
 
     @property
     def conversation_key(self) -> int:
@@ -183,23 +189,24 @@ def parse_chat(raw: bytes) -> Call:
     fields, shape = decode_body(raw, _ChatShape)
     if not shape.messages:
         raise InvalidRequestError("'messages' must hold at least one message.", param="messages")
-    messages: Sequence[Mapping[str, Any]] = fields["messages"]
-    first_user = next(
-        (number for number, message in enumerate(messages) if message["role"] == "user"), len(messages) - 1
-    )
-    try:
-        conversation = msgspec.json.encode(messages[: first_user + 1])
-    except RecursionError as error:
-        raise _nested_too_deeply() from error
     return _call(
         CHAT_PATH,
         raw,
         fields,
         shape,
-        conversation=conversation,
+        conversation=opening_of(fields["messages"]),
         # A client's own template is code: it is not run here.
         tokenisable=shape.chat_template is None and "chat_template" not in (shape.chat_template_kwargs or ()),
     )
+
+
+def opening_of(messages: Sequence[Mapping[str, Any]]) -> bytes:
+    """What stays the same over all turns: everything up to the first user message."""
+    first_user = next((n for n, each in enumerate(messages) if each["role"] == "user"), len(messages) - 1)
+    try:
+        return msgspec.json.encode(messages[: first_user + 1])
+    except RecursionError as error:
+        raise nested_too_deeply() from error
 
 
 def parse_completion(raw: bytes) -> Call:
@@ -232,13 +239,13 @@ def parse_passed(path: str, raw: bytes, *, streams: bool) -> Call:
 
     Where no answer ``streams``, engines take no notice of what the body says about that.
     """
-    fields, shape = decode_body(raw, _StreamedBody if streams else _AnyBody)
+    fields, shape = decode_body(raw, StreamedBody if streams else _AnyBody)
     return Call(
         path=path,
         model=shape.model or "",
         stream=streams and bool(shape.stream),
         wants_usage=True,
-        cache_salt=_permitted_salt(shape),
+        cache_salt=permitted_salt(shape),
         conversation=b"",
         fields=fields,
         tokenisable=False,
@@ -246,17 +253,20 @@ def parse_passed(path: str, raw: bytes, *, streams: bool) -> Call:
     )
 
 
-def decode_body(raw: bytes, shape: Any) -> tuple[dict[str, Any], Any]:
-    """A JSON object, as it is and in its shape. Raises `InvalidRequestError` naming the field."""
+def decode_body(raw: bytes, shape: Any, *others: Any) -> tuple[dict[str, Any], Any]:
+    """A JSON object, as it is and in its first shape; it has the others, too. Raises `InvalidRequestError`
+    naming the field."""
     try:
         fields = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequestError(f"The request body is not valid JSON: {error}.") from error
     except RecursionError as error:
-        raise _nested_too_deeply() from error
+        raise nested_too_deeply() from error
     if not isinstance(fields, dict):
         raise InvalidRequestError("The request body must be a JSON object.")
     try:
+        for other in others:
+            msgspec.convert(fields, other)
         return fields, msgspec.convert(fields, shape)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `")
@@ -264,10 +274,11 @@ def decode_body(raw: bytes, shape: Any) -> tuple[dict[str, Any], Any]:
         param = path.rstrip("`").removeprefix("$").removeprefix(".") or missing or None
         raise InvalidRequestError(f"{message}{f' at {param!r}' if path else ''}.", param=param) from error
     except RecursionError as error:
-        raise _nested_too_deeply() from error
+        raise nested_too_deeply() from error
 
 
-def _nested_too_deeply() -> InvalidRequestError:
+def nested_too_deeply() -> InvalidRequestError:
+    """For bodies that no recursion gets through."""
     return InvalidRequestError("The request body is nested too deeply.")
 
 
@@ -278,7 +289,7 @@ def _scoped_salt(scope: str, salt: str) -> str:
     return digest.hexdigest()[:SALT_DIGITS]
 
 
-def _permitted_salt(shape: _AnyBody) -> str:
+def permitted_salt(shape: _AnyBody) -> str:
     """The client's own salt. Raises `InvalidRequestError` for what no client may say."""
     for name in ENGINE_INTERNALS:
         if getattr(shape, name) is not None:
@@ -311,7 +322,7 @@ def _call(
         model=shape.model or "",
         stream=bool(shape.stream),
         wants_usage=bool(shape.stream_options and shape.stream_options.include_usage),
-        cache_salt=_permitted_salt(shape),
+        cache_salt=permitted_salt(shape),
         conversation=conversation,
         fields=fields,
         tokenisable=tokenisable and shape.truncate_prompt_tokens is None,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from router.errors import ReplyBrokenError, ReplyTooLargeError
-from router.http.sse import MAX_EVENT_BYTES, first_event, without_comments
+from router.http.sse import ANNOUNCEMENTS, MAX_EVENT_BYTES, first_event, without_comments
 from router.http.time_limits import NEVER
 from router.upstream.engine_connection import ChunkReceiver, EngineConnection
 
@@ -76,7 +76,8 @@ class UpstreamReply:
         return True
 
     async def read_event(self) -> bytes:
-        """Read on until `first` begins with a whole event, and return that. Raises `ReplyBrokenError`.
+        """Read on until `first` begins with a whole event, and return that; b"" if none comes after
+        announcements. Raises `ReplyBrokenError`.
 
         Comments before it are dropped: an engine keeps a connection alive with them while a request waits.
         """
@@ -86,7 +87,7 @@ class UpstreamReply:
             if not data:
                 break
             self.first = without_comments(self.first + data)
-        return event or self.first
+        return event or (b"" if self.first.startswith(ANNOUNCEMENTS) else self.first)
 
     async def read_all(self, max_bytes: int | None = None) -> None:
         """Take the whole body into `first`. Raises `ReplyBrokenError`; `ReplyTooLargeError` over 64 MiB, or

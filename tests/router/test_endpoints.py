@@ -16,6 +16,7 @@ JSON_PATHS = [path for path in PASSED if ENDPOINTS[path].read is not None]
 FORM_PATHS = [path for path in PASSED if ENDPOINTS[path].read is None]
 SALTED = [path for path in JSON_PATHS if ENDPOINTS[path].salted]
 BODY = b' {"input" : "\\u00e9", "model":"m",\n"seed":1e3}\n'
+STREAMED = b'{"model":"m","stream":true,"input":"hi","messages":[{"role":"user","content":"hi"}]}'
 ANSWER = b'{"data": [], "usage": {"prompt_tokens": 7, "total_tokens": 7, "completion_tokens": 0}}'
 RESPONSE = (
     b'event: response.created\ndata: {"type":"response.created","response":{"error":null,"usage":null}}\n\n',
@@ -59,7 +60,7 @@ def post(router, path, body, content_type="application/json", **headers):
 async def front(router, engines):
     """A router before two engines that serve every path."""
     for engine in engines:
-        engine.also = set(PASSED)
+        engine.also = set(ENDPOINTS)
         engine.otherwise = whole(ANSWER)
     return router
 
@@ -138,7 +139,7 @@ async def test_load_counts(front, engines):
 async def test_stream_is_passed_on_with_its_own_end(front, engines, path, events):
     """Event by event, nothing added, and its usage is read."""
     engines[0].otherwise = engines[1].otherwise = stream(*events, pause=0.01)
-    body = b'{"model":"m","stream":true}'
+    body = STREAMED
     async with post(front, path, body) as response:
         assert response.headers["content-type"] == "text/event-stream"
         assert await response.read() == b"".join(events)
@@ -163,7 +164,7 @@ async def test_stream_of_a_form(front, engines, path):
 async def test_stream_that_breaks_off(front, engines, path, events):
     """The client gets an error in the stream's own format."""
     engines[0].otherwise = engines[1].otherwise = stream(*events[:-1])
-    asked = form(("model", "m"), ("stream", "1")) if path in FORM_PATHS else (b'{"model":"m","stream":true}',)
+    asked = form(("model", "m"), ("stream", "1")) if path in FORM_PATHS else (STREAMED,)
     async with post(front, path, *asked) as response:
         got = await response.read()
     assert got.startswith(b"".join(events[:-1]))
@@ -181,7 +182,7 @@ async def test_stream_that_breaks_off(front, engines, path, events):
 async def test_error_ends_a_stream(front, engines):
     """An engine that reports one in the middle of its stream sends no other end, and gets none."""
     engines[0].otherwise = engines[1].otherwise = stream(MESSAGE[0], MESSAGE_ERROR)
-    async with post(front, "/v1/messages", b'{"model":"m","stream":true}') as response:
+    async with post(front, "/v1/messages", STREAMED) as response:
         assert await response.read() == MESSAGE[0] + MESSAGE_ERROR
     await front.drained()
     assert (await last_record(front))["outcome"] == "broken"
@@ -199,7 +200,7 @@ async def test_another_engine_is_asked_before_the_first_byte(front, engines):
             await script.pop(0)(exchange)
 
         engines[0].otherwise = engines[1].otherwise = in_turn
-        async with post(front, "/v1/messages", b'{"model":"m","stream":true}') as response:
+        async with post(front, "/v1/messages", STREAMED) as response:
             assert await response.read() == b"".join(MESSAGE)
         assert [len(engine.exchanges) for engine in engines] == [1, 1]
     await front.drained()
@@ -220,7 +221,9 @@ async def test_model_may_be_left_out(front, engines, path):
     front.admit(engines[0].url, "c", model="other")
     async with post(front, path, body, content_type) as response:
         assert response.status == 400
-        assert_error(await response.json(), None, "model")
+        answer = await response.json()
+    assert answer.pop("type", "error") == "error"
+    assert_error(answer, None, "model")
     for replica in ("a", "b", "c"):
         front.fleet.dismiss(replica)
     async with post(front, path, body, content_type) as response:
@@ -256,7 +259,10 @@ async def test_bad_body_reaches_no_engine(front, engines, body, param):
     for path in JSON_PATHS:
         async with post(front, path, body) as response:
             assert response.status == 400
-            assert_error(await response.json(), None, param)
+            answer = await response.json()
+        if path.startswith("/v1/messages"):
+            assert answer.pop("type") == "error"
+        assert_error(answer, None, param)
     assert not any(engine.exchanges for engine in engines)
 
 
@@ -404,7 +410,7 @@ async def test_client_that_leaves_frees_the_engine(front, engines):
             await exchange.chunk(MESSAGE[1])
 
     engines[0].otherwise = engines[1].otherwise = never_end
-    async with post(front, "/v1/messages", b'{"model":"m","stream":true}') as response:
+    async with post(front, "/v1/messages", STREAMED) as response:
         await response.content.readany()
     await front.drained()
     [exchange] = [*engines[0].exchanges, *engines[1].exchanges]

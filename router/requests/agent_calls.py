@@ -1,0 +1,62 @@
+"""Requests of the APIs that agents speak, which stand for chat completions: Messages and Responses."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import msgspec
+
+from cluster.prompts.tokenizer import PromptTokenizer
+from router.apis.messages import system_first
+from router.requests.schema import (
+    Call,
+    StreamedBody,
+    decode_body,
+    nested_too_deeply,
+    opening_of,
+    permitted_salt,
+)
+
+Conversion: TypeAlias = Callable[[Mapping[str, Any]], dict[str, Any] | None]
+"""From a body to that of the chat completion; None where only the engine can tell."""
+
+OPENING_CHARACTERS = 512
+
+
+def parse_as_chat(path: str, shape: Any, convert: Conversion, raw: bytes) -> Call:
+    """Parse the body of such a request, by its own shape. Raises `InvalidRequestError` naming the field."""
+    fields, common = decode_body(raw, StreamedBody, shape)
+    try:
+        chat = convert(fields) or {}
+        if messages := chat.get("messages"):
+            conversation = opening_of(messages)
+        else:
+            given = fields.get("messages") or fields.get("input") or ""
+            opening = given[:OPENING_CHARACTERS] if isinstance(given, str) else given[:1]
+            conversation = msgspec.json.encode(opening)
+    except RecursionError as error:
+        raise nested_too_deeply() from error
+    if "cache_salt" in fields:
+        chat["cache_salt"] = fields["cache_salt"]
+    return Call(
+        path=path,
+        model=common.model or "",
+        stream=bool(common.stream),
+        wants_usage=True,
+        cache_salt=permitted_salt(common),
+        conversation=conversation,
+        fields=chat,
+        tokenisable=bool(messages) and "chat_template" not in (chat.get("chat_template_kwargs") or ()),
+        raw=raw,
+    )
+
+
+def fitted(call: Call, tokenizer: PromptTokenizer) -> Call:
+    """A call of the Messages API as an engine renders it with this tokenizer's template."""
+    if not call.tokenisable:
+        return call
+    chat: dict[str, Any] = dict(call.fields)
+    if any(message["role"] == "system" for message in chat["messages"][1:]) and tokenizer.merges_system:
+        chat = system_first(chat)
+    if chat.get("reasoning_effort") == "none":
+        chat["reasoning_effort"] = tokenizer.effort_without_thinking
+    return msgspec.structs.replace(call, fields=chat)
