@@ -65,7 +65,7 @@ def authenticator(
             raise AuthenticationError(
                 "Incorrect API key provided."
                 if key
-                else "No API key: send it as 'Authorization: Bearer KEY'."
+                else "No API key: send it as 'Authorization: Bearer KEY' or 'X-Api-Key: KEY'."
             )
         return tenant
 

@@ -47,6 +47,11 @@ class ApiError(Exception):
         super().__init__(self.message)
 
     @property
+    def outcome(self) -> str:
+        """What `router.history.record.RequestRecord` calls the end of a request that is answered so."""
+        return "failed" if self.status >= 500 else "refused"
+
+    @property
     def headers(self) -> dict[str, str]:
         """What its answer's head says besides."""
         return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
@@ -128,6 +133,8 @@ class NoReplicaReadyError(ApiError, status=503, code="no_replica_ready", retry_a
 class RouterStopsError(ApiError, status=503, code="router_stopping", retry_after=1):
     """The router stops, and has waited for answers as long as it may."""
 
+    outcome = "cancelled"
+
     def __init__(self) -> None:
         super().__init__("This router stops and can wait no longer; try again.")
 
@@ -175,6 +182,7 @@ class AttemptFailedError(Exception):
         timed_out: bool = False,
         answer: EngineAnswer | None = None,
         repeat: Repeat = Repeat.FREELY,
+        busy: bool = False,
     ) -> None:
         super().__init__(message)
         self.replica_down = replica_down
@@ -183,6 +191,8 @@ class AttemptFailedError(Exception):
         self.answer = answer
         """What the engine itself said; asking it again at once is useless."""
         self.repeat = repeat
+        self.busy = busy
+        """Whether the engine has as many requests as it takes: no fault of it."""
 
 
 class AttemptsFailedError(UpstreamError, status=502, code="upstream_failed", retry_after=1):
@@ -193,12 +203,18 @@ class AttemptsFailedError(UpstreamError, status=502, code="upstream_failed", ret
         super().__init__(f"{several or 'The request failed'}: {last}")
         self.retry_after = None if last.repeat is Repeat.NEVER else 1
         self._body = None
+        self._busy = last.busy
         if last.timed_out:
             self.status, self.code = 504, "upstream_timeout"
         elif last.answer is not None and last.answer.status in PASSED_ON:
             self.status, self._body, retry_after = last.answer
             self.type = TYPES.get(self.status, self.type)
             self.retry_after = retry_after or self.retry_after
+
+    @property
+    def outcome(self) -> str:
+        """Busy engines have not failed."""
+        return "refused" if self._busy else super().outcome
 
     def body(self) -> dict[str, Any]:
         """The engine's own, where it speaks the API's language."""

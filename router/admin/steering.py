@@ -16,7 +16,7 @@ from router.admin.audit import AuditLog
 from router.answers import REFERENCE, Answer, JsonResponse, answers
 from router.errors import InvalidRequestError, quoted
 from router.http.client_request import client_request
-from router.requests.schema import decode_body
+from router.requests.schema import read_object
 from router.steer.steering import PolicyAnswer, Steering
 
 MAX_BODY_BYTES = 64 * 1024
@@ -106,7 +106,13 @@ def steering_routes(steering: Steering, audit: AuditLog) -> APIRouter:
 
     async def chosen(request: Request, shape: Any) -> Any:
         raw = await client_request(request.scope).read_body(MAX_BODY_BYTES)
-        return decode_body(raw or b"", shape)[1]
+        try:
+            return msgspec.convert(read_object(raw or b"").fields, shape)
+        except msgspec.ValidationError as error:
+            message, _, path = str(error).partition(" - at `")
+            missing = message.partition("missing required field `")[2].rstrip("`")
+            param = path.rstrip("`").removeprefix("$").removeprefix(".") or missing or None
+            raise InvalidRequestError(f"{message}{f' at {param!r}' if path else ''}.", param) from error
 
     return routes
 

@@ -89,9 +89,7 @@ class Dispatcher:
                 record.sent = time.monotonic()
                 booking.measure_from(record.sent)
                 with self.probes.watched(replica):
-                    reply = await self.upstream.send(
-                        replica.lease.url, call.path, body, headers, call.stream, call.content_type
-                    )
+                    reply = await self.upstream.send(replica.lease.url, call.path, body, headers, call.stream)
             except AttemptFailedError as failure:
                 booking.release(time.monotonic(), succeeded=False)
                 if failure.replica_down:

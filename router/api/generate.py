@@ -29,9 +29,16 @@ from router.requests.bodies import parse_body
 from router.requests.endpoints import Endpoint
 from router.requests.prompt_threads import PromptThreads
 from router.requests.prompts import guess, prepare
-from router.requests.schema import MESSAGES_PATH, Call, trace_headers
+from router.requests.schema import (
+    ENGINE_HEADERS,
+    MESSAGES_PATH,
+    TRACE_HEADERS,
+    Call,
+    chosen_headers,
+)
 from router.requests.tokenizers import Tokenizers
 from router.settings import RouterSettings
+from router.upstream.reply import UpstreamReply
 
 if TYPE_CHECKING:
     from router.observe.tracing import Tracing
@@ -58,7 +65,9 @@ class GenerationEndpoint:
         """Answer one request."""
         headers = dict(reversed(scope["headers"]))  # the first of several counts
         client = client_request(scope)
-        record = RequestRecord(request_id=_request_id(headers), path=scope["path"])
+        client_id = _client_id(headers)
+        request_id = f"{client_id}-{token_hex(8)}" if client_id else token_hex(16)
+        record = RequestRecord(request_id, scope["path"], client_id=client_id)
         if self.tracing is not None:
             record.trace = self.tracing.begin(headers)
         try:
@@ -88,9 +97,8 @@ class GenerationEndpoint:
             if not stayed:
                 record.outcome, record.status = "cancelled", CLIENT_CLOSED_REQUEST
         except ApiError as error:
-            record.outcome = "failed" if error.status >= 500 else "refused"
-            record.status, record.error = error.status, error.message
-            about = {"content-type": "application/json", "x-request-id": record.request_id, **error.headers}
+            record.outcome, record.status, record.error = error.outcome, error.status, error.message
+            about = {"content-type": "application/json", **_request_ids(record), **error.headers}
             body = self.endpoint.error_body(error.status, error.body())
             await client.reply(error.status, about, msgspec.json.encode(body))
 
@@ -116,11 +124,11 @@ class GenerationEndpoint:
         else:
             prompt = guess(call, bytes_per_token=endpoint.bytes_per_token)
         record.prompt_tokens, record.exact = prompt.prompt_tokens, prompt.exact
-        passed = {"X-Request-Id": record.request_id}
+        passed = {"X-Request-Id": record.request_id, **chosen_headers(headers, ENGINE_HEADERS)}
         if record.trace is not None:
             passed |= record.trace.headers()
         else:
-            passed |= trace_headers(headers)
+            passed |= chosen_headers(headers, TRACE_HEADERS)
         exchange = await self.dispatcher.start(call, prompt, record, passed)
         if call.stream and len(call.raw) > MAX_REQUEST_BYTES:
             call = call.without_body()
@@ -147,7 +155,7 @@ async def _relay_whole(
     record.status = reply.status
     record.outcome = "ok" if reply.status < 400 else "refused"
     body = reply.first if reply.status < 400 else endpoint.engine_error(reply.status, reply.first)
-    await client.reply(reply.status, _reply_headers(reply.content_type, record), body)
+    await client.reply(reply.status, _reply_headers(reply, record), body)
     return reply.status == 200
 
 
@@ -161,7 +169,7 @@ async def _relay_stream(
     assert endpoint.stream is not None
     events, rest = endpoint.events(call.wants_usage), b""
     try:
-        headers = {**_reply_headers(reply.content_type, record), **STREAM_HEADERS}
+        headers = {**_reply_headers(reply, record), **STREAM_HEADERS}
         broken = await client.relay(reply.status, headers, reply, events)
     finally:
         record.usage = events.usage
@@ -174,12 +182,15 @@ async def _relay_stream(
         error = client.ended_by or UpstreamError(f"The engine's answer broke off: {broken}")
         rest = endpoint.stream.broken_off(error)
     await client.end(rest)
-    record.outcome = "broken" if record.error else "ok"
+    if client.ended_by is not None:
+        record.outcome = client.ended_by.outcome
+    else:
+        record.outcome = "broken" if record.error else "ok"
     return not record.error
 
 
-def _reply_headers(content_type: str, record: RequestRecord) -> Mapping[str, str]:
-    headers = {"content-type": content_type, "x-request-id": record.request_id}
+def _reply_headers(reply: UpstreamReply, record: RequestRecord) -> Mapping[str, str]:
+    headers = {**reply.headers, **_request_ids(record)}
     if not record.sees_caches:
         return headers
     return headers | {
@@ -190,9 +201,16 @@ def _reply_headers(content_type: str, record: RequestRecord) -> Mapping[str, str
     }
 
 
-def _request_id(headers: dict[bytes, bytes]) -> str:
+def _request_ids(record: RequestRecord) -> dict[str, str]:
+    """What its client called the request, and the id by which it is known here and at the engine."""
+    if record.client_id:
+        return {"x-request-id": record.client_id, "x-warmroute-request-id": record.request_id}
+    return {"x-request-id": record.request_id}
+
+
+def _client_id(headers: dict[bytes, bytes]) -> str:
     given = headers.get(b"x-request-id", b"").decode("latin-1")
-    return given if 0 < len(given) <= 128 and given.isascii() and given.isprintable() else token_hex(16)
+    return given if 0 < len(given) <= 128 and given.isascii() and given.isprintable() else ""
 
 
 class RouterApplication(FastAPI):

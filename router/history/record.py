@@ -25,8 +25,11 @@ class RequestRecord(msgspec.Struct, gc=False):  # nothing in it refers to it
     """Everything needed to explain one request, and no text of it. Times are monotonic seconds."""
 
     request_id: str
+    """No other request has it, whatever clients send."""
     path: str
     started: float = msgspec.field(default_factory=time.monotonic)
+    client_id: str = ""
+    """What the client itself calls the request; it may have others of that name."""
     trace: Trace | None = None
     """Where traces are sent."""
     tenant: str = ""
@@ -52,7 +55,8 @@ class RequestRecord(msgspec.Struct, gc=False):  # nothing in it refers to it
     usage: Usage | None = None
     status: int = 0
     outcome: str = ""
-    """ok, refused, failed, broken (after the first byte), or cancelled (the client left)."""
+    """ok, refused, failed, broken (after the first byte), or cancelled (the client left, or the
+    router stopped)."""
     error: str = ""
     prepare_seconds: float = 0.0
     """Rendering, tokenising and block keys."""

@@ -108,7 +108,9 @@ class EventFilter:
 
     def _passes(self, event: bytes) -> bool:
         usage, nothing_else = parse_usage(event)
-        self.usage = usage or self.usage
+        if usage is not None:
+            self.usage = usage
+            self.keep_usage |= not nothing_else  # in an event with text nobody asked for it: it is forced
         self.done = self.done or _is_done(event)
         self.reported_error = self.reported_error or error_status(event) is not None
         return self.keep_usage or not nothing_else

@@ -101,9 +101,11 @@ class Explanations:
         return newest, [_summary_of(other) for other in entries if other.router != self._router]
 
     async def explain(self, request_id: str) -> RequestExplanation | None:
-        """One request with its decision; None when nobody remembers it."""
+        """One request with its decision; None when nobody remembers it. Of several to which their clients
+        gave the same id, the last one.
+        """
         for finished in reversed(self._finished):
-            if finished.record.request_id == request_id:
+            if request_id in (finished.record.request_id, finished.record.client_id):
                 return explain(*finished, _wall_offset(), self._router)
         with suppress(StoreUnavailableError):
             for other in await self._shared.newest(MAX_SHARED, request_id):

@@ -26,7 +26,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from router.history.record import RequestRecord
 from router.requests.endpoints import ENDPOINTS
-from router.requests.schema import trace_headers
+from router.requests.schema import TRACE_HEADERS, chosen_headers
 
 QUEUED_SPANS = 8192
 """So many spans wait to be sent; beyond it the oldest are dropped."""
@@ -85,7 +85,7 @@ class Tracing:
 
     def begin(self, headers: Mapping[bytes, bytes]) -> Trace:
         """Continue the trace that a request's headers name, as sampled as it is, or begin a new one."""
-        if "traceparent" in (given := trace_headers(headers)):
+        if "traceparent" in (given := chosen_headers(headers, TRACE_HEADERS)):
             parent = get_current_span(self._propagator.extract(given)).get_span_context()
             if parent.is_valid:
                 return Trace(self._within(parent), parent, self)

@@ -7,47 +7,34 @@ import msgspec
 
 from cluster.prompts.tokenizer import PromptTokenizer
 from router.apis.messages import system_first
-from router.requests.schema import (
-    Call,
-    StreamedBody,
-    decode_body,
-    nested_too_deeply,
-    opening_of,
-    permitted_salt,
-)
+from router.requests.lenient_json import nested_too_deeply
+from router.requests.schema import OPENING, Call, call_of, opening_of, read_object, shaped, unreadable
 
 Conversion: TypeAlias = Callable[[Mapping[str, Any]], dict[str, Any] | None]
 """From a body to that of the chat completion; None where only the engine can tell."""
 
-OPENING_CHARACTERS = 512
-
 
 def parse_as_chat(path: str, shape: Any, convert: Conversion, raw: bytes) -> Call:
-    """Parse the body of such a request, by its own shape. Raises `InvalidRequestError` naming the field."""
-    fields, common = decode_body(raw, StreamedBody, shape)
+    """Parse the body of such a request, by its own shape. Raises `InvalidRequestError` for what no engine may
+    get."""
+    body = read_object(raw)
+    fields = body.fields
+    if shaped(body, shape) is None:
+        return msgspec.structs.replace(unreadable(path, body), wants_usage=True)
     try:
         chat = convert(fields) or {}
         if messages := chat.get("messages"):
             conversation = opening_of(messages)
         else:
             given = fields.get("messages") or fields.get("input") or ""
-            opening = given[:OPENING_CHARACTERS] if isinstance(given, str) else given[:1]
-            conversation = msgspec.json.encode(opening)
+            conversation = msgspec.json.encode(given[:OPENING] if isinstance(given, str) else given[:1])
     except RecursionError as error:
         raise nested_too_deeply() from error
     if "cache_salt" in fields:
         chat["cache_salt"] = fields["cache_salt"]
-    return Call(
-        path=path,
-        model=common.model or "",
-        stream=bool(common.stream),
-        wants_usage=True,
-        cache_salt=permitted_salt(common),
-        conversation=conversation,
-        fields=chat,
-        tokenisable=bool(messages) and "chat_template" not in (chat.get("chat_template_kwargs") or ()),
-        raw=raw,
-    )
+    tokenisable = bool(messages) and "chat_template" not in (chat.get("chat_template_kwargs") or ())
+    call = call_of(path, body, conversation, tokenisable=tokenisable)
+    return msgspec.structs.replace(call, wants_usage=True, fields=chat if messages else fields)
 
 
 def fitted(call: Call, tokenizer: PromptTokenizer) -> Call:

@@ -78,7 +78,8 @@ async def parse_body(
 def _parse(path: str, raw: bytes, scope: str) -> Call:
     endpoint = ENDPOINTS[path]
     assert endpoint.read is not None
-    return endpoint.read(raw).isolated(scope if endpoint.salted else "")
+    call = endpoint.read(raw).isolated(scope if endpoint.salted else "")
+    return call if call.is_readable else call.sealed()
 
 
 def parse_seconds(raw: bytes) -> float:
@@ -132,10 +133,9 @@ def main(path: str, scope: str) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     answer: Answer
     try:
-        call = _parse(path, raw, scope)
-        body = call.upstream_body()
-        upstream = b"" if body is raw else body
-        answer = msgspec.structs.replace(call, fields={}, tokenisable=False, raw=b"", upstream=upstream)
+        call = _parse(path, raw, scope).sealed()
+        upstream = b"" if call.upstream == raw else call.upstream
+        answer = msgspec.structs.replace(call, raw=b"", upstream=upstream)
     except ApiError as error:
         answer = (error.message, error.param)
     sys.stdout.buffer.write(msgspec.msgpack.encode(answer))

@@ -33,9 +33,10 @@ from router.requests.schema import (
     MESSAGES_PATH,
     RESPONSES_PATH,
     Call,
+    call_of,
     parse_chat,
     parse_completion,
-    parse_passed,
+    read_object,
 )
 
 AUDIO_BYTES_PER_TOKEN = 320
@@ -83,6 +84,16 @@ class Endpoint:
         if self.usage is usage_of_reply and self.keyed:
             return EventFilter(keep_usage)
         return PassedEvents(ends=self.stream.ends, read_usage=self.usage)
+
+
+def parse_passed(path: str, raw: bytes, *, streams: bool) -> Call:
+    """Parse the body of a request whose prompt gets no keys.
+
+    Where no answer ``streams``, engines take no notice of what the body says about that.
+    """
+    body = read_object(raw)
+    call = call_of(path, body, b"", is_readable=body.is_standard)
+    return msgspec.structs.replace(call, stream=streams and call.stream, wants_usage=True)
 
 
 def _as_chat(path: str, shape: Any, convert: Conversion, stream: StreamFormat) -> Endpoint:

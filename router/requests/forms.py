@@ -3,12 +3,12 @@
 import re
 
 from router.errors import InvalidRequestError
-from router.requests.schema import ENGINE_INTERNALS, MAX_MODEL_LENGTH, Call
+from router.requests.schema import ENGINE_INTERNALS, Call, truth
 
 MAX_PARTS = 100
 MAX_PART_HEAD_BYTES = 4096
-TRUE = frozenset({b"1", b"on", b"t", b"true", b"y", b"yes"})
-"""What vLLM takes for true in a form, in any case."""
+MAX_MODEL_LENGTH = 256
+"""Characters."""
 
 _BOUNDARY = re.compile(r'multipart/form-data\s*;(?:.*;)?\s*boundary="?([^";,\s]{1,70})"?\s*(?:;|$)', re.I)
 _NAME = re.compile(rb'content-disposition:[^\r\n]*?;[ \t]*name="?([^";\r\n]*)"?', re.I)
@@ -34,14 +34,13 @@ def parse_form(path: str, raw: bytes, content_type: str) -> Call:
     return Call(
         path=path,
         model=model,
-        stream=fields.get(b"stream", b"").lower() in TRUE,
+        stream=truth(fields.get(b"stream", b"").decode("latin-1")) is True,
         wants_usage=True,
         cache_salt="",
         conversation=b"",
         fields={},
         tokenisable=False,
         raw=raw,
-        content_type=content_type,
     )
 
 

@@ -1,8 +1,9 @@
 """From a request body to what a decision needs: token counts, block keys, and a conversation key."""
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import msgspec
 
@@ -30,6 +31,23 @@ MAX_PART_BYTES = 512 * 1024
 """Texts without a place to be cut at for so long are not tokenised here: that could not be abandoned."""
 SHAPING_FIELDS = ("tools", "documents", "chat_template_kwargs")
 
+PROMPT_FIELDS = (
+    *("messages", "system", "tools", "documents", "prompt", "suffix", "input", "instructions"),
+    *("query", "queries", "text_1", "text_2", "data_1", "data_2"),
+)
+"""Where text for a prompt stands in a body of any API; in other fields there may be anything."""
+MEDIA_KEYS = frozenset(
+    {
+        *("image_url", "input_audio", "audio_url", "video_url", "image_embeds", "audio_embeds"),
+        *("file", "file_data", "file_id", "source"),
+    }
+)
+"""Of parts of messages that are no text, in any API."""
+MEDIA_TOKENS = 1024
+"""Guess for a picture, a sound or a file: what it takes of a prompt does not depend on its bytes."""
+MAX_MEASURED = 4096
+"""Values that are looked at for a guess, in 1 ms; with more, all bytes of a body count as text."""
+
 NO_NAMESPACE = Namespace(tokenizer_fingerprint="", block_size=0)
 """Of a model whose blocks cannot be seen: nothing gets keys."""
 
@@ -43,7 +61,7 @@ class PreparedPrompt(msgspec.Struct, frozen=True):
     keys: BlockKeys
     """Block keys; none when the prompt could not be tokenised here."""
     prompt_tokens: int
-    """Exact when ``exact``, otherwise guessed from the size of the body."""
+    """Exact when ``exact``, otherwise guessed."""
     opening_tokens: int
     conversation_key: int
     """0 where it belongs to no conversation that is known here."""
@@ -84,14 +102,40 @@ async def prepare(
 def guess(
     call: Call, conversation_key: int = 0, bytes_per_token: float = CHARACTERS_PER_TOKEN
 ) -> PreparedPrompt:
-    """A prompt of which only the size of its body is known."""
+    """A prompt that is not tokenised here: its length is estimated by its text, or else by its bytes."""
+    characters, media_tokens = len(call.raw), 0
+    if call.fields and bytes_per_token == CHARACTERS_PER_TOKEN:
+        characters, media_tokens = _measured(call.fields) or (characters, 0)
     return PreparedPrompt(
         keys=NO_KEYS,
-        prompt_tokens=max(1, int(len(call.raw) / bytes_per_token)),
+        prompt_tokens=max(1, int(characters / bytes_per_token) + media_tokens),
         opening_tokens=0,
         conversation_key=conversation_key,
         exact=False,
     )
+
+
+def _measured(fields: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Characters of a prompt's text, and tokens of what is no text; None where that would take too long."""
+    characters = media_tokens = 0
+    rest = [fields[name] for name in PROMPT_FIELDS if name in fields]
+    for _ in range(MAX_MEASURED):
+        if not rest:
+            return characters, media_tokens
+        value = rest.pop()
+        if isinstance(value, str):
+            characters += len(value)
+        elif isinstance(value, list):
+            if value and isinstance(value[0], int):
+                characters += len(value) * CHARACTERS_PER_TOKEN
+            else:
+                rest += value
+        elif isinstance(value, dict):
+            if isinstance(value.get("type"), str) and not MEDIA_KEYS.isdisjoint(value):
+                media_tokens += MEDIA_TOKENS
+            else:
+                rest += value.values()
+    return None
 
 
 async def _keyed(

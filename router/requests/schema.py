@@ -1,13 +1,16 @@
 """What the router needs to know of a request. Everything else of its body passes through unseen."""
 
 import hashlib
+import json
+import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 import xxhash
 
 from router.errors import InvalidRequestError
+from router.requests.lenient_json import nested_too_deeply, read_leniently
 
 CHAT_PATH = "/v1/chat/completions"
 COMPLETION_PATH = "/v1/completions"
@@ -15,17 +18,17 @@ MESSAGES_PATH = "/v1/messages"
 RESPONSES_PATH = "/v1/responses"
 CHAT_PATHS = frozenset({CHAT_PATH, MESSAGES_PATH, RESPONSES_PATH})
 """Of requests that are chat completions, or stand for one."""
-JSON = "application/json"
 
 CHARACTERS_PER_TOKEN = 4
 """Guess for prompts that cannot be tokenised here; only their load is estimated with it."""
 
-MAX_MODEL_LENGTH = 256
+OPENING = 512
+"""Characters, tokens or bytes at the beginning of a prompt that stay the same over all turns."""
 MAX_ROLE_LENGTH = 64
 MAX_SALT_LENGTH = 128
 """Characters. What comes from clients and is remembered is short: names in logs, keys of caches."""
-SALT_FORBIDDEN = frozenset("@/\\\0")
-"""Not allowed in a ``cache_salt``; this and its length are vLLM's rules."""
+_SALT = re.compile(rf"[^@/\\\0\ud800-\udfff]{{1,{MAX_SALT_LENGTH}}}")
+"""What a ``cache_salt`` may be by vLLM's rules."""
 SALT_DIGITS = 32
 """Hexadecimal digits of a salt that is made here: 128 bits."""
 
@@ -35,45 +38,32 @@ REPORT_MODE = "kv_cache_report_mode"
 ENGINE_INTERNALS = ("kv_transfer_params", "ec_transfer_params")
 """Fields that steer an engine's own KV transfers: from a client they would bypass tokenisation and
 routing."""
-MAX_TRACE_BYTES = {b"traceparent": 128, b"tracestate": 1024}
-"""Longer ones are left out: a request's trace is remembered with it. W3C's trace context has 55 bytes for the
-one, and asks for 512 of the other."""
+TRACE_HEADERS = {b"traceparent": 128, b"tracestate": 1024}
+"""By which a request belongs to a trace, and their longest: they are remembered with it. W3C's trace
+context has 55 bytes for the one, and asks for 512 of the other."""
+ENGINE_HEADERS = {
+    b"content-type": 1024,
+    b"x-session-id": 128,
+    b"x-vllm-priority": 32,
+    b"endpoint-load-metrics-format": 32,
+}
+"""Headers of clients that engines read, and their longest."""
+TRUE = frozenset({"1", "on", "t", "true", "y", "yes"})
+FALSE = frozenset({"0", "off", "f", "false", "n", "no"})
+"""What vLLM takes for true and for false besides the values themselves, in any case."""
 
 _Token: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+_SOME = msgspec.Meta(min_length=1)
+T = TypeVar("T")
 
 
-def trace_headers(headers: Mapping[bytes, bytes]) -> dict[str, str]:
-    """The headers by which a client's request belongs to a trace."""
+def chosen_headers(headers: Mapping[bytes, bytes], longest: Mapping[bytes, int]) -> dict[str, str]:
+    """Those of a client's headers that go on, unless they are too long."""
     return {
         name.decode(): headers[name].decode("latin-1")
-        for name, most in MAX_TRACE_BYTES.items()
+        for name, most in longest.items()
         if name in headers and len(headers[name]) <= most
     }
-
-
-class StreamOptions(msgspec.Struct):
-    """How a client wants its stream."""
-
-    include_usage: bool | None = None
-
-
-class _AnyBody(msgspec.Struct):
-    model: Annotated[str, msgspec.Meta(max_length=MAX_MODEL_LENGTH)] | None = None
-    cache_salt: str | None = None
-    kv_transfer_params: Any = None
-    ec_transfer_params: Any = None
-    vllm_xargs: dict[str, Any] | None = None
-
-
-class StreamedBody(_AnyBody):
-    """What a body that may ask for a stream can say for the router to see."""
-
-    stream: bool | None = None
-
-
-class _Body(StreamedBody):
-    stream_options: StreamOptions | None = None
-    truncate_prompt_tokens: int | None = None
 
 
 class _Message(msgspec.Struct):
@@ -81,18 +71,30 @@ class _Message(msgspec.Struct):
     content: str | list[str | dict[str, Any]] | None = None
 
 
-class _ChatShape(_Body, kw_only=True):
-    messages: list[_Message]
+class _ChatShape(msgspec.Struct):
+    """What a chat must be like to be read here."""
+
+    messages: Annotated[list[_Message], _SOME]
     tools: list[dict[str, Any]] | None = None
-    chat_template: str | None = None
+    chat_template: Any = None
     chat_template_kwargs: dict[str, Any] | None = None
 
 
-class _CompletionShape(_Body, kw_only=True):
-    prompt: str | list[str | _Token | list[_Token]] | None = None
+class _CompletionShape(msgspec.Struct):
+    """What a text completion must be like to be read here."""
+
+    prompt: str | Annotated[list[str | _Token | Annotated[list[_Token], _SOME]], _SOME]
     prompt_embeds: Any = None
-    suffix: str | None = None
+    suffix: Any = None
     add_special_tokens: bool | None = None
+
+
+class Json(NamedTuple):
+    """A JSON object as it came, in UTF-8; whether it holds nothing but what the standard allows."""
+
+    raw: bytes
+    fields: dict[str, Any]
+    is_standard: bool
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -115,18 +117,15 @@ class Call(msgspec.Struct, frozen=True):
     tokenisable: bool
     """Whether the prompt can be computed from the body without knowledge that only the engine has."""
     raw: bytes
+    is_readable: bool = True
+    """Whether the fields are such as everything here expects; else only the engine can judge them."""
     upstream: bytes = b""
     """What goes to the engine, where that is known already."""
-    content_type: str = JSON
-    """Of the body, as the engine is told."""
 
     @property
     def messages(self) -> Sequence[Mapping[str, Any]]:
         """Of a chat; none of other requests, whatever their bodies hold under this name."""
-        messages: Sequence[Mapping[str, Any]] = (
-            self.fields.get("messages", ()) if self.path in CHAT_PATHS else ()
-        )
-        return messages
+        return self.fields.get("messages", ()) if self.path in CHAT_PATHS else ()
 
     @property
     def max_tokens(self) -> int:
@@ -146,6 +145,10 @@ class Call(msgspec.Struct, frozen=True):
         """What is left to know of it once its answer streams: it is not sent again."""
         return msgspec.structs.replace(self, fields={}, raw=b"", upstream=b"")
 
+    def sealed(self) -> "Call":
+        """The same call as the engine gets it, of whose fields nothing more is read here."""
+        return msgspec.structs.replace(self, upstream=self.upstream_body(), fields={}, tokenisable=False)
+
     def upstream_body(self) -> bytes:
         """The client's bytes, with what the engine has to know besides: for a stream the request for usage,
         for an isolated call its salt. Raises `InvalidRequestError` when it is nested too deeply.
@@ -157,7 +160,8 @@ class Call(msgspec.Struct, frozen=True):
         is_salted = self.cache_salt != (fields.get("cache_salt") or "")
         if not asks_for_usage and not is_salted:
             return self.raw
-        if (asks_for_usage and "stream_options" in fields) or (is_salted and "cache_salt" in fields):
+        replaced = (asks_for_usage and "stream_options" in fields) or (is_salted and "cache_salt" in fields)
+        if replaced or not fields:
             return self._encoded_anew(asks_for_usage)
         ending = ASK_FOR_USAGE if asks_for_usage else b""
         if is_salted:
@@ -165,16 +169,16 @@ class Call(msgspec.Struct, frozen=True):
         return self.raw.rstrip()[:-1] + (ending + b"}")
 
     def _encoded_anew(self, asks_for_usage: bool) -> bytes:
-        fields = msgspec.json.decode(self.raw)
+        fields = read_object(self.raw).fields
         if asks_for_usage:
             options = {**(fields.get("stream_options") or {}), "include_usage": True}
-            if options.get("continuous_usage_stats") is True:  # engines heed it beside the other one only
+            if truth(options.get("continuous_usage_stats")):  # engines heed it beside the other one only
                 options["continuous_usage_stats"] = False
             fields["stream_options"] = options
         if self.cache_salt:
             fields["cache_salt"] = self.cache_salt
         try:
-            return msgspec.json.encode(fields)
+            return msgspec.json.encode(fields) if self.is_readable else json.dumps(fields).encode()
         except RecursionError as error:
             raise nested_too_deeply() from error
 
@@ -185,16 +189,18 @@ class Call(msgspec.Struct, frozen=True):
 
 
 def parse_chat(raw: bytes) -> Call:
-    """Parse the body of a chat completion. Raises `InvalidRequestError` naming the field."""
-    fields, shape = decode_body(raw, _ChatShape)
-    if not shape.messages:
-        raise InvalidRequestError("'messages' must hold at least one message.", param="messages")
-    return _call(
+    """Parse the body of a chat completion. What its engine will refuse is left to it.
+
+    Raises `InvalidRequestError`, like all that parse, for what cannot be sent to any engine.
+    """
+    body = read_object(raw)
+    shape = shaped(body, _ChatShape)
+    if shape is None:
+        return unreadable(CHAT_PATH, body)
+    return call_of(
         CHAT_PATH,
-        raw,
-        fields,
-        shape,
-        conversation=opening_of(fields["messages"]),
+        body,
+        opening_of(body.fields["messages"]),
         # A client's own template is code: it is not run here.
         tokenisable=shape.chat_template is None and "chat_template" not in (shape.chat_template_kwargs or ()),
     )
@@ -210,76 +216,41 @@ def opening_of(messages: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def parse_completion(raw: bytes) -> Call:
-    """Parse the body of a text completion. Raises `InvalidRequestError` naming the field."""
-    fields, shape = decode_body(raw, _CompletionShape)
-    if shape.prompt is None and shape.prompt_embeds is None:
-        raise InvalidRequestError("Missing required parameter: 'prompt'.", param="prompt")
-    if isinstance(shape.prompt, list):
-        if not shape.prompt or [] in shape.prompt:
-            raise InvalidRequestError("'prompt' must not be an empty list.", param="prompt")
-        if len({type(part) for part in shape.prompt}) > 1:
-            raise InvalidRequestError("'prompt' must not mix texts and tokens.", param="prompt")
-    first = shape.prompt
+    """Parse the body of a text completion."""
+    body = read_object(raw)
+    shape = shaped(body, _CompletionShape)
+    if shape is None or (isinstance(shape.prompt, list) and len(set(map(type, shape.prompt))) > 1):
+        return unreadable(COMPLETION_PATH, body)
+    first = body.fields["prompt"]
     if isinstance(first, list) and not isinstance(first[0], int):
         first = first[0]
-    opening = first[:512] if first is not None else []
-    return _call(
+    return call_of(
         COMPLETION_PATH,
-        raw,
-        fields,
-        shape,
-        conversation=msgspec.json.encode(opening),
+        body,
+        conversation=msgspec.json.encode(first[:OPENING]),
         tokenisable=shape.prompt_embeds is None and shape.suffix is None,
     )
 
 
-def parse_passed(path: str, raw: bytes, *, streams: bool) -> Call:
-    """Parse the body of a request whose prompt gets no keys. Raises `InvalidRequestError` naming the
-    field.
-
-    Where no answer ``streams``, engines take no notice of what the body says about that.
-    """
-    fields, shape = decode_body(raw, StreamedBody if streams else _AnyBody)
-    return Call(
-        path=path,
-        model=shape.model or "",
-        stream=streams and bool(shape.stream),
-        wants_usage=True,
-        cache_salt=permitted_salt(shape),
-        conversation=b"",
-        fields=fields,
-        tokenisable=False,
-        raw=raw,
-    )
-
-
-def decode_body(raw: bytes, shape: Any, *others: Any) -> tuple[dict[str, Any], Any]:
-    """A JSON object, as it is and in its first shape; it has the others, too. Raises `InvalidRequestError`
-    naming the field."""
+def read_object(raw: bytes) -> Json:
+    """Read JSON as engines in Python do. Raises `InvalidRequestError` for what is no JSON object."""
+    is_standard = True
     try:
         fields = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequestError(f"The request body is not valid JSON: {error}.") from error
     except RecursionError as error:
         raise nested_too_deeply() from error
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raw, fields, is_standard = read_leniently(raw)
     if not isinstance(fields, dict):
         raise InvalidRequestError("The request body must be a JSON object.")
-    try:
-        for other in others:
-            msgspec.convert(fields, other)
-        return fields, msgspec.convert(fields, shape)
-    except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `")
-        missing = message.partition("missing required field `")[2].rstrip("`")
-        param = path.rstrip("`").removeprefix("$").removeprefix(".") or missing or None
-        raise InvalidRequestError(f"{message}{f' at {param!r}' if path else ''}.", param=param) from error
-    except RecursionError as error:
-        raise nested_too_deeply() from error
+    return Json(raw, fields, is_standard)
 
 
-def nested_too_deeply() -> InvalidRequestError:
-    """For bodies that no recursion gets through."""
-    return InvalidRequestError("The request body is nested too deeply.")
+def truth(value: Any) -> bool | None:
+    """What vLLM takes a flag for; None for what is none, and is refused there."""
+    if value is None or value == 0 or (isinstance(value, str) and value.lower() in FALSE):
+        return False
+    return True if value == 1 or (isinstance(value, str) and value.lower() in TRUE) else None
 
 
 def _scoped_salt(scope: str, salt: str) -> str:
@@ -289,42 +260,64 @@ def _scoped_salt(scope: str, salt: str) -> str:
     return digest.hexdigest()[:SALT_DIGITS]
 
 
-def permitted_salt(shape: _AnyBody) -> str:
+def shaped(body: Json, shape: type[T]) -> T | None:
+    """The body in a shape; None where it has another one."""
+    try:
+        return msgspec.convert(body.fields, shape) if body.is_standard else None
+    except msgspec.ValidationError:
+        return None
+    except RecursionError as error:
+        raise nested_too_deeply() from error
+
+
+def unreadable(path: str, body: Json) -> Call:
+    """What keeps its turns together is how their bytes begin."""
+    return call_of(path, body, body.raw[:OPENING], is_readable=False)
+
+
+def call_of(
+    path: str, body: Json, conversation: bytes, *, tokenisable: bool = False, is_readable: bool = True
+) -> Call:
+    """What a body says of itself, whatever its API. Raises `InvalidRequestError`."""
+    fields = body.fields
+    model, options = fields.get("model"), fields.get("stream_options")
+    if model is not None and not isinstance(model, str):
+        raise InvalidRequestError("'model' must be a string.", param="model")
+    # Options that the engine will refuse count as a wish: then nothing about them is changed.
+    wants_usage = options is not None
+    if isinstance(options, dict):
+        wants_usage = truth(options.get("include_usage")) is not False
+    return Call(
+        path=path,
+        model=model or "",
+        stream=truth(fields.get("stream")) is True,
+        wants_usage=wants_usage,
+        cache_salt=_permitted_salt(fields),
+        conversation=conversation,
+        fields=fields,
+        tokenisable=tokenisable and fields.get("truncate_prompt_tokens") is None,
+        raw=body.raw,
+        is_readable=is_readable,
+    )
+
+
+def _permitted_salt(fields: Mapping[str, Any]) -> str:
     """The client's own salt. Raises `InvalidRequestError` for what no client may say."""
     for name in ENGINE_INTERNALS:
-        if getattr(shape, name) is not None:
+        if fields.get(name) is not None:
             raise InvalidRequestError(f"'{name}' is not accepted from clients.", param=name)
-    for name in (*ENGINE_INTERNALS, REPORT_MODE):
-        if name in (shape.vllm_xargs or ()):
-            raise InvalidRequestError(
-                f"'vllm_xargs.{name}' is not accepted from clients.", param=f"vllm_xargs.{name}"
-            )
-    salt = shape.cache_salt or ""
-    if len(salt) > MAX_SALT_LENGTH or not SALT_FORBIDDEN.isdisjoint(salt):
+    if isinstance(extra := fields.get("vllm_xargs"), dict):
+        for name in (*ENGINE_INTERNALS, REPORT_MODE):
+            if name in extra:
+                raise InvalidRequestError(
+                    f"'vllm_xargs.{name}' is not accepted from clients.", param=f"vllm_xargs.{name}"
+                )
+    salt = fields.get("cache_salt")
+    if salt is None:
+        return ""
+    if not isinstance(salt, str) or not _SALT.fullmatch(salt):
         raise InvalidRequestError(
-            f"'cache_salt' must be at most {MAX_SALT_LENGTH} characters, without '@', '/', '\\' and NUL.",
+            f"'cache_salt' must have 1 to {MAX_SALT_LENGTH} characters, without '@', '/', '\\' and NUL.",
             param="cache_salt",
         )
     return salt
-
-
-def _call(
-    path: str,
-    raw: bytes,
-    fields: dict[str, Any],
-    shape: _Body,
-    *,
-    conversation: bytes,
-    tokenisable: bool,
-) -> Call:
-    return Call(
-        path=path,
-        model=shape.model or "",
-        stream=bool(shape.stream),
-        wants_usage=bool(shape.stream_options and shape.stream_options.include_usage),
-        cache_salt=permitted_salt(shape),
-        conversation=conversation,
-        fields=fields,
-        tokenisable=tokenisable and shape.truncate_prompt_tokens is None,
-        raw=raw,
-    )

@@ -31,6 +31,7 @@ KEEP_ALIVE_SECONDS = 4.0
 """Below the 5 s after which vLLM's server closes idle connections, so that none is reused as it closes."""
 MAX_IDLE_PER_ENGINE = 256
 """Connections kept without work; those beyond are closed."""
+JSON_BODY = {"Content-Type": "application/json"}
 MAX_ENGINES = 8192
 """Engines remembered; beyond, the one not used for longest is looked up anew."""
 
@@ -184,7 +185,6 @@ class Upstream:
         body: bytes,
         headers: Mapping[str, str],
         streamed: bool,
-        content_type: str = "application/json",
     ) -> UpstreamReply:
         """Send a client's request; return once it is certain that its answer may begin.
 
@@ -196,7 +196,7 @@ class Upstream:
         seconds, setting = self._limits[streamed]
         reply = UpstreamReply(self._settings.idle_seconds, self._closed, setting)
         try:
-            await self._ask(self._pool, reply, url, "POST", path, body, headers, seconds, content_type)
+            await self._ask(self._pool, reply, url, "POST", path, body, headers, seconds)
             await self._require_sound(reply, streamed)
         except ReplyBrokenError as error:
             reply.close()
@@ -214,7 +214,7 @@ class Upstream:
         if status in FAILED_STATUSES or not reply.first:
             with suppress(ReplyBrokenError):  # then its beginning has to do
                 await reply.read_all(MAX_ERROR_BYTES)
-            raise failed_answer(status, reply.first, reply.retry_after)
+            raise failed_answer(status, reply.first, reply.headers)
         if not streamed or status != 200:
             await reply.read_all()
             return
@@ -222,7 +222,7 @@ class Upstream:
         error = error_status(event)
         if not event or error == 429 or (error or 0) >= 500:
             text = event.partition(b"data:")[2].strip()
-            raise failed_answer(error or status, text, reply.retry_after)
+            raise failed_answer(error or status, text, reply.headers)
         reply.has_token = error is None
 
     async def _failure(self, url: str, error: ReplyBrokenError, is_final: bool) -> AttemptFailedError:
@@ -245,14 +245,13 @@ class Upstream:
         body: bytes,
         headers: Mapping[str, str],
         seconds: float,
-        content_type: str = "application/json",
     ) -> None:
         engine = pool.engine(url)
         head = (
             f"{method} {engine.path_prefix}{path} HTTP/1.1\r\nHost: {engine.authority}\r\n"
             f"Content-Length: {len(body)}\r\n{self._authorization}"
         )
-        for name, value in (("Content-Type", content_type), *headers.items()):
+        for name, value in headers.items():
             if _ENDS_A_LINE.search(value):
                 raise ValueError(f"header {name} would end its line")
             head += f"{name}: {value}\r\n"
@@ -309,7 +308,7 @@ class Upstream:
         reply = UpstreamReply(seconds, lambda: None)
         try:
             async with asyncio.timeout(seconds):
-                await self._ask(self._questions, reply, url, method, path, body, {}, seconds)
+                await self._ask(self._questions, reply, url, method, path, body, JSON_BODY, seconds)
                 await reply.read_all()
         except TimeoutError as error:
             raise AttemptFailedError(

@@ -9,6 +9,14 @@ import httptools
 
 from router.http.time_limits import NEVER
 
+NOT_PASSED = frozenset(
+    {
+        *(b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-connection", b"te", b"trailer"),
+        *(b"transfer-encoding", b"upgrade", b"content-length", b"date", b"server", b"set-cookie"),
+        b"x-request-id",
+    }
+)
+"""Headers of answers that belong to the connection, or to the engine itself: clients get the router's own."""
 MAX_HEAD_BYTES = 64 * 1024
 """How much may come without becoming part of a body: headers, interim answers, chunk extensions, trailers."""
 
@@ -16,7 +24,7 @@ MAX_HEAD_BYTES = 64 * 1024
 class Receiver(Protocol):
     """Takes one answer. After `finished`, `failed` or `overdue` nothing more comes."""
 
-    def began(self, status: int, content_type: str, retry_after: str) -> None:
+    def began(self, status: int, headers: dict[str, str]) -> None:
         """The headers are complete."""
 
     def received(self, data: bytes) -> None:
@@ -67,8 +75,7 @@ class EngineConnection(asyncio.Protocol):
     _between_chunks: bool = False
     _chunks_to: ChunkReceiver | None = None
     _idle_seconds: float = 0.0
-    _content_type: str = ""
-    _retry_after: str = ""
+    _headers: dict[str, str] = field(default_factory=dict)
     _outside_body_bytes: int = 0
     _body: list[bytes] = field(default_factory=list)
 
@@ -80,7 +87,7 @@ class EngineConnection(asyncio.Protocol):
         self._has_length = self._surplus = self._chunk_complete = self._between_chunks = False
         self._chunks_to = None
         self._idle_seconds = 0.0
-        self._content_type, self._retry_after = "application/json", ""
+        self._headers = {"content-type": "application/json"}
         self._outside_body_bytes = 0
         self._body = []
 
@@ -198,14 +205,12 @@ class EngineConnection(asyncio.Protocol):
         self._surplus = self._complete
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Remember what matters."""
+        """Remember what clients get, and whether the end of the body is marked."""
         if self._head_complete:
             return  # a trailer
         name = name.lower()
-        if name == b"content-type":
-            self._content_type = value.decode("latin-1")
-        elif name == b"retry-after":
-            self._retry_after = value.decode("latin-1")
+        if name not in NOT_PASSED:
+            self._headers[name.decode("latin-1")] = value.decode("latin-1")
         elif name == b"content-length" or (
             name == b"transfer-encoding" and value.lower().endswith(b"chunked")
         ):
@@ -219,7 +224,7 @@ class EngineConnection(asyncio.Protocol):
         self._head_complete = True
         self._keep_alive = self._parser.should_keep_alive()
         self._outside_body_bytes = 0
-        self._receiver.began(status, self._content_type, self._retry_after)
+        self._receiver.began(status, self._headers)
 
     def on_body(self, data: bytes) -> None:
         """Collect what one read contains."""

@@ -1,6 +1,7 @@
 """What an engine's own words say about request and engine, where it answers with a failure."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -26,7 +27,7 @@ _BUSY = re.compile(rb"busy|capacity|queue|backlog|overload|too many", re.IGNOREC
 """What engines say in a 503 that is no sign of trouble: they have as many requests as they take."""
 
 
-def failed_answer(status: int, text: bytes, retry_after: str) -> AttemptFailedError:
+def failed_answer(status: int, text: bytes, headers: Mapping[str, str]) -> AttemptFailedError:
     """The failure that an engine has reported, as a whole answer or at the beginning of a stream."""
     is_busy = status == 429 or (status == 503 and _BUSY.search(text) is not None)
     shown = text[:SHOWN_BYTES].decode(errors="replace")
@@ -34,7 +35,8 @@ def failed_answer(status: int, text: bytes, retry_after: str) -> AttemptFailedEr
         f"engine answered {status} {shown}",
         replica_down=not is_busy and (status in (502, 503) or not text),
         timed_out=status == 504,
-        answer=EngineAnswer(status, _in_api_format(text), retry_after[:MAX_RETRY_AFTER]),
+        answer=EngineAnswer(status, _in_api_format(text), headers.get("retry-after", "")[:MAX_RETRY_AFTER]),
+        busy=is_busy,
         repeat=FAILED_STATUSES.get(status, Repeat.ONCE),
     )
 

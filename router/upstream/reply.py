@@ -33,8 +33,8 @@ class UpstreamReply:
 
     def __init__(self, idle_seconds: float, on_close: Callable[[], None], limited_by: str = "") -> None:
         self.status = 0
-        self.content_type = ""
-        self.retry_after = ""
+        self.headers: dict[str, str] = {}
+        """Those that clients get."""
         self.first = b""
         self.has_token = False
         """Whether ``first`` ends with the first piece of a stream, which has just come."""
@@ -155,9 +155,9 @@ class UpstreamReply:
 
     # ---- called by the connection: see `router.upstream.engine_connection.Receiver` ----
 
-    def began(self, status: int, content_type: str, retry_after: str) -> None:
+    def began(self, status: int, headers: dict[str, str]) -> None:
         """The headers are complete."""
-        self.status, self.content_type, self.retry_after = status, content_type, retry_after
+        self.status, self.headers = status, headers
 
     def received(self, data: bytes) -> None:
         """Some bytes of the body."""

@@ -1,6 +1,7 @@
 """Requests explained, shared prefixes shown, and every path of the admin API documented."""
 
 import asyncio
+from urllib.parse import quote
 
 import pytest
 
@@ -17,17 +18,24 @@ def chat(text):
 
 
 async def test_a_request_is_explained_by_its_id(router):
-    """By the id that its answer carries, which may be the client's own."""
-    async with router.post(CHAT, headers={"X-Request-Id": "my/own id?"}) as response:
-        assert response.headers["x-request-id"] == "my/own id?"
-        chosen = response.headers["x-warmroute-replica"]
+    """By the one that its answer carries; of several with the same one from their clients each has another
+    one of its own, and the clients' leads to the last.
+    """
+    own = []
+    for _ in range(2):
+        async with router.post(CHAT, headers={"X-Request-Id": "my/own id?"}) as response:
+            assert response.headers["x-request-id"] == "my/own id?"
+            chosen = response.headers["x-warmroute-replica"]
+            own.append(response.headers["x-warmroute-request-id"])
     _, answer = await router.get("/admin/requests")
-    [summary] = answer["requests"]
-    assert (summary["request_id"], summary["replica"], summary["outcome"]) == ("my/own id?", chosen, "ok")
+    summary, before = answer["requests"]
+    assert [before["request_id"], summary["request_id"]] == own
+    assert (summary["replica"], summary["outcome"]) == (chosen, "ok")
     assert (summary["delivered_tokens"], summary["prompt_tokens"]) == (4, 15)
-    status, explanation = await router.get("/admin/requests/my%2Fown%20id%3F")
-    assert status == 200
-    assert summary.items() <= explanation.items()
+    for wanted, name in ((before, own[0]), (summary, own[1]), (summary, "my/own id?")):
+        status, explanation = await router.get(f"/admin/requests/{quote(name, safe='')}")
+        assert status == 200
+        assert wanted.items() <= explanation.items()
     assert [one["replica"] for one in explanation["candidates"] if one["chosen"]] == [chosen]
     assert sum(explanation["misses"].values()) == 11
 

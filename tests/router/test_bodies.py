@@ -69,8 +69,7 @@ async def test_a_slow_body_of_another_path(threads, path, salted):
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        (CHAT, {"messages": "none"}),
-        (COMPLETION, {"prompt": {}}),
+        (CHAT, {"cache_salt": "@"}),
         (COMPLETION, {"prompt": "x", "kv_transfer_params": {}}),
     ],
 )
@@ -94,8 +93,8 @@ async def test_the_event_loop_goes_on_meanwhile(threads):
         await asyncio.sleep(0.002)
         gaps.append(time.perf_counter() - last)
         last = time.perf_counter()
-    with pytest.raises(InvalidRequestError, match=r"messages\[500000\]|array"):
-        await parsing
+    call = await parsing
+    assert (call.raw, call.upstream_body(), call.fields) == (raw, raw, {})
     assert sorted(gaps)[-len(gaps) // 20 or -1] < 0.1
 
 

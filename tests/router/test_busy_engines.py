@@ -104,6 +104,9 @@ async def test_last_engines_own_answer_reaches_the_client(router, engines, body,
     assert [len(engine.exchanges) for engine in engines] == [1, 1]
     assert not any(replica.failed_until for replica in router.fleet.replicas.values())
     await router.drained()
+    assert await failures(router) == [0, status == 500]  # that all are busy is no failure of any
+    _, answer = await router.get("/admin/requests")
+    assert answer["requests"][0]["outcome"] == ("failed" if status == 500 else "refused")
 
 
 async def test_only_replica_is_busy(start_router, engines):

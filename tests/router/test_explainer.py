@@ -50,7 +50,7 @@ class Deployment:
 
     def ask(self, messages, replica="a", cached=None, model="m", salt="", parse=parse_chat, **fields):
         """Send a prompt to a replica, which computes it. ``cached`` tokens are found; None: as believed."""
-        body = {"model": model, "cache_salt": salt, **fields}
+        body = {"model": model, "cache_salt": salt or None, **fields}
         body["messages" if parse is parse_chat else "prompt"] = messages
         call = parse(msgspec.json.encode(body))
         text = "".join(f"<{m['role']}>{m['content']}" for m in messages) if parse is parse_chat else messages

@@ -55,15 +55,22 @@ def test_deep_nesting_is_forwarded_or_refused(place, around):
         *("1" * 400, "-0", "1e-400", '{"":1,"":2}', '"\\u0000"'),
     ],
 )
-def test_odd_values_are_refused_or_forwarded(value):
-    """Numbers that no double holds, halves of surrogate pairs, bytes that are no UTF-8, odd keys."""
+def test_odd_values_are_read_as_by_python(value):
+    """Numbers that no double holds, halves of surrogate pairs, bytes that are no UTF-8, odd keys: what Python
+    reads means the same to an engine when the router has added something, and nothing else is refused.
+    """
     raw = chat(a=MARK, **STREAMED).replace(b'"DEEP"', value.encode("latin-1"))
     try:
-        call = parse_chat(raw).isolated("tenant")
-    except InvalidRequestError as error:
-        said = error.message
-        call = None
-    assert call.upstream_body() if call else "not valid JSON" in said
+        meant = json.loads(raw)
+    except ValueError:
+        with pytest.raises(InvalidRequestError, match="not valid JSON"):
+            parse_chat(raw).isolated("tenant").upstream_body()
+        return
+    sent = json.loads(parse_chat(raw).isolated("tenant").upstream_body())
+    assert sent.pop("cache_salt")
+    assert sent.pop("stream_options") == {"include_usage": True}
+    del meant["stream_options"]
+    assert repr(sent) == repr(meant)
 
 
 @pytest.mark.parametrize(
@@ -87,10 +94,8 @@ def test_messages_of_a_chat_are_its_own():
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"model": "m" * 257}, "model"),
         ({"cache_salt": "s" * 129}, "cache_salt"),
         *(({"cache_salt": f"a{forbidden}b"}, "cache_salt") for forbidden in "@/\\\0"),
-        ({"messages": [{"role": "r" * 65}]}, "messages[0].role"),
     ],
 )
 def test_what_is_remembered_is_short(fields, param):
@@ -101,12 +106,10 @@ def test_what_is_remembered_is_short(fields, param):
     assert len(caught.value.message) < 200
 
 
-@pytest.mark.parametrize(
-    "fields", [{"model": "m" * 256}, {"cache_salt": "s" * 128}, {"messages": [{"role": "r" * 64}]}]
-)
+@pytest.mark.parametrize("fields", [{"cache_salt": "s" * 128}, {"messages": [{"role": "r" * 64}]}])
 def test_limits_are_inclusive(fields):
     """The longest names pass."""
-    assert parse_chat(chat(**fields))
+    assert parse_chat(chat(**fields)).tokenisable
 
 
 @given(

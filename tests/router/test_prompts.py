@@ -133,7 +133,47 @@ async def test_without_a_tokenizer_the_length_is_guessed():
     call = chat()
     prepared = await prepare(call, model_of(), None)
     assert (prepared.keys.tolist(), prepared.exact, prepared.opening_tokens) == ([], False, 0)
-    assert prepared.prompt_tokens == len(call.raw) // 4
+    assert (
+        prepared.prompt_tokens
+        == sum(len(text) for message in call.messages for text in message.values()) // 4
+    )
+
+
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 4_000_000}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "tokens"),
+    [
+        (
+            {"messages": [{"role": "user", "content": [PICTURE, {"type": "text", "text": "x" * 400}]}]},
+            1024 + 103,
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "text", "text": "x" * 400}, PICTURE, PICTURE]}
+                ]
+            },
+            2151,
+        ),
+        ({"metadata": {"a": "x" * 4_000_000}}, 9),
+        ({"x": "x" * 4_000_000, "tools": [{"function": {"name": "f" * 400}}]}, 109),
+        ({"tools": [{"type": "function", "function": {"parameters": {"file": {"type": "x" * 400}}}}]}, 111),
+        ({"input": [{"content": [{"type": "input_image", "image_url": "x" * 4_000_000}]}]}, 1033),
+        ({"system": "x" * 400, "x": [PICTURE]}, 109),
+        (
+            {"messages": [{"role": "u", "content": [{"type": "image", "source": {"data": "x" * 4_000}}]}]},
+            1024,
+        ),
+        ({"input": [[1, 2, 3], [4]]}, 13),
+        ({"query": "x" * 400, "documents": ["y" * 400] * 3}, 409),
+        ({"documents": ["y" * 400] * 5_000}, 505_034),
+    ],
+)
+def test_only_text_counts_as_text(fields, tokens):
+    """A picture counts by itself and not by its bytes, and what is no part of a prompt does not count."""
+    assert prompts.guess(chat(**fields)).prompt_tokens == pytest.approx(tokens, abs=2)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +245,7 @@ async def test_prompt_must_leave_room_for_an_answer(tokenizer, limit, fits):
         (chat(max_tokens=60, max_completion_tokens=70), 70),
         (chat(max_tokens=60, max_completion_tokens=None), 60),
         (chat(chat_template="x", max_tokens=70), 70),
-        (chat(chat_template="x" * 1000), 100),
+        (chat(messages=[{"role": "user", "content": "x" * 1000}], chat_template="x"), 100),
     ],
 )
 async def test_what_an_engine_must_have_room_for(tokenizer, call, needed):

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import re
 
 import pytest
 
@@ -213,31 +214,89 @@ async def test_completions_with_text_tokens_and_several_prompts(router, engines)
 
 
 async def test_request_id_of_the_client_is_kept(router, engines):
-    """It comes back and goes upstream; one that is no good is replaced."""
+    """It comes back, and begins the one by which the engine knows the request; one that is no good is
+    replaced.
+    """
     async with router.post(CHAT, headers={"x-request-id": "mine-1"}) as response:
         assert response.headers["x-request-id"] == "mine-1"
-    assert engines[0].exchanges[0].headers["x-request-id"] == "mine-1"
+        unique = response.headers["x-warmroute-request-id"]
+    assert re.fullmatch("mine-1-[0-9a-f]{16}", unique)
+    assert engines[0].exchanges[0].headers["x-request-id"] == unique
     async with router.post(CHAT, headers={"x-request-id": "x" * 129}) as response:
         assert len(response.headers["x-request-id"]) == 32
-    async with router.post({}, headers={"x-request-id": "mine-2"}) as response:
+        assert "x-warmroute-request-id" not in response.headers
+    async with router.post(b"[]", headers={"x-request-id": "mine-2"}) as response:
         assert (response.status, response.headers["x-request-id"]) == (400, "mine-2")
 
 
-async def test_only_tracing_headers_go_upstream(start_router, engines):
-    """The engine sees the shared secret and the trace, never the client's key."""
+async def test_only_some_headers_go_upstream(start_router, engines):
+    """The engine sees the shared secret, the trace and what it reads itself, never the client's key."""
     router = await start_router(engines[0], engine_api_key="secret", api_keys={"t": "client-key"})
     headers = {
         "authorization": "Bearer client-key",
         "traceparent": "00-1-2-01",
         "cookie": "a=b",
         "x-other": "1",
+        "x-session-id": "s",
+        "x-vllm-priority": "3",
+        "endpoint-load-metrics-format": "text",
+        "x-data-parallel-rank": "1",
+        "content-type": "application/json; charset=utf-8",
     }
     async with router.post(CHAT, headers=headers) as response:
         assert response.status == 200
     sent = engines[0].exchanges[0].headers
     assert sent["authorization"] == "Bearer secret"
     assert sent["traceparent"] == "00-1-2-01"
-    assert not {"cookie", "x-other"} & set(sent)
+    for name in ("x-session-id", "x-vllm-priority", "endpoint-load-metrics-format", "content-type"):
+        assert sent[name] == headers[name]
+    assert not {"cookie", "x-other", "x-data-parallel-rank"} & set(sent)
+
+
+async def test_a_body_without_a_type_has_none_upstream(start_router, engines):
+    """Whether an engine takes it is the engine's business."""
+    router = await start_router(engines[0])
+    body = json.dumps(CHAT).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n" % len(body)
+    for header, sent in (
+        (b"", None),
+        (b"content-type:\r\n", ""),
+        (b"Content-Type: text/plain\r\n", "text/plain"),
+    ):
+        reader, writer = await router.connect(head + header + b"\r\n" + body)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        assert engines[0].exchanges[-1].headers.get("content-type") == sent
+        writer.close()
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_an_engines_headers_reach_the_client(start_router, engines, streamed):
+    """But those of the connection, of the engine itself, and what could end a line."""
+    router = await start_router(engines[0], hide_cache_headers="*")
+
+    async def answer(exchange):
+        await exchange.raw(
+            b"HTTP/1.1 200 OK\r\ndate: then\r\nserver: engine\r\nset-cookie: a=b\r\nx-request-id: x\r\n"
+            b'connection: keep-alive, metadata\r\nkeep-alive: timeout=5\r\nmetadata: {"a": \xe9}\r\n'
+            b"endpoint-load-metrics: TEXT a=1\r\ncache-control: max-age=9\r\n"
+            b"content-type: text/event-stream\r\ncontent-length: %d\r\n\r\n%b" % (len(DONE), DONE)
+        )
+
+    engines[0].script.append(answer)
+    async with router.post({**CHAT, "stream": streamed}) as response:
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        assert await response.read() == DONE
+    assert headers.pop("date", "") != "then"
+    assert headers.pop("x-request-id") != "x"
+    about_length = headers.pop("transfer-encoding" if streamed else "content-length")
+    assert about_length == ("chunked" if streamed else str(len(DONE)))
+    assert headers == {
+        "metadata": '{"a": \udce9}',
+        "endpoint-load-metrics": "TEXT a=1",
+        "content-type": "text/event-stream",
+        "cache-control": "no-cache" if streamed else "max-age=9",
+        **({"x-accel-buffering": "no"} if streamed else {}),
+    }
 
 
 @pytest.mark.parametrize("long", [True, False])

@@ -122,6 +122,18 @@ def test_usage_beside_text_is_found_and_kept():
     assert not nothing_else
 
 
+def test_forced_usage_is_kept():
+    """An engine that puts usage beside text, though it was not asked to, would send its last event anyway."""
+    usage = {"prompt_tokens": 9}
+    stream = [
+        event(choices=[{"delta": {}}], usage=usage),
+        event(choices=[], usage=usage),
+        b"data: [DONE]\n\n",
+    ]
+    for events, passed in ((stream, stream), (stream[1:], stream[2:])):
+        assert EventFilter(keep_usage=False).feed(b"".join(events)) == b"".join(passed)
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -74,8 +74,10 @@ async def test_steps(engines, tiny_model):
         assert router.fleet.open_bookings == 0
 
 
-async def test_what_is_open_at_the_limit_ends_with_an_error(engines, tiny_model):
-    """A stream gets an event and its end, what has no answer yet a status; both engines see it."""
+async def test_what_is_open_at_the_limit_ends_with_an_error(engines, tiny_model, capsys):
+    """A stream gets an event and its end, what has no answer yet a status; both engines see it, and none has
+    failed.
+    """
     async with serving(engines, tiny_model, grace_seconds=0.3) as (router, life):
         engines[0].script.append(never_end)
         engines[1].script.append(stay_silent)
@@ -97,6 +99,8 @@ async def test_what_is_open_at_the_limit_ends_with_an_error(engines, tiny_model)
         assert 0.3 < time.monotonic() - began < 2
         for engine in engines:
             assert engine.exchanges[-1].gone.is_set()
+        ends = [line for line in capsys.readouterr().out.splitlines() if "request_finished" in line]
+        assert sum("outcome=cancelled" in line for line in ends if "replica=None" not in line) == 2
         assert router.fleet.open_bookings == 0
         late.close()
 
