@@ -64,14 +64,18 @@ class Endpoint:
     bytes_per_token: float = CHARACTERS_PER_TOKEN
     """For a guess at the load."""
 
+    @property
+    def _is_anthropics(self) -> bool:
+        return self.path.startswith(MESSAGES_PATH)
+
     def error_body(self, status: int, body: dict[str, Any]) -> dict[str, Any]:
         """An error in the API's own format, given in OpenAI's."""
-        return anthropic_body(status, body) if self.path.startswith(MESSAGES_PATH) else body
+        return anthropic_body(status, body) if self._is_anthropics else body
 
     def engine_error(self, status: int, answer: bytes) -> bytes:
         """An engine's answer that is an error, in the API's own format if it was in OpenAI's."""
         try:
-            body = msgspec.json.decode(answer)
+            body = msgspec.json.decode(answer) if self._is_anthropics else None
         except UNREADABLE:
             return answer
         if not isinstance(body, dict) or not isinstance(body.get("error"), dict) or "type" in body:
