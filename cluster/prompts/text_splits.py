@@ -17,7 +17,7 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, product
+from itertools import chain, count, product
 from typing import Any, NamedTuple
 
 WORD_END = re.compile(rb"[A-Za-z](?= [A-Za-z])")
@@ -26,6 +26,9 @@ LOOKED_AHEAD = 2
 CUT_BYTES = 2048
 """A part longer than this is cut at the next end of a word. Shorter parts cost more to look up, longer ones
 more to tokenise again when the last one grows."""
+SHORT_PARTS = 1024
+"""So many parts of a text may be of any size; what follows is cut in front of a special token only where a
+part has `CUT_BYTES`: a text of nothing but special tokens would have as many parts as tokens."""
 SEARCH_BYTES = 64 * 1024
 """Searched for the end of a word in one go: a search holds the interpreter's lock, for a millisecond here."""
 
@@ -76,9 +79,12 @@ class Splits:
         differently is cut at the same places.
         """
         position, marked = 0, 0
-        while position < len(text):
+        for number in count():
+            if position >= len(text):
+                return
             if marked <= position:
-                marked = text.find(self.marker, position + 1) if self.marker else -1
+                shortest = 1 if number < SHORT_PARTS else CUT_BYTES
+                marked = text.find(self.marker, position + shortest) if self.marker else -1
                 marked = len(text) if marked < 0 else marked
             cut = marked
             if self.words and cut - position > self.cut_bytes:

@@ -107,11 +107,20 @@ async def test_a_text_that_cannot_fit_is_refused_before_it_is_tokenised(tokenize
 async def test_second_turn_pays_for_its_new_part(tokenizer):
     """What the first turn had is looked up, and a retry of the same prompt has its end to tokenise alone."""
     tokenizer.cache = PromptCache()
-    prompt = tokenizer.keyed_chat(chat().fields, b"12345678", 4)
+    fields = chat(messages=[{"role": "user", "content": "word " * 1000}]).fields
+    prompt = tokenizer.keyed_chat(fields, b"12345678", 4)
     everything = prompt.new_bytes
     prompt.finish()
-    assert tokenizer.keyed_chat(chat().fields, b"12345678", 4).new_bytes < everything / 3
-    assert tokenizer.keyed_chat(chat().fields, b"87654321", 4).new_bytes == everything
+    assert tokenizer.keyed_chat(fields, b"12345678", 4).new_bytes < everything / 3
+    assert tokenizer.keyed_chat(fields, b"87654321", 4).new_bytes == everything
+
+
+def test_text_of_special_tokens_alone_has_few_parts(tokenizer):
+    """A part per special token took seconds and hundreds of megabytes for one body."""
+    text = b"<|im_start|>" * 100_000
+    cuts = list(tokenizer._splits.cuts(text))
+    assert cuts[-1] == len(text)
+    assert len(cuts) <= 1024 + len(text) / 2048 + 1
 
 
 async def test_cache_salt_separates_keys_and_conversations(tokenizer):
