@@ -2,12 +2,15 @@
 
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
+from copy import copy
+from functools import lru_cache
 
 import aiohttp
 import pytest
 import uvloop
 
-from cluster.prompts.tokenizer import PromptTokenizer
+from cluster.prompts.prompt_cache import PromptCache
+from cluster.prompts.tokenizer import PromptTokenizer, tokenizer_fingerprint
 from cluster.protocol.wire import Lease, Load, ReplicaState
 from router.app import create_app
 from router.requests import tokenizers
@@ -112,16 +115,29 @@ def pytest_asyncio_loop_factories():
     return {"uvloop": uvloop.new_event_loop}
 
 
+@lru_cache
+def _loaded(directory, _fingerprint):
+    return PromptTokenizer(directory)
+
+
+def loaded_once(directory):
+    """A tokenizer as `PromptTokenizer` makes it, from files that this process has loaded before."""
+    tokenizer = copy(_loaded(directory, tokenizer_fingerprint(directory)))
+    tokenizer.cache = PromptCache()
+    return tokenizer
+
+
 @pytest.fixture(scope="session")
 def _tokenizers_imported(tiny_model):
     """The first tokenizer of a process takes seconds to import; no test's time limit should pay for it."""
-    PromptTokenizer(tiny_model)
+    loaded_once(tiny_model)
 
 
 @pytest.fixture
 async def start_router(monkeypatch, tiny_model, _tokenizers_imported):
     """Starts routers that end with the test."""
     monkeypatch.setattr(tokenizers, "CHECK_SECONDS", 0.005)
+    monkeypatch.setattr(tokenizers, "PromptTokenizer", loaded_once)
     async with AsyncExitStack() as stack:
 
         async def start(*engines, **changes):
