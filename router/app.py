@@ -81,7 +81,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         gossip = Gossip(redis, settings.keys, fleet, router_id)
         probes = Probes(fleet, upstream)
         new_names = NewNames(fleet, upstream)
-        tokenizers = Tokenizers(fleet, upstream, settings.tokenizers)
+        tokenizers = Tokenizers(fleet, upstream, settings.tokenizers, settings.chat_options)
         commands = CommandFollower(CommandStore(redis, settings.keys), fleet, follower)
         index_watchdog = IndexWatchdog(
             redis, settings.keys, fleet, follower, following.restart, lambda: len(commands.reset_prefixes)

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
 from cluster.index.prefix_index import DEFAULT_MAX_BLOCKS
+from cluster.prompts.chat_rendering import ChatOptions
 from cluster.settings import ClusterSettings
 from policies.catalog import DEFAULT_POLICY, POLICIES
 from router.auth import EVERYBODY, header_forms
@@ -41,6 +42,8 @@ class RouterSettings(ClusterSettings):
     """How replicas are chosen."""
     tokenizers: Annotated[dict[str, Path], NoDecode] = Field(default_factory=dict)
     """MODEL=DIRECTORY pairs, separated by commas; other models are read from the engine's own directory."""
+    chat_options: dict[str, ChatOptions] = Field(default_factory=dict)
+    """What engines' command lines say of chat templates, by model, as JSON: docs/rendering.md."""
     api_keys: Annotated[dict[TenantName, tuple[str, ...]], NoDecode] = Field(default_factory=dict, repr=False)
     """TENANT=KEY pairs, separated by commas; a tenant may have several keys; empty lets everybody in."""
     share_cache: Annotated[tuple[tuple[str, ...], ...], NoDecode] = ()
@@ -111,6 +114,14 @@ class RouterSettings(ClusterSettings):
     @classmethod
     def _directories(cls, value: object) -> object:
         return dict(_pairs(value)) if isinstance(value, str) else value
+
+    @field_validator("chat_options")
+    @classmethod
+    def _templates(cls, value: dict[str, ChatOptions]) -> dict[str, ChatOptions]:
+        for options in value.values():
+            if options.chat_template is not None and not options.chat_template.is_file():
+                raise ValueError(f"no file {options.chat_template}")
+        return value
 
     @field_validator("api_keys", mode="before")
     @classmethod

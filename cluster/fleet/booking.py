@@ -4,6 +4,7 @@ from typing import Protocol
 
 from cluster.fleet.peers import EXPECTATION_GRACE_SECONDS, Outbox
 from cluster.fleet.replicas import Replica
+from cluster.fleet.sent_prompts import SentPrompts
 from cluster.index.block_table import BlockKeys
 from cluster.index.prefix_index import Expectation, PrefixIndex
 
@@ -16,6 +17,7 @@ class Books(Protocol):
     num_bookings: int
     """Bookings made so far."""
     open_bookings: int
+    sent: SentPrompts
 
     def engine_queue(self, replica: Replica) -> int:
         """Tokens that all routers have sent to a replica's engine, and that it has not computed."""
@@ -38,16 +40,18 @@ class Booking:
         prompt_tokens: int,
         cached_tokens: int,
         streamed: bool,
+        text_of: int,
     ) -> None:
         lease, block_size = replica.lease, replica.lease.block_size or 1
         self.replica = replica
         self.held = False
         """Whether the request waits in the router."""
         covered = 0 < len(keys) == prompt_tokens // block_size
-        self.watched = covered and lease.publishes_events and not fleet.index.full
+        self.watched = covered and lease.publishes_events and not fleet.index.full and not text_of
         """Whether the engine's events show how far the prompt has been computed."""
         self._fleet = fleet
         self._keys = keys
+        self._text_of = text_of
         self._prompt_tokens = prompt_tokens
         self._num_computed = min(cached_tokens // block_size, len(keys))
         self.queued_tokens = prompt_tokens - cached_tokens
@@ -62,6 +66,9 @@ class Booking:
         replica.running += 1
         replica.queued_tokens += self.queued_tokens
         replica.active_tokens += prompt_tokens
+        replica.sent_tokens += self.queued_tokens
+        if fleet.sent.num_keys:
+            fleet.sent.trim(replica)
         self._enter_engine()
         fleet.outbox.expected(self._number, lease.replica, keys[self._num_computed :])
         fleet.load_changed(replica)
@@ -127,7 +134,9 @@ class Booking:
         self.replica.running -= 1
         self.replica.active_tokens -= self._prompt_tokens
         self._fleet.load_changed(self.replica)
-        if succeeded:
+        if succeeded and self._text_of:
+            self._fleet.sent.keep(self.replica, self._text_of, self._expectation, now)
+        elif succeeded:
             self._fleet.forget_later(self._expectation, now + EXPECTATION_GRACE_SECONDS)
         else:
             self._fleet.index.forget(self._expectation)

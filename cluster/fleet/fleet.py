@@ -16,6 +16,7 @@ from cluster.fleet.pace import relative_paces
 from cluster.fleet.peers import Outbox, PeerBookings, PeerExpectations
 from cluster.fleet.replica_table import ReplicaTable
 from cluster.fleet.replicas import Model, Replica, ServedNames, models_of
+from cluster.fleet.sent_prompts import SentPrompts
 from cluster.fleet.waiting_room import WaitingRoom
 from cluster.index.block_table import BlockKeys, as_keys
 from cluster.index.prefix_index import DEFAULT_MAX_BLOCKS, Expectation, PrefixIndex
@@ -57,6 +58,7 @@ class Fleet:
         """How many requests have been booked for each base model."""
         self._last_replicas: OrderedDict[int, Replica] = OrderedDict()
         self._leaving: deque[tuple[float, Expectation]] = deque()
+        self.sent = SentPrompts(self.index)
         self._waiting = WaitingRoom()
         self.branches: defaultdict[str, Branches] = defaultdict(Branches)
         """Where prompts part ways, by base model."""
@@ -142,13 +144,15 @@ class Fleet:
         conversation_key: int = 0,
         heed_failures: bool = True,
         context_tokens: int = 0,
+        exact: bool = True,
     ) -> Snapshot:
         """The replicas of a model as a policy sees them for one prompt, at a monotonic time in seconds. The
         model is one of `models` as they are now: it is made anew when replicas come and go.
 
         A ``conversation_key`` of 0 stands for an unknown conversation. Without ``heed_failures``, replicas
         that failed a moment ago are eligible all the same. Those whose context has no room for
-        ``context_tokens`` never are.
+        ``context_tokens`` never are. Keys that are not ``exact`` are of texts: caches count as seen where
+        anybody was sent such a text.
         """
         self.forget_until(now)
         matched, most, block_size = NOTHING_MATCHED, 0, 0
@@ -158,6 +162,7 @@ class Fleet:
             # The engine always computes a prompt's last token, and finds only full blocks in its cache.
             most = max(prompt_tokens - 1, 0) // block_size
             matched = self.index.matched_blocks(keys)
+            caches_seen = exact or bool(matched.any())
         numbers, eligible, longest = self._table.read(model.slots, matched, most, block_size)
         for replica_id in excluded:
             if replica_id in model.rows:
@@ -192,12 +197,13 @@ class Fleet:
         cached_tokens: int = 0,
         conversation_key: int = 0,
         streamed: bool = True,
+        exact: bool = True,
     ) -> Booking:
         """Book a request's load on the chosen replica, which becomes its conversation's last replica.
 
         Of the prompt, the replica is believed to hold the first ``cached_tokens`` already. A
         ``conversation_key`` of 0 stands for an unknown conversation. Of an answer that is not ``streamed``
-        nobody sees the first token.
+        nobody sees the first token. Keys that are not ``exact`` are of texts: nobody reports their blocks.
         """
         if conversation_key:
             self._last_replicas[conversation_key] = replica
@@ -210,7 +216,8 @@ class Fleet:
         num_held = cached_tokens // replica.lease.block_size if replica.lease.block_size else 0
         if 0 < num_held < len(keys):
             self.branches[replica.lease.base].add(int(keys[num_held - 1]), cached_tokens)
-        return Booking(self, replica, as_keys(keys), prompt_tokens, cached_tokens, streamed)
+        text_of = 0 if exact else conversation_key
+        return Booking(self, replica, as_keys(keys), prompt_tokens, cached_tokens, streamed, text_of)
 
     def hold(self, booking: Booking, room_tokens: float, since: float, go: Callable[[bool], None]) -> bool:
         """Whether a request has to wait until its replica's engine has less than ``room_tokens`` to compute.
@@ -287,6 +294,8 @@ class Fleet:
             self._peer_expectations.forget(router)
             self._tabulate(*self.replicas)
         self._peer_expectations.expire(now)
+        if self.sent.num_keys:
+            self.sent.expire(now)
         while self._leaving and self._leaving[0][0] <= now:
             self.index.forget(self._leaving.popleft()[1])
 

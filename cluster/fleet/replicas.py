@@ -45,6 +45,8 @@ class Replica:
     engine_tokens: int = 0
     """Queued tokens that its engine has been sent, and whose computation is seen: by events, or by a first
     token."""
+    sent_tokens: int = 0
+    """Prompt tokens that this router has ever given it to compute."""
     held: int = 0
     """Requests that wait in this router."""
     prefilling: dict[Prefill, None] = field(default_factory=dict)

@@ -1,23 +1,27 @@
-"""Renders the messages of a chat request with the model's own template, as the engine does.
+"""Renders a chat request with the model's own template, as the engine does.
 
-What vLLM does to a request before its template sees it is repeated here (`vllm/renderers`, 0.32): content
-parts are joined or wrapped as the template expects, tool call arguments become objects, tools get their
-missing fields.
+What vLLM does to a request before its template sees it is repeated here (`vllm/renderers`, 0.32): which of
+several values for an option counts, and in `cluster/prompts/chat_messages.py` what becomes of messages and
+tools. docs/rendering.md has the list.
 
 Templates may look ahead, back, and at the clock, so a turn renders the whole conversation again, about 4 us
 per message, unless its template is known to only print what messages say
 (`cluster/prompts/chat_skeletons.py`).
 """
 
-import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jinja2
+import jinja2.meta
 
 from cluster.errors import PromptError
+from cluster.prompts.chat_messages import BILLING_LINE, conversation, tools_of
 from cluster.prompts.chat_skeletons import Skeleton, SkeletonMaker
+from cluster.prompts.content_format import reads_parts
 
 TEMPLATE_ERRORS = (
     jinja2.TemplateError,
@@ -30,13 +34,22 @@ TEMPLATE_ERRORS = (
 )
 """What a template, or a message that is not shaped as it expects, can raise."""
 
-UNCOMMON_OPTIONS = ("documents", "continue_final_message", "chat_template_kwargs")
-"""Fields that transformers checks or rewrites before it renders."""
-
-SHAPING_FIELDS = frozenset({"tools", "reasoning_effort", *UNCOMMON_OPTIONS})
+SHAPING_FIELDS = frozenset(
+    {"tools", "documents", "reasoning_effort", "chat_template_kwargs", "continue_final_message"}
+)
 """Fields of a request with which it is rendered in full."""
-SHAPING_KEYS = frozenset({"tool_calls", "reasoning", "tool_call_id", "name"})
+SHAPING_KEYS = frozenset({"tool_calls", "reasoning", "reasoning_content", "tool_call_id", "name", "task"})
 """Keys of a message with which it is rendered in full."""
+HARMLESS_OPTIONS = frozenset(
+    {"padding", "truncation", "max_length", "return_tensors", "return_dict", "tokenizer_kwargs"}
+)
+"""What ``chat_template_kwargs`` may hold without effect: it is for transformers, when that makes tokens."""
+STANDARD_OPTIONS = frozenset({"tools", "documents", "add_generation_prompt"})
+REFUSED_OPTIONS = frozenset(
+    {"messages", "conversation", "conversations", "chat_template", "tokenize", "self", "tokenizer",
+     "model_config", "return_assistant_tokens_mask"}
+)  # fmt: skip
+"""What an engine refuses there, or reads in ways of its own."""
 MAX_SKELETONS = 256
 MAX_SKELETON_MESSAGES = 256
 MAX_SKELETON_ROLE = 16
@@ -44,6 +57,19 @@ MAX_SKELETON_ROLE = 16
 MAX_OPENING_MESSAGES = 16
 """Looked through for the first user message: each one that is not printed costs a search of all the text."""
 SAMPLE_TEXT = " \n A <think>text</think> {{ with }} what templates look for: <tool_call>\\n</tool_call> \n"
+
+
+@dataclass(frozen=True, slots=True)
+class ChatOptions:
+    """Options of an engine's command line that change prompts, by vLLM's names for them."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    chat_template: Path | None = None
+    """A file, instead of the model's own template."""
+    chat_template_content_format: Literal["auto", "string", "openai"] = "auto"
+    default_chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    exclude_tools_when_tool_choice_none: bool = False
 
 
 class Rendered(NamedTuple):
@@ -54,19 +80,43 @@ class Rendered(NamedTuple):
     """Where the first user message begins, in characters; -1 when it cannot be found."""
 
 
+class Template:
+    """A chat template, and what it wants to be given."""
+
+    def __init__(self, text: str, compiled: jinja2.Template, content_format: str) -> None:
+        self.text = text
+        self.compiled = compiled
+        tree = compiled.environment.parse(text)
+        self.variables = jinja2.meta.find_undeclared_variables(tree) - HARMLESS_OPTIONS | STANDARD_OPTIONS
+        self.parts_as_objects = reads_parts(tree) if content_format == "auto" else content_format == "openai"
+        self.knows_developer = '"developer"' in text or "'developer'" in text
+
+    def conversation(self, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """A request's messages as the template gets them."""
+        return conversation(
+            messages, parts_as_objects=self.parts_as_objects, knows_developer=self.knows_developer
+        )
+
+
 class ChatRenderer:
     """The chat template of one model, given its tokenizer as transformers loads it."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, options: ChatOptions | None = None) -> None:
         self._tokenizer = tokenizer
-        template = tokenizer.chat_template
-        self.has_template = isinstance(template, str | dict | list)
-        self._compiled = _compile(template) if isinstance(template, str) else None
+        self._options = options or ChatOptions()
+        own = tokenizer.chat_template
+        if self._options.chat_template is not None:
+            own = self._options.chat_template.read_text()
+        named = own if isinstance(own, dict) else {"default": own}
+        self._template = self._tools_template = self._compiled(named.get("default"))
+        if "tool_use" in named:
+            self._tools_template = self._compiled(named["tool_use"])
+        self.templates = [one.text for one in (self._template, self._tools_template) if one is not None]
+        self.has_template = bool(self.templates)
         self._special_tokens = dict(tokenizer.special_tokens_map)
-        self._parts_as_objects = self._compiled is not None and _reads_parts(self._compiled, template)
         self._skeletons: SkeletonMaker | None = None
-        if self._compiled is not None and isinstance(template, str):
-            self._skeletons = SkeletonMaker(template, self._compiled.environment)
+        if self._template is not None:
+            self._skeletons = SkeletonMaker(self._template.text, self._template.compiled.environment)
         self._skeleton = lru_cache(MAX_SKELETONS)(self._make_skeleton)
 
     def render(self, request: Mapping[str, Any]) -> Rendered:
@@ -79,10 +129,9 @@ class ChatRenderer:
                 skeleton = self._skeleton(roles, request.get("add_generation_prompt", True))
                 if skeleton is not None:
                     return Rendered(*skeleton.fill(texts))
-            text = self._render(request)
+            return self._render(request)
         except TEMPLATE_ERRORS as error:
             raise PromptError(f"the model's chat template refuses these messages: {error}") from error
-        return Rendered(text, opening_position(messages, text))
 
     def _is_plain(self, request: Mapping[str, Any], texts: Sequence[Any]) -> bool:
         """Whether nothing but roles and texts goes into the prompt, and every text has something in it."""
@@ -90,12 +139,15 @@ class ChatRenderer:
             request.get("add_generation_prompt", True), bool
         ):
             return False
-        if not SHAPING_FIELDS.isdisjoint(request) and any(map(request.get, SHAPING_FIELDS)):
+        if not SHAPING_FIELDS.isdisjoint(request) and any(
+            request.get(name) not in (None, False) for name in SHAPING_FIELDS
+        ):
             return False
         for text, message in zip(texts, request["messages"], strict=True):
             if not isinstance(text, str) or not text or text.isspace():
                 return False
-            if len(message["role"]) > MAX_SKELETON_ROLE:
+            role = message["role"]
+            if len(role) > MAX_SKELETON_ROLE or (role == "system" and text.startswith(BILLING_LINE)):
                 return False
             if len(message) > 2 and not SHAPING_KEYS.isdisjoint(message):
                 return False
@@ -111,57 +163,77 @@ class ChatRenderer:
             messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
             return {"messages": messages, "add_generation_prompt": add_generation_prompt}
 
+        if "developer" in roles:
+            return None
         assert self._skeletons is not None
-        skeleton = self._skeletons.make(roles, lambda texts: self._variables(request(texts)))
+        skeleton = self._skeletons.make(roles, lambda texts: self._variables(request(texts))[2])
         samples = [f"{SAMPLE_TEXT}{number}{SAMPLE_TEXT}" for number in range(len(roles))]
-        if skeleton is None or skeleton.fill(samples)[0] != self._render(request(samples)):
+        if skeleton is None or skeleton.fill(samples)[0] != self._render(request(samples)).text:
             return None
         return skeleton
 
-    def _render(self, request: Mapping[str, Any]) -> str:
-        variables = self._variables(request)
-        if self._compiled is not None and not any(map(request.get, UNCOMMON_OPTIONS)):
-            # What `apply_chat_template` comes down to, without 20 us of checks.
-            return str(self._compiled.render(variables))
-        options = {name: variables[name] for name in variables.keys() - self._special_tokens.keys()}
-        messages = options.pop("messages")
-        options["documents"] = request.get("documents")
-        options["continue_final_message"] = request.get("continue_final_message", False)
-        options.update(request.get("chat_template_kwargs") or {})
-        return str(self._tokenizer.apply_chat_template(messages, tokenize=False, **options))
+    def _render(self, request: Mapping[str, Any]) -> Rendered:
+        template, continues, variables = self._variables(request)
+        messages = variables["messages"]
+        if continues:
+            own = self._special_tokens
+            options = {name: value for name, value in variables.items() if value is not own.get(name)}
+            del options["messages"]
+            text = self._tokenizer.apply_chat_template(
+                messages,
+                tokenize=False,
+                chat_template=template.text,
+                continue_final_message=True,
+                **options,
+            )
+        else:  # what `apply_chat_template` comes down to, without 20 us of checks
+            text = template.compiled.render(variables)
+        return Rendered(str(text), opening_position(messages, text))
 
-    def _variables(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """What the template gets to see."""
-        variables: dict[str, Any] = {
-            **self._special_tokens,
-            "messages": [self._template_message(message) for message in request["messages"]],
-            "tools": [_complete_tool(tool) for tool in request["tools"]] if request.get("tools") else None,
-            "documents": None,
-            "add_generation_prompt": request.get("add_generation_prompt", True),
+    def _variables(self, request: Mapping[str, Any]) -> tuple[Template, bool, dict[str, Any]]:
+        """The template, whether the last message is to be continued, and what the template gets to see.
+
+        Of several values for one name a field of the request wins, then its ``chat_template_kwargs``, then
+        the engine's defaults.
+        """
+        given, effort = request.get("chat_template_kwargs") or {}, request.get("reasoning_effort")
+        own = {
+            "add_generation_prompt": flag(request, "add_generation_prompt", default=True),
+            "continue_final_message": flag(request, "continue_final_message"),
+            "documents": request.get("documents"),
+            "reasoning_effort": effort,
         }
-        reasoning_effort = request.get("reasoning_effort")
-        if reasoning_effort is not None:
-            variables["reasoning_effort"] = reasoning_effort
-            variables["enable_thinking"] = reasoning_effort != "none"
-        return variables
+        if effort is not None and "enable_thinking" not in given:
+            own["enable_thinking"] = effort != "none"
+        unwanted = self._options.exclude_tools_when_tool_choice_none and request.get("tool_choice") == "none"
+        tools = tools_of(request["tools"]) if request.get("tools") and not unwanted else None
+        defaults = _merged(self._options.default_chat_template_kwargs, {"tools": tools})
+        options = {"tools": None, "documents": None, **_merged(defaults, _merged(given, own))}
+        if not REFUSED_OPTIONS.isdisjoint(options):
+            raise PromptError("an option that is not for templates")
+        continues = bool(options.pop("continue_final_message"))
+        for objects in (options["tools"], options["documents"]):
+            if objects is not None and not all(isinstance(one, dict) for one in objects):
+                raise PromptError("tools and documents are objects")
+        template = self._template if options["tools"] is None else self._tools_template
+        if template is None:
+            raise PromptError("the model has no chat template")
+        seen = {name: value for name, value in options.items() if name in template.variables}
+        messages = template.conversation(request["messages"])
+        return template, continues, {**self._special_tokens, **seen, "messages": messages}
 
-    def _template_message(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        role, content = message["role"], message.get("content")
-        rendered: dict[str, Any] = {"role": role}
-        if self._parts_as_objects and role != "tool":
-            parts = [{"type": "text", "text": content}] if isinstance(content, str) else list(content or ())
-            rendered["content"] = [{"type": "text", "text": _part_text(part)} for part in parts]
-        else:
-            rendered["content"] = _joined_text(content)
-        if role == "assistant" and message.get("tool_calls"):
-            rendered["tool_calls"] = [_parsed_tool_call(call) for call in message["tool_calls"]]
-        if role == "assistant" and message.get("reasoning") is not None:
-            rendered["reasoning"] = rendered["reasoning_content"] = message["reasoning"]
-        if role == "tool" and "tool_call_id" in message:
-            rendered["tool_call_id"] = message["tool_call_id"]
-        if isinstance(message.get("name"), str):
-            rendered["name"] = message["name"]
-        return rendered
+    def _compiled(self, text: Any) -> Template | None:
+        from transformers.utils import chat_template_utils
+
+        if not isinstance(text, str):
+            return None
+        try:
+            compiled = chat_template_utils._compile_jinja_template(text)
+        except jinja2.TemplateError:
+            return None
+        if not isinstance(compiled, jinja2.Template):
+            return None
+        return Template(text, compiled, self._options.chat_template_content_format)
 
 
 def opening_position(messages: Sequence[Mapping[str, Any]], text: str) -> int:
@@ -170,7 +242,10 @@ def opening_position(messages: Sequence[Mapping[str, Any]], text: str) -> int:
     """
     position = 0
     for message in messages[:MAX_OPENING_MESSAGES]:
-        content = _joined_text(message.get("content")).strip()
+        content = message["content"]
+        if not isinstance(content, str):
+            content = next((part["text"] for part in content if "text" in part), "")
+        content = content.strip()
         found = text.find(content, position) if content else -1
         if message["role"] == "user":
             return found
@@ -179,62 +254,14 @@ def opening_position(messages: Sequence[Mapping[str, Any]], text: str) -> int:
     return -1
 
 
-def _compile(template: str) -> jinja2.Template | None:
-    from transformers.utils import chat_template_utils
-
-    try:
-        compiled = chat_template_utils._compile_jinja_template(template)
-    except jinja2.TemplateError:
-        return None
-    return compiled if isinstance(compiled, jinja2.Template) else None
+def flag(request: Mapping[str, Any], name: str, default: bool = False) -> bool:
+    """A switch of a request. Raises `PromptError` for what engines may read as one, and perhaps do not."""
+    value = request.get(name, default)
+    if not isinstance(value, bool):
+        raise PromptError(f"{name} is neither true nor false")
+    return value
 
 
-def _reads_parts(compiled: jinja2.Template, template: str) -> bool:
-    """Whether the chat template loops over the parts of a message (vLLM's content format "openai")."""
-    return any(
-        _is_content(loop.iter) for loop in compiled.environment.parse(template).find_all(jinja2.nodes.For)
-    )
-
-
-def _is_content(node: jinja2.nodes.Node) -> bool:
-    """Whether a template expression is ``message.content``, ``message['content']`` or a variable
-    ``content``."""
-    if isinstance(node, jinja2.nodes.Name):
-        return node.name == "content"
-    if isinstance(node, jinja2.nodes.Getattr):
-        return node.attr == "content"
-    if isinstance(node, jinja2.nodes.Getitem):
-        return isinstance(node.arg, jinja2.nodes.Const) and node.arg.value == "content"
-    return isinstance(node, jinja2.nodes.Filter) and node.node is not None and _is_content(node.node)
-
-
-def _joined_text(content: Any) -> str:
-    return content if isinstance(content, str) else "\n".join(map(_part_text, content or ()))
-
-
-def _part_text(part: Any) -> str:
-    if isinstance(part, str):
-        return part
-    if isinstance(part, Mapping) and isinstance(part.get("text"), str):
-        return str(part["text"])
-    raise PromptError("only text content can be tokenised here")
-
-
-def _complete_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
-    function = tool.get("function") or {}
-    complete = {field: function.get(field) for field in ("name", "description", "parameters")}
-    if function.get("strict") is not None:
-        complete["strict"] = function["strict"]
-    return {"type": tool.get("type", "function"), "function": complete}
-
-
-def _parsed_tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
-    function = dict(call.get("function") or {})
-    arguments = function.get("arguments")
-    if not isinstance(arguments, Mapping):
-        try:
-            arguments = json.loads(arguments) if arguments else {}
-        except (TypeError, ValueError):
-            arguments = {}
-        function["arguments"] = arguments if isinstance(arguments, dict) else {}
-    return {**call, "function": function}
+def _merged(defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """vLLM's `merge_kwargs`: null and "auto" leave what was there before."""
+    return {**defaults, **{name: value for name, value in overrides.items() if value not in (None, "auto")}}

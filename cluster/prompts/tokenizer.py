@@ -18,7 +18,7 @@ from typing import Any
 import xxhash
 
 from cluster.errors import PromptError, TokenizerUnavailableError
-from cluster.prompts.chat_rendering import ChatRenderer
+from cluster.prompts.chat_rendering import ChatOptions, ChatRenderer, flag
 from cluster.prompts.prompt_cache import PromptCache
 from cluster.prompts.prompt_keys import Beginning, PendingPrompt
 from cluster.prompts.template_traits import EFFORTS, wants_system_first
@@ -89,7 +89,9 @@ class PromptTokenizer:
     Raises `TokenizerUnavailableError` when the directory holds no tokenizer that ``transformers`` can load.
     """
 
-    def __init__(self, directory: Path, cache: PromptCache | None = None) -> None:
+    def __init__(
+        self, directory: Path, cache: PromptCache | None = None, options: ChatOptions | None = None
+    ) -> None:
         # The tokenizer's own threads cost 20% more CPU time per prompt, and do not survive a fork.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         with IMPORTING:
@@ -101,9 +103,7 @@ class PromptTokenizer:
         except Exception as error:  # transformers raises whatever broken files make its parsers raise
             raise TokenizerUnavailableError(f"no usable tokenizer in {directory}: {error}") from error
         self.fingerprint = tokenizer_fingerprint(directory)
-        self._renderer = ChatRenderer(tokenizer)
-        own = tokenizer.chat_template or ()
-        self._templates = list(own.values()) if isinstance(own, dict) else [own] if own else []
+        self._renderer = ChatRenderer(tokenizer, options)
         self.has_chat_template = self._renderer.has_template
         sample = ""
         with suppress(PromptError):
@@ -121,9 +121,28 @@ class PromptTokenizer:
         """
         text, position = self._renderer.render(request)
         _utf8(text)
-        encoding = self._backend.encode(text, add_special_tokens=bool(request.get("add_special_tokens")))
+        encoding = self._backend.encode(text, add_special_tokens=flag(request, "add_special_tokens"))
         token = encoding.char_to_token(position) if position >= 0 else None
         return Prompt(encoding.ids, token or 0)
+
+    def message_at(self, request: Mapping[str, Any], token: int) -> int:
+        """The number, from 0, of the message in whose text a token of `chat` stands, or before it; of as many
+        as there are for what stands behind them.
+        """
+        text = self._renderer.render(request).text
+        encoding = self._backend.encode(text, add_special_tokens=flag(request, "add_special_tokens"))
+        characters = encoding.token_to_chars(token) if token < len(encoding) else None
+        place = len(text) if characters is None else characters[0]
+        end = 0
+        for number, message in enumerate(request["messages"]):
+            parts = message.get("content") or ()
+            for part in [parts] if isinstance(parts, str) else parts:
+                content = str(part.get("text") if isinstance(part, Mapping) else part).strip()
+                found = text.find(content, end)
+                end = found + len(content) if found >= 0 else end
+            if place < end:
+                return number
+        return len(request["messages"])
 
     def completion(self, prompt: str | Sequence[int], add_special_tokens: bool = True) -> Prompt:
         """Tokenise one prompt of a text completion request, in full; token ids pass through."""
@@ -139,7 +158,8 @@ class PromptTokenizer:
         """
         text, position = self._renderer.render(request)
         opening_at = len(_utf8(text[:position])) if position >= 0 else -1
-        return self._keyed_text(text, bool(request.get("add_special_tokens")), root, block_size, opening_at)
+        special = flag(request, "add_special_tokens")
+        return self._keyed_text(text, special, root, block_size, opening_at)
 
     def keyed_completion(
         self, prompt: str | Sequence[int], root: bytes, block_size: int, add_special_tokens: bool = True
@@ -157,7 +177,7 @@ class PromptTokenizer:
         """Whether the chat template refuses system messages in the middle of a conversation, as vLLM finds
         out for Anthropic's API.
         """
-        return not self._templates or wants_system_first(self._templates)
+        return not self.has_chat_template or wants_system_first(self._renderer.templates)
 
     @cached_property
     def effort_without_thinking(self) -> str:

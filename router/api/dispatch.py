@@ -158,16 +158,18 @@ class Dispatcher:
             expected,
             prompt.conversation_key,
             streamed=call.stream,
+            exact=prompt.exact,
         )
         record.replica = replica.lease.replica
         record.reason = "retry" if failures else decision.reason
-        record.expected_cached_tokens = expected
+        record.expected_cached_tokens = expected if prompt.exact else 0
         record.seconds_per_token = replica.pace.seconds_per_token
         record.considered = _considered(snapshot, decision)
         record.decided = time.monotonic()
         record.decision_seconds = time.perf_counter() - started
         cached = snapshot.cached_tokens
-        record.available_cached_tokens = available = cached.item(cached.argmax())  # sooner than cached.max()
+        available = cached.item(cached.argmax()) if prompt.exact else 0  # sooner than cached.max()
+        record.available_cached_tokens = available
         record.prediction = self.explainer.predict(call, prompt, model, decision.row, expected, available)
         return booking, decision.room_tokens
 
@@ -201,6 +203,7 @@ class Dispatcher:
                 prompt.conversation_key,
                 heed_failures,
                 prompt.context_tokens,
+                prompt.exact,
             )
             with suppress(NoReplicaError):
                 if reachable:

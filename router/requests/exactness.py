@@ -92,6 +92,8 @@ class _Record:
     differed_at: float = float("-inf")
     trial_at: float = 0.0
     pause: float = TRIAL_SECONDS
+    where: str = ""
+    """Where the router's tokens and the engine's part, in words; "" while that is not known."""
 
     def differs(self, now: float, may_be_doubted: bool) -> None:
         """One more conversation has differed."""
@@ -172,6 +174,16 @@ class Exactness:
             record.differs(now, may_be_doubted=bool(shape.features) and not agreed_lately)
         self._note_doubts()
 
+    def wants_location(self, shape: Shape) -> bool:
+        """Whether this shape differs, and it is to be found out where."""
+        record = self._records.get(shape)
+        return record is not None and not record.where
+
+    def locate(self, shape: Shape, where: str) -> None:
+        """It has been found out where tokens of this shape part."""
+        if (record := self._records.get(shape)) is not None:
+            record.where = where
+
     def forget_until(self, now: float) -> None:
         """Drop shapes of which nothing has differed for long, at a monotonic time in seconds."""
         old = [shape for shape, record in self._records.items() if now - record.differed_at > FORGET_SECONDS]
@@ -186,13 +198,13 @@ class Exactness:
     def problems(self) -> Iterator[str]:
         """What operators should know."""
         for shape, record in self._records.items():
+            where = f" ({record.where})" if record.where else ""
+            counted = f"{shape}: the engine counts other prompt tokens"
             if not record.believed:
-                yield f"{shape}: the engine counts other prompt tokens; such requests go by the ring"
+                yield f"{counted}{where}; such requests go by their texts"
             elif record.differences >= DIFFERENCES:
-                yield (
-                    f"{shape}: the engine counted other prompt tokens in {record.differences} conversations "
-                    "in a row; these go by the ring"
-                )
+                number = record.differences
+                yield f"{counted} in {number} conversations in a row{where}; these go by their texts"
 
 
 def shape_of(call: Call) -> Shape:

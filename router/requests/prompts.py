@@ -14,6 +14,7 @@ from cluster.prompts.prompt_keys import KeyedPrompt, PendingPrompt
 from cluster.prompts.tokenizer import PromptTokenizer
 from cluster.protocol.block_keys import Namespace
 from router.errors import ContextTooLongError
+from router.requests.approximate import approximate_keys
 from router.requests.prompt_threads import Pause, PromptBusyError, PromptThreads
 from router.requests.schema import CHARACTERS_PER_TOKEN, Call
 
@@ -51,6 +52,9 @@ MAX_MEASURED = 4096
 NO_NAMESPACE = Namespace(tokenizer_fingerprint="", block_size=0)
 """Of a model whose blocks cannot be seen: nothing gets keys."""
 
+TEXTS = "texts"
+"""In place of a tokenizer, where keys are those of texts."""
+
 MAX_ROOTS = 1024
 """Tenants' namespaces whose roots are remembered: 2 us each."""
 
@@ -59,7 +63,7 @@ class PreparedPrompt(msgspec.Struct, frozen=True):
     """A prompt as routing sees it."""
 
     keys: BlockKeys
-    """Block keys; none when the prompt could not be tokenised here."""
+    """Block keys; those of its texts when the prompt could not be tokenised here."""
     prompt_tokens: int
     """Exact when ``exact``, otherwise guessed."""
     opening_tokens: int
@@ -76,7 +80,7 @@ async def prepare(
     """Tokenise a request's prompt and compute its block keys, as far as the last turn has not done so.
 
     Without a tokenizer, or for a prompt that only the engine can render or that takes too long here, the
-    result has no keys, and the ring places the conversation. Long prompts are worked on in ``threads``, where
+    result is not exact, and its keys are those of its texts. Long prompts are worked on in ``threads``, where
     clients take turns. Raises `ContextTooLongError` when the prompt cannot fit into the model's context.
     """
     conversation_key = call.conversation_key
@@ -86,11 +90,20 @@ async def prepare(
     if prompts is None:
         guessed = guess(call, conversation_key)
         least_tokens = (min(guessed.prompt_tokens + 1, model.max_model_len),)
-        return msgspec.structs.replace(guessed, context_tokens=_context_tokens(call, model, least_tokens))
+        keys, opening = NO_KEYS, 0
+        if model.namespace is not None:
+            root = _root(replace(model.namespace, tokenizer_fingerprint=TEXTS), call.cache_salt)
+            keys, opening = approximate_keys(call, root, model.namespace.block_size)
+        return msgspec.structs.replace(
+            guessed,
+            keys=keys,
+            opening_tokens=opening,
+            context_tokens=_context_tokens(call, model, least_tokens),
+        )
     for prompt in prompts:
         _require_fit(call, model, prompt.num_tokens)
     return PreparedPrompt(
-        keys=prompts[0].keys,
+        keys=NO_KEYS if _skips_cache(call) else prompts[0].keys,
         prompt_tokens=sum(prompt.num_tokens for prompt in prompts),
         opening_tokens=prompts[0].opening_tokens,
         conversation_key=conversation_key,
@@ -136,6 +149,14 @@ def _measured(fields: Mapping[str, Any]) -> tuple[int, int] | None:
             else:
                 rest += value.values()
     return None
+
+
+def _skips_cache(call: Call) -> bool:
+    """Whether the engine computes the whole prompt anew, as vLLM does for log probabilities of prompts."""
+    fields = call.fields
+    if fields.get("prompt_logprobs") is not None:
+        return True
+    return bool(fields.get("echo")) and (bool(call.messages) or fields.get("logprobs") is not None)
 
 
 async def _keyed(

@@ -17,14 +17,16 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from cluster.errors import PromptError, TokenizerUnavailableError
+from cluster.errors import TokenizerUnavailableError
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.replicas import Model
 from cluster.process.collector import calm_collector
 from cluster.process.tasks import cancel_and_wait
+from cluster.prompts.chat_rendering import ChatOptions
 from cluster.prompts.tokenizer import PromptTokenizer, tokenizer_fingerprint
 from cluster.protocol.wire import Lease, ReplicaState
 from router.errors import AttemptFailedError
+from router.requests.differences import differs_on_probe, locate
 from router.requests.exactness import Exactness, shape_of
 from router.requests.prompts import PreparedPrompt
 from router.requests.schema import Call
@@ -49,17 +51,7 @@ MAX_LOADS = 4
 MAX_PROBED = 8
 """Replicas asked per check, one for each tokenizer among them; where there are more, they take turns."""
 
-PROBES: tuple[dict[str, Any], ...] = (
-    {"messages": [{"role": "user", "content": "Hello, wörld! 12345 \n\n  two spaces"}]},
-    {
-        "messages": [
-            {"role": "system", "content": "You are  terse.\n"},
-            {"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]},
-            {"role": "assistant", "content": "东京 🚀 ok"},
-            {"role": "user", "content": " <b>done?</b> "},
-        ]
-    },
-)
+NO_OPTIONS: Mapping[str, ChatOptions] = {}
 
 log = structlog.get_logger()
 
@@ -80,6 +72,8 @@ class _Entry:
     pause: float = 0.0
     agreed_at: float = float("-inf")
     """Since when it has agreed, while there is no alarm."""
+    odd: Call | None = None
+    """A request whose count differed: the next check finds out where."""
 
     def is_due(self, replicas: frozenset[tuple[object, ...]], now: float) -> bool:
         """Whether to check now, with these replicas."""
@@ -110,28 +104,36 @@ class _Loader:
     """Loads each tokenizer once, however many names of models have it, as long as its files are the same."""
 
     def __init__(self) -> None:
-        self._loaded: WeakValueDictionary[tuple[Path, str], PromptTokenizer] = WeakValueDictionary()
+        self._loaded: WeakValueDictionary[tuple[Path, str, str], PromptTokenizer] = WeakValueDictionary()
         self._turns: WeakValueDictionary[Path, asyncio.Lock] = WeakValueDictionary()
         self._places = asyncio.Semaphore(MAX_LOADS)
 
-    async def load(self, directory: Path) -> PromptTokenizer:
+    async def load(self, directory: Path, options: ChatOptions) -> PromptTokenizer:
         """The tokenizer of a directory. Raises `TokenizerUnavailableError`, and what broken files raise."""
         turn = self._turns.setdefault(directory, asyncio.Lock())
         async with turn, self._places:
-            key = directory, await asyncio.to_thread(tokenizer_fingerprint, directory)
+            key = directory, await asyncio.to_thread(tokenizer_fingerprint, directory), str(options)
             tokenizer = self._loaded.get(key)
             if tokenizer is None:
-                tokenizer = self._loaded[key] = await asyncio.to_thread(PromptTokenizer, directory)
+                tokenizer = await asyncio.to_thread(PromptTokenizer, directory, options=options)
+                self._loaded[key] = tokenizer
             return tokenizer
 
 
 class Tokenizers:
     """Tokenizers by model name. `run` keeps them in step with the fleet."""
 
-    def __init__(self, fleet: Fleet, upstream: Upstream, directories: Mapping[str, Path]) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        upstream: Upstream,
+        directories: Mapping[str, Path],
+        options: Mapping[str, ChatOptions] = NO_OPTIONS,
+    ) -> None:
         self._fleet = fleet
         self._upstream = upstream
         self._directories = directories
+        self._options = options
         self._entries: dict[str, _Entry] = {}
         self._has_loaded = False
         self._checks = asyncio.Semaphore(MAX_CHECKS)
@@ -185,6 +187,8 @@ class Tokenizers:
             shape=str(shape),
         )
         entry.exactness.differs(shape, prompt.conversation_key, now)
+        if entry.odd is None and entry.exactness.wants_location(shape):
+            entry.odd = call
         entry.due = min(entry.due, entry.checked_at + DIFFERENCE_SECONDS)
 
     async def run(self) -> None:
@@ -225,6 +229,7 @@ class Tokenizers:
         try:
             async with self._checks:
                 await self._check(entry, model, leases)
+                await self._locate(entry, model, leases[0].url)
         except TokenizerUnavailableError as error:
             alarm = f"{error}; name one with --tokenizer {leases[0].model}=DIRECTORY"
             self._alarm(entry, model.name, alarm)
@@ -256,9 +261,12 @@ class Tokenizers:
             log.info("tokenizer_agreed", model=model.name)
 
     async def _load(self, model: Model, lease: Lease) -> PromptTokenizer:
-        named = (self._directories.get(name) for name in (model.name, lease.model, *lease.aliases))
-        directory = next(filter(None, named), Path(lease.model_directory or "/nonexistent"))
-        tokenizer = await self._loader.load(directory)
+        names = (model.name, lease.model, *lease.aliases)
+        directory = next(filter(None, map(self._directories.get, names)), None)
+        options = next(filter(None, map(self._options.get, names)), ChatOptions())
+        tokenizer = await self._loader.load(
+            directory or Path(lease.model_directory or "/nonexistent"), options
+        )
         if not self._has_loaded:
             self._has_loaded = True
             calm_collector()
@@ -269,7 +277,8 @@ class Tokenizers:
     ) -> tuple[int, str]:
         """How many of these replicas answered, and the first difference found; "" for none."""
         found = await asyncio.gather(
-            *(self._difference(tokenizer, model, lease) for lease in leases), return_exceptions=True
+            *(differs_on_probe(self._upstream, lease, model.name, tokenizer) for lease in leases),
+            return_exceptions=True,
         )
         differences = []
         for lease, outcome in zip(leases, found, strict=True):
@@ -282,19 +291,15 @@ class Tokenizers:
                 differences.append(outcome)
         return len(differences), next(filter(None, differences), "")
 
-    async def _difference(self, tokenizer: PromptTokenizer, model: Model, lease: Lease) -> str:
-        probes = PROBES if tokenizer.has_chat_template else ({"prompt": "Hello, wörld! 12345"},)
-        for number, probe in enumerate(probes):
-            try:
-                prompt = (
-                    tokenizer.chat(probe) if "messages" in probe else tokenizer.completion(probe["prompt"])
-                )
-            except PromptError:
-                continue
-            engine = await self._upstream.tokenise(lease.url, {"model": model.name, **probe})
-            if engine is not None and engine != list(prompt.token_ids):
-                return f"the router's tokenizer and that of replica {lease.replica} differ on probe {number}"
-        return ""
+    async def _locate(self, entry: _Entry, model: Model, url: str) -> None:
+        """Find out where the tokens of the request part that differed, if there is one."""
+        call, entry.odd = entry.odd, None
+        if call is None or entry.tokenizer is None or entry.alarm:
+            return
+        if where := await locate(self._upstream, url, model.name, entry.tokenizer, call):
+            shape = shape_of(call)
+            entry.exactness.locate(shape, where)
+            log.warning("difference_located", model=model.name, shape=str(shape), where=where)
 
     def _alarm(self, entry: _Entry, model: str, alarm: str) -> None:
         if entry.differs(time.monotonic(), alarm):

@@ -104,7 +104,7 @@ def test_prompts_are_those_of_the_template(name, messages, generate):
     """For all conversations, also such as have no skeleton; an error stays an error."""
     renderer, request = RENDERERS[name], {"messages": messages, "add_generation_prompt": generate}
     try:
-        expected = renderer._render(request)
+        expected = renderer._render(request).text
     except (PromptError, *TEMPLATE_ERRORS):
         with pytest.raises(PromptError):
             renderer.render(request)
@@ -140,7 +140,8 @@ def test_fields_that_shape_a_prompt_are_not_lost():
     renderer = RENDERERS["trimmed"]
     plain = chat("s", "hello")
     tools = [{"type": "function", "function": {"name": "look_up"}}]
-    called = {"role": "assistant", "content": "x", "tool_calls": [{"function": {"name": "look_up"}}]}
+    call = {"id": "1", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}
+    called = {"role": "assistant", "content": "x", "tool_calls": [call]}
     assert "look_up" in renderer.render({**plain, "tools": tools}).text
     assert "look_up" in renderer.render({"messages": [*plain["messages"], called]}).text
     assert "assistant" not in renderer.render({**plain, "add_generation_prompt": False}).text

@@ -88,7 +88,10 @@ def test_template_that_reads_parts_gets_parts(templated):
         "{% endfor %}{% endfor %}"
     )
     assert text_of(tokenizer, tokenizer.chat({"messages": [user("one")]})) == "[one]"
-    assert text_of(tokenizer, tokenizer.chat({"messages": [user(["one", {"text": "two"}])]})) == "[one][two]"
+    assert (
+        text_of(tokenizer, tokenizer.chat({"messages": [user(["one", {"type": "text", "text": "two"}])]}))
+        == "[one][two]"
+    )
 
 
 def test_tools_and_tool_calls_reach_the_template(templated):
@@ -100,21 +103,26 @@ def test_tools_and_tool_calls_reach_the_template(templated):
     )
     messages = [
         user("x"),
-        {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": '{"a": 7}'}}]},
+        {"role": "assistant", "tool_calls": [call_of('{"a": 7}')]},
     ]
     assert text_of(tokenizer, tokenizer.chat({"messages": messages, "tools": [TOOL]})) == "fd;7"
     bare = {"type": "function", "function": {"name": "g"}}
     assert text_of(tokenizer, tokenizer.chat({"messages": messages, "tools": [bare]})) == "gNone;7"
 
 
-@pytest.mark.parametrize("arguments", ["not json", "[1]", None, 5])
+def call_of(arguments):
+    """A call of a tool."""
+    return {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+
+
+@pytest.mark.parametrize("arguments", ["not json", "[1]", "", "null", "5"])
 def test_bad_tool_arguments_become_an_empty_object(templated, arguments):
     """What is no JSON object is an empty one."""
     tokenizer = templated(
         "{% for message in messages %}{% for call in message.tool_calls or [] %}"
         "{{ call.function.arguments | length }}{% endfor %}{% endfor %}"
     )
-    message = {"role": "assistant", "content": "", "tool_calls": [{"function": {"arguments": arguments}}]}
+    message = {"role": "assistant", "content": "", "tool_calls": [call_of(arguments)]}
     assert text_of(tokenizer, tokenizer.chat({"messages": [message]})) == "0"
 
 

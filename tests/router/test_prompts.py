@@ -138,14 +138,18 @@ async def test_conversation_is_the_same_with_and_without_a_tokenizer(tokenizer):
 
 
 async def test_without_a_tokenizer_the_length_is_guessed():
-    """The ring places what cannot be tokenised, and its load is estimated."""
+    """Its load is estimated, and its keys are of texts, which begin alike in every turn."""
     call = chat()
     prepared = await prepare(call, model_of(), None)
-    assert (prepared.keys.tolist(), prepared.exact, prepared.opening_tokens) == ([], False, 0)
+    assert not prepared.exact
     assert (
         prepared.prompt_tokens
         == sum(len(text) for message in call.messages for text in message.values()) // 4
     )
+    longer = chat(messages=[*call.messages, {"role": "assistant", "content": "I am."}])
+    keys = prepared.keys.tolist()
+    assert keys
+    assert (await prepare(longer, model_of(), None)).keys.tolist()[: len(keys)] == keys
 
 
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 4_000_000}}
@@ -183,6 +187,44 @@ PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + 
 def test_only_text_counts_as_text(fields, tokens):
     """A picture counts by itself and not by its bytes, and what is no part of a prompt does not count."""
     assert prompts.guess(chat(**fields)).prompt_tokens == pytest.approx(tokens, abs=2)
+
+
+async def test_keys_of_texts_are_those_of_a_namespace(tokenizer):
+    """They never equal keys of tokens, nor another tenant's, and without a namespace there are none."""
+    texts, salted, exact = [
+        set((await prepare(chat(**fields), model_of(), known)).keys.tolist())
+        for fields, known in (({}, None), ({"cache_salt": "s"}, None), ({}, tokenizer))
+    ]
+    assert texts.isdisjoint(salted | exact)
+    assert not len((await prepare(chat(), model_of(publishes_events=False), None)).keys)
+
+
+async def test_a_picture_weighs_no_more_than_its_hash():
+    """What follows a picture is looked at, however many bytes that has."""
+    part = {"type": "image_url", "image_url": {"url": "x" * 10**6}}
+    texts = [{"type": "text", "text": word * 50} for word in ("before ", "behind ")]
+    call = chat(messages=[{"role": "user", "content": [texts[0], part, texts[1]]}])
+    keys = (await prepare(call, model_of(), None)).keys.tolist()
+    assert 10 < len(keys) < 400
+    other = chat(messages=[{"role": "user", "content": [texts[0], {**part, "image_url": "y"}, texts[1]]}])
+    parted = (await prepare(other, model_of(), None)).keys.tolist()
+    assert (keys[0], keys[-1]) == (parted[0], keys[-1])
+    assert keys[-1] not in parted
+
+
+@pytest.mark.parametrize(
+    ("fields", "skips"),
+    [
+        ({"prompt_logprobs": 0}, True),
+        ({"echo": True}, True),
+        ({"prompt_logprobs": None, "echo": False}, False),
+    ],
+)
+async def test_nothing_is_predicted_for_what_skips_the_cache(tokenizer, fields, skips):
+    """vLLM computes the whole prompt anew where it is to report on it: no replica is better than another."""
+    prepared = await prepare(chat(**fields), model_of(), tokenizer)
+    assert prepared.exact
+    assert (not len(prepared.keys)) is skips
 
 
 @pytest.mark.parametrize(

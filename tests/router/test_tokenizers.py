@@ -115,9 +115,11 @@ async def test_tokenizer_that_differs_is_an_alarm(tokenizers, engine):
     engine.answer = engine.wrong
     await settled(tokenizers)
     assert tokenizers.get("m") is None
-    assert tokenizers.alarms() == {
-        "m": "the router's tokenizer and that of replica a differ on probe 0",
-    }
+    alarm = tokenizers.alarms()["m"]
+    assert alarm.startswith(
+        "the router's tokenizer and that of replica a differ on probe 0, at token 1, at message 0 (user); "
+    )
+    assert "WARMROUTE_CHAT_OPTIONS" in alarm
 
 
 async def test_engine_without_tokenize_is_believed(tokenizers, engine):
@@ -240,6 +242,26 @@ async def test_ordinary_requests_that_differ_are_told_and_harm_nobody(tokenizers
     assert "100 conversations in a row" in dict(tokenizers.shapes())["m"]
     tokenizers.compare("unknown", chat(), None, 2)
     assert tokenizers.for_call("unknown", chat(), 1) is None
+
+
+async def test_it_is_found_out_where_tokens_part(tokenizers, engine, monkeypatch):
+    """Once for each kind of request, by the next check."""
+    monkeypatch.setattr(module, "DIFFERENCE_SECONDS", 0.0)
+    await settled(tokenizers)
+    odd = chat(documents=[])
+    engine.answer = lambda body: [*engine.right(body), 1] if "documents" in str(body) else engine.right(body)
+    for number in range(3):
+        reply(tokenizers, odd, 1, conversation=number)
+    await eventually(lambda: "at token" in "".join(dict(tokenizers.shapes()).values()))
+    [(_, problem)] = tokenizers.shapes()
+    assert "they part at token" in problem
+    assert problem.endswith("after the last message); such requests go by their texts")
+    asked = len(engine.urls)
+    for number in range(3, 6):
+        reply(tokenizers, odd, 1, conversation=number)
+    assert tokenizers._entries["m"].odd is None
+    await asyncio.sleep(0.05)
+    assert len(engine.urls) - asked <= 2, "the probes alone"
 
 
 @pytest.fixture
