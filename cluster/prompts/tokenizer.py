@@ -1,7 +1,7 @@
 """Renders and tokenises prompts exactly as the engine does, with the model's own chat template.
 
 Needs ``transformers`` and no torch. The router compares the outcome with the engine's ``/tokenize`` and falls
-back to the ring where they differ, so a drift is an alarm and not a wrong key.
+back to texts where they differ, so a drift is an alarm and not a wrong key.
 """
 
 import json

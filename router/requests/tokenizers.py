@@ -2,7 +2,7 @@
 
 A tokenizer that differs from the engine's would make every key wrong and every hit rate zero, silently. So
 each is compared with the engines' ``/tokenize`` before it is used, again when replicas change, and now and
-then. A model whose tokenizer differs is routed by the ring, with an alarm, until a later check finds that it
+then. A model whose tokenizer differs is routed by texts, with an alarm, until a later check finds that it
 agrees again. Every reply's own count of prompt tokens is compared, too: a difference makes a check due soon,
 and says something about requests of its kind (`router.requests.exactness`), not about the model.
 """

@@ -9,10 +9,12 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from cluster.errors import StartUpError
 from cluster.fleet.fleet import Fleet
 from cluster.index.block_table import NO_KEYS
 from cluster.prompts.tokenizer import PromptTokenizer
 from cluster.protocol.wire import Lease, Load, ReplicaState
+from cluster.settings import load_settings
 from router.errors import AttemptFailedError
 from router.requests import tokenizers as module
 from router.requests.exactness import Exactness, shape_of
@@ -160,6 +162,45 @@ async def test_named_directory_wins(fleet, engine, tiny_model, monkeypatch):
         assert tokenizers.get(name) is not None
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.parametrize("name", ["remote", "lora"])
+async def test_options_of_the_engines_command_line_count(
+    fleet, engine, tiny_model, monkeypatch, tmp_path, name
+):
+    """They come as JSON, by any name of the model, and its tokens are then the engine's."""
+    (tmp_path / "x.jinja").write_text("{{ word }}{{ messages[0].content }}")
+    options = {"chat_template": str(tmp_path / "x.jinja"), "default_chat_template_kwargs": {"word": "You"}}
+    monkeypatch.setenv("WARMROUTE_CHAT_OPTIONS", json.dumps({"remote": options}))
+    settings = load_settings(RouterSettings)
+    engine.tokenizer = PromptTokenizer(tiny_model, options=settings.chat_options["remote"])
+    monkeypatch.setattr(module, "CHECK_SECONDS", 0.005)
+    admit(fleet, "b", "remote", adapters=("lora",), model_directory=str(tiny_model))
+    tokenizers = Tokenizers(fleet, engine, {}, settings.chat_options)
+    task = asyncio.create_task(tokenizers.run())
+    await settled(tokenizers, name)
+    tokens = tokenizers.get(name).chat({"messages": [{"role": "user", "content": " are"}]}).token_ids
+    assert tokenizers.get(name).decode(tokens) == "You are"
+    await settled(tokenizers)
+    assert list(tokenizers.alarms()) == ["m"], "of which nothing was said"
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("x", "Invalid JSON"),
+        ('{"m": {"chat_template": "/not/here"}}', "no file /not/here"),
+        ('{"m": {"chat-template": "x"}}', "Unexpected keyword argument"),
+        ('{"m": {"chat_template_content_format": "xml"}}', "'auto', 'string' or 'openai'"),
+    ],
+)
+def test_bad_options_stop_the_start(monkeypatch, given, said):
+    """With the name of the setting, and what is wrong."""
+    monkeypatch.setenv("WARMROUTE_CHAT_OPTIONS", given)
+    with pytest.raises(StartUpError, match=f"WARMROUTE_CHAT_OPTIONS: .*{said}"):
+        load_settings(RouterSettings)
 
 
 async def test_names_of_one_directory_share_its_tokenizer(tokenizers, fleet, tiny_model):
