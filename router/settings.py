@@ -1,11 +1,12 @@
 """Settings of a router, read from the environment once (prefix ``WARMROUTE_``)."""
 
+import json
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
-from pydantic import Field, Json, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
 from cluster.index.prefix_index import DEFAULT_MAX_BLOCKS
@@ -42,7 +43,7 @@ class RouterSettings(ClusterSettings):
     """How replicas are chosen."""
     tokenizers: Annotated[dict[str, Path], NoDecode] = Field(default_factory=dict)
     """MODEL=DIRECTORY pairs, separated by commas; other models are read from the engine's own directory."""
-    chat_options: Annotated[Json[dict[str, ChatOptions]], NoDecode] = Field(default_factory=dict)
+    chat_options: Annotated[dict[str, ChatOptions], NoDecode] = Field(default_factory=dict)
     """What engines' command lines say of chat templates, by model, as JSON: docs/rendering.md."""
     api_keys: Annotated[dict[TenantName, tuple[str, ...]], NoDecode] = Field(default_factory=dict, repr=False)
     """TENANT=KEY pairs, separated by commas; a tenant may have several keys; empty lets everybody in."""
@@ -114,6 +115,11 @@ class RouterSettings(ClusterSettings):
     @classmethod
     def _directories(cls, value: object) -> object:
         return dict(_pairs(value)) if isinstance(value, str) else value
+
+    @field_validator("chat_options", mode="before")
+    @classmethod
+    def _decoded(cls, value: object) -> object:
+        return json.loads(value) if isinstance(value, str) else value
 
     @field_validator("chat_options")
     @classmethod

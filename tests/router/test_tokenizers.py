@@ -190,7 +190,7 @@ async def test_options_of_the_engines_command_line_count(
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("x", "Invalid JSON"),
+        ("x", "Expecting value"),
         ('{"m": {"chat_template": "/not/here"}}', "no file /not/here"),
         ('{"m": {"chat-template": "x"}}', "Unexpected keyword argument"),
         ('{"m": {"chat_template_content_format": "xml"}}', "'auto', 'string' or 'openai'"),
