@@ -91,7 +91,7 @@ async def prepare(
         guessed = guess(call, conversation_key)
         least_tokens = (min(guessed.prompt_tokens + 1, model.max_model_len),)
         keys, opening = NO_KEYS, 0
-        if model.namespace is not None:
+        if model.namespace is not None and call.is_readable:
             root = _root(replace(model.namespace, tokenizer_fingerprint=TEXTS), call.cache_salt)
             keys, opening = approximate_keys(call, root, model.namespace.block_size)
         return msgspec.structs.replace(

@@ -199,6 +199,14 @@ async def test_keys_of_texts_are_those_of_a_namespace(tokenizer):
     assert not len((await prepare(chat(), model_of(publishes_events=False), None)).keys)
 
 
+@pytest.mark.parametrize("body", [{"messages": [3]}, {"messages": "x"}, {"messages": [{"content": "x"}]}])
+async def test_what_only_the_engine_can_judge_has_no_keys(body):
+    """It may be anything."""
+    prepared = await prepare(parse_chat(json.dumps(body).encode()), model_of(), None)
+    assert not prepared.exact
+    assert not len(prepared.keys)
+
+
 async def test_a_picture_weighs_no_more_than_its_hash():
     """What follows a picture is looked at, however many bytes that has."""
     part = {"type": "image_url", "image_url": {"url": "x" * 10**6}}
