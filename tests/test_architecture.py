@@ -31,13 +31,13 @@ others."""
 
 ROOMS = [
     "policies",
-    "cluster.errors", "cluster.process", "cluster.protocol", "cluster.settings", "cluster.flags",
-    "cluster.log_sink", "cluster.log",
+    "cluster.errors", "cluster.apis", "cluster.process", "cluster.protocol", "cluster.settings",
+    "cluster.flags", "cluster.log_sink", "cluster.log",
     "cluster.store", "cluster.index", "cluster.prompts", "cluster.fleet", "cluster.sync", "cluster.operate",
     "workers.errors", "workers.settings", "workers.concurrency",
     "workers.events", "workers.engines", "workers.agent", "workers.replica", "workers.sim",
     "router.errors", "router.auth", "router.settings",
-    "router.http", "router.upstream", "router.apis", "router.requests", "router.explain", "router.answers",
+    "router.http", "router.upstream", "router.requests", "router.explain", "router.answers",
     "router.steer", "router.history", "router.health", "router.observe", "router.api", "router.admin",
     "router.app", "router.server", "router.processes",
     "cluster.serve",

@@ -5,8 +5,8 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from cluster.apis.messages import system_first
 from cluster.prompts.tokenizer import PromptTokenizer
-from router.apis.messages import system_first
 from router.requests.lenient_json import nested_too_deeply
 from router.requests.schema import OPENING, Call, call_of, opening_of, read_object, shaped, unreadable
 

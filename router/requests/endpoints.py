@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from router.apis.messages import MessagesShape, chat_of_messages
-from router.apis.responses import ResponsesShape, chat_of_response
+from cluster.apis.messages import MessagesShape, chat_of_messages
+from cluster.apis.responses import ResponsesShape, chat_of_response
 from router.errors import anthropic_body
 from router.http.sse import UNREADABLE, EventFilter, usage_of_reply
 from router.http.stream_formats import (

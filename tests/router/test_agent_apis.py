@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from cluster.apis.messages import chat_of_messages, system_first
+from cluster.apis.responses import chat_of_response
 from cluster.prompts.tokenizer import PromptTokenizer
-from router.apis.messages import chat_of_messages, system_first
-from router.apis.responses import chat_of_response
 from router.requests.endpoints import ENDPOINTS
 from tests.router.fake_engine import stream, whole
 

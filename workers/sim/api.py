@@ -1,9 +1,5 @@
-"""vLLM's HTTP surface (0.32) in front of one simulated engine.
+"""vLLM's HTTP surface (0.32) in front of one simulated engine."""
 
-A reply owns its job: however the reply ends (all tokens sent, client gone, engine stopped), it releases it.
-"""
-
-import asyncio
 import dataclasses
 import secrets
 from collections.abc import Callable
@@ -16,16 +12,17 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cluster.prompts.tokenizer import PromptTokenizer
-from workers.sim.core import EngineCore, Job, Output
+from workers.sim.agent_apis import Translation, message_translation, response_translation, scripted
+from workers.sim.core import EngineCore
 from workers.sim.operator_api import operator_routes, sleep_metric
+from workers.sim.replies import Reply
 from workers.sim.schema import (
     ApiError,
     Generation,
     Json,
-    ReplyShapes,
     chat_tokens,
     checked_ids,
     parse_chat,
@@ -36,9 +33,8 @@ from workers.sim.schema import (
 VLLM_VERSION = "0.32.0"
 MAX_BODY_BYTES = 64 * 2**20
 GUARDED_PREFIX = "/v1"
-JSON_TYPE = (b"content-type", b"application/json")
-SSE_TYPE = (b"content-type", b"text/event-stream; charset=utf-8")
 
+Translator = Callable[[Json, PromptTokenizer], Translation]
 Parser = Callable[[Json, PromptTokenizer, str, int], Generation]
 
 
@@ -48,6 +44,9 @@ def build_app(core: EngineCore) -> ASGIApp:
     routes = [
         Route("/v1/chat/completions", api.chat, methods=["POST"]),
         Route("/v1/completions", api.completion, methods=["POST"]),
+        Route("/v1/messages", api.message, methods=["POST"]),
+        Route("/v1/messages/count_tokens", api.count_tokens, methods=["POST"]),
+        Route("/v1/responses", api.response, methods=["POST"]),
         Route("/v1/models", api.models),
         Route("/tokenize", api.tokenize, methods=["POST"]),
         Route("/detokenize", api.detokenize, methods=["POST"]),
@@ -79,6 +78,28 @@ class SimApi:
     async def completion(self, request: Request) -> ASGIApp:
         """Text completion."""
         return await self._generate(request, parse_completion)
+
+    async def message(self, request: Request) -> ASGIApp:
+        """Anthropic's Messages API, whose errors have a form of their own."""
+        try:
+            return await self._translate(request, message_translation)
+        except ApiError as error:
+            return JSONResponse({"type": "error", **error.body}, error.status)
+
+    async def count_tokens(self, request: Request) -> Response:
+        """The tokens that such a request's prompt would have."""
+        try:
+            body = await _json_body(request)
+            chat, _ = message_translation(body, self._core.tokenizer)
+            tokens = len(chat_tokens(chat, self._core.tokenizer))
+        except ApiError as error:
+            return JSONResponse({"type": "error", **error.body}, error.status)
+        about = {"context_management": {"original_input_tokens": tokens}}
+        return JSONResponse({"input_tokens": tokens, **about})
+
+    async def response(self, request: Request) -> ASGIApp:
+        """OpenAI's Responses API."""
+        return await self._translate(request, response_translation)
 
     async def models(self, request: Request) -> Response:
         """The model and its adapters."""
@@ -143,7 +164,19 @@ class SimApi:
         body = await _json_body(request)
         model = self._model(body)
         generation = parse(body, self._core.tokenizer, model, self._core.settings.context_limit)
+        if parse is parse_chat:
+            generation = self._scripted(generation, body)
         return Reply(self._core, generation)
+
+    async def _translate(self, request: Request, translation: Translator) -> ASGIApp:
+        body = await _json_body(request)
+        model = self._model(body)
+        chat, maker = translation(body, self._core.tokenizer)
+        generation = parse_chat(chat, self._core.tokenizer, model, self._core.settings.context_limit)
+        return Reply(self._core, self._scripted(generation, chat), maker)
+
+    def _scripted(self, generation: Generation, chat: Json) -> Generation:
+        return scripted(generation, chat, self._core.script, self._core.settings.answer_tokens)
 
     def _model(self, body: Json) -> str:
         names = self._core.settings.model_names
@@ -177,66 +210,6 @@ def metrics_text(core: EngineCore) -> str:
     )
 
 
-class Reply:
-    """The ASGI response to one completion request."""
-
-    def __init__(self, core: EngineCore, generation: Generation) -> None:
-        self._core = core
-        self._generation = generation
-        self._shapes = ReplyShapes(generation)
-        self._encoder = msgspec.json.Encoder()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Generate and send, or stop as soon as the client is gone."""
-        job = self._core.submit(self._generation)
-        watcher = asyncio.create_task(_cancel_when_gone(job, receive))
-        try:
-            await (self._send_stream(job, send) if self._generation.stream else self._send_whole(job, send))
-        finally:
-            watcher.cancel()
-            self._core.release(job)
-
-    async def _send_stream(self, job: Job, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": [SSE_TYPE]})
-        opening = self._opening(len(job.requests))
-        while not job.finished:
-            outputs = await job.outputs()
-            if not outputs:
-                return  # without the final chunk: the client sees a broken stream, as when an engine dies
-            await send(_body(opening + b"".join(map(self._text_event, outputs)), more=True))
-            opening = b""
-        await send(_body(self._closing(job), more=False))
-
-    async def _send_whole(self, job: Job, send: Send) -> None:
-        texts = [""] * len(job.requests)
-        while not job.finished:
-            outputs = await job.outputs()
-            if not outputs:
-                return
-            for output in outputs:
-                texts[output.index] += output.text
-        reply = self._shapes.whole(texts, job.usage(self._generation.num_choices))
-        await send({"type": "http.response.start", "status": 200, "headers": [JSON_TYPE]})
-        await send(_body(self._encoder.encode(reply), more=False))
-
-    def _opening(self, num_choices: int) -> bytes:
-        if not self._generation.is_chat:
-            return b""
-        return b"".join(self._event(self._shapes.role_chunk(index)) for index in range(num_choices))
-
-    def _text_event(self, output: Output) -> bytes:
-        return self._event(self._shapes.text_chunk(output.index, output.text, output.is_last))
-
-    def _closing(self, job: Job) -> bytes:
-        if not self._generation.include_usage:
-            return b"data: [DONE]\n\n"
-        usage = self._shapes.usage_chunk(job.usage(self._generation.num_choices))
-        return self._event(usage) + b"data: [DONE]\n\n"
-
-    def _event(self, chunk: Json) -> bytes:
-        return b"data: %b\n\n" % self._encoder.encode(chunk)
-
-
 class ApiKeyMiddleware:
     """Refuses requests under ``/v1`` that lack the bearer token."""
 
@@ -256,12 +229,6 @@ class ApiKeyMiddleware:
         header: bytes = dict(scope["headers"]).get(b"authorization", b"")
         scheme, _, token = header.partition(b" ")
         return secrets.compare_digest(scheme.capitalize() + b" " + token, self._expected)
-
-
-async def _cancel_when_gone(job: Job, receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    job.cancel()
 
 
 async def _json_body(request: Request) -> Json:
@@ -289,10 +256,6 @@ async def _bounded_body(request: Request) -> bytes:
             )
         chunks.append(chunk)
     return b"".join(chunks)
-
-
-def _body(data: bytes, more: bool) -> Message:
-    return {"type": "http.response.body", "body": data, "more_body": more}
 
 
 async def _api_error(request: Request, error: Any) -> Response:

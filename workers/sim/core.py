@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import xxhash
 import zmq
 
@@ -131,6 +132,7 @@ class EngineCore:
         settings = host.settings
         self.settings = settings
         self.tokenizer = host.tokenizer
+        self.script = msgspec.json.decode(settings.script.read_bytes()) if settings.script else []
         self.started_at = time.time()
         self.publisher = _publisher(host, index) if settings.kv_events else None
         self.loras = {name: Lora(number, name) for number, name in enumerate(settings.lora, start=1)}

@@ -43,6 +43,9 @@ class Generation:
     stream: bool
     include_usage: bool
     cache_salt: str | None
+    call: Json | None = None
+    """The tool to be called in place of an answer in words."""
+    finish_reason: str = "length"
 
 
 def parse_chat(body: Json, tokenizer: PromptTokenizer, model: str, max_model_len: int) -> Generation:
@@ -219,6 +222,8 @@ class ReplyShapes:
 
     def __init__(self, generation: Generation) -> None:
         self._is_chat = generation.is_chat
+        self._finish_reason = generation.finish_reason
+        self._calls = [{"index": 0, **generation.call}] if generation.call else []
         self._head: Json = {
             "id": f"{'chatcmpl' if self._is_chat else 'cmpl'}-{uuid.uuid4().hex}",
             "object": "chat.completion.chunk" if self._is_chat else "text_completion",
@@ -256,15 +261,18 @@ class ReplyShapes:
         }
 
     def _chat_text_chunk(self, index: int, text: str, is_last: bool) -> Json:
+        delta: Json = {"content": "" if self._calls else text}
+        if is_last and self._calls:
+            delta["tool_calls"] = self._calls
         choice = {
             "index": index,
-            "delta": {"content": text},
+            "delta": delta,
             "logprobs": None,
             "finish_reason": None,
             "token_ids": None,
         }
         if is_last:
-            choice |= {"finish_reason": "length", "stop_reason": None}
+            choice |= {"finish_reason": self._finish_reason, "stop_reason": None}
         return {**self._head, "choices": [choice]}
 
     def _completion_text_chunk(self, index: int, text: str, is_last: bool) -> Json:
@@ -272,7 +280,7 @@ class ReplyShapes:
             "index": index,
             "text": text,
             "logprobs": None,
-            "finish_reason": "length" if is_last else None,
+            "finish_reason": self._finish_reason if is_last else None,
             "stop_reason": None,
             "prompt_token_ids": None,
             "token_ids": None,
@@ -280,8 +288,16 @@ class ReplyShapes:
         return {**self._head, "choices": [choice]}
 
     def _whole_choice(self, index: int, text: str) -> Json:
-        answer: Json = (
-            {"message": {"role": "assistant", "content": text}} if self._is_chat else {"text": text}
-        )
-        ending = {"logprobs": None, "finish_reason": "length", "stop_reason": None, "token_ids": None}
+        answer: Json = {"text": text}
+        if self._is_chat:
+            message: Json = {"role": "assistant", "content": text}
+            if self._calls:
+                message |= {"content": None, "tool_calls": self._calls}
+            answer = {"message": message}
+        ending = {
+            "logprobs": None,
+            "finish_reason": self._finish_reason,
+            "stop_reason": None,
+            "token_ids": None,
+        }
         return {"index": index, **answer, **ending}

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Self
 
-from pydantic import DirectoryPath, Field, ValidationError, model_validator
+from pydantic import DirectoryPath, Field, FilePath, ValidationError, model_validator
 from pydantic_settings import CliApp, SettingsConfigDict
 
 from cluster.errors import StartUpError
@@ -39,6 +39,10 @@ class SimSettings(EnvironmentSettings):
     prefill_rate: float = Field(12_000, gt=0, description="prompt tokens computed per second")
     step_ms: float = Field(10, ge=0.1, description="least duration of a step")
     decode_ms: float = Field(0.1, ge=0, description="added to a step per sequence that decodes")
+    answer_tokens: int = Field(0, ge=0, description="longest answer; 0: as long as it may be")
+    script: FilePath | None = Field(
+        None, description="JSON file: tools to call, in this order, where requests offer them"
+    )
     dev_mode: bool = Field(False, description="offer /sleep, /wake_up and /is_sleeping")
     lora_updating: bool = Field(False, description="offer /v1/load_lora_adapter and its opposite")
     kv_events: bool = Field(True, description="publish KV cache events over ZeroMQ")

@@ -1,0 +1,78 @@
+"""The other APIs of chats at a simulated engine, and tools called by a script.
+
+As in vLLM a request becomes the chat completion that it stands for, and that one's answer is translated back.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from cluster.apis.answer_blocks import Maker
+from cluster.apis.message_answers import MessageMaker
+from cluster.apis.messages import MessagesShape, chat_of_messages, system_first
+from cluster.apis.response_answers import ResponseMaker
+from cluster.apis.responses import ResponsesShape, chat_of_response
+from cluster.prompts.tokenizer import PromptTokenizer
+from workers.sim.schema import ApiError, Generation, Json
+
+NEEDS_A_STORE = ("previous_response_id", "background")
+"""Fields of a Responses request with which vLLM wants to keep responses, which it does not by itself."""
+
+
+class Translation(NamedTuple):
+    """The chat completion that a request stands for, and what makes its answer."""
+
+    chat: Json
+    maker: Maker
+
+
+def message_translation(body: Json, tokenizer: PromptTokenizer) -> Translation:
+    """Of a Messages request. Raises `ApiError`."""
+    chat = _translated(body, MessagesShape, chat_of_messages)
+    if tokenizer.merges_system and chat["messages"]:
+        chat = system_first(chat)
+    if chat.get("reasoning_effort") == "none":
+        chat["reasoning_effort"] = tokenizer.effort_without_thinking
+    return Translation(chat, MessageMaker())
+
+
+def response_translation(body: Json, tokenizer: PromptTokenizer) -> Translation:
+    """Of a Responses request. Raises `ApiError`."""
+    for name in NEEDS_A_STORE:
+        if body.get(name):
+            raise ApiError(f"{name} needs a store", name, 404 if name == "previous_response_id" else 400)
+    return Translation(_translated(body, ResponsesShape, chat_of_response), ResponseMaker(body))
+
+
+def scripted(
+    generation: Generation, chat: Mapping[str, Any], script: Sequence[Json], answer_tokens: int
+) -> Generation:
+    """The same, but no longer than answers may be, or the next call that the script has for a request with
+    this tool.
+    """
+    unlimited = chat.get("max_tokens") is None and chat.get("max_completion_tokens") is None
+    if answer_tokens and (unlimited or answer_tokens < generation.max_tokens):
+        generation = dataclasses.replace(generation, max_tokens=answer_tokens, finish_reason="stop")
+    offered = {tool.get("function", {}).get("name") for tool in chat.get("tools") or ()}
+    done = sum(bool(message.get("tool_calls")) for message in chat["messages"])
+    if done >= len(script) or script[done]["name"] not in offered:
+        return generation
+    call, number = script[done], f"call_{done}"
+    function = {"name": call["name"], "arguments": msgspec.json.encode(call["arguments"]).decode()}
+    call = {"id": number, "type": "function", "function": function}
+    return dataclasses.replace(generation, call=call, finish_reason="tool_calls")
+
+
+def _translated(body: Json, shape: Any, convert: Any) -> Json:
+    try:
+        msgspec.convert(body, shape)
+    except msgspec.ValidationError as error:
+        raise ApiError(str(error)) from error
+    chat: Json | None = convert(body)
+    if chat is None:
+        raise ApiError("a simulated engine does not know all that this request holds")
+    if chat.get("stream"):
+        chat["stream_options"] = {"include_usage": True}
+    return chat
