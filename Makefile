@@ -26,7 +26,7 @@ bench: setup ## what routing costs: this router, and others where ARGS=install h
 	@exec $(BIN)/python -m loadtest.bench $(ARGS)
 
 test: setup ## all tests, with real Redis, real Ray Serve, real vLLM and a real browser (minutes)
-	@$(PYTHON) infra/setup.py --with chromium
+	@$(PYTHON) infra/setup.py --with chromium --with nginx
 	@exec $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-fast: setup ## the tests that need no other process (seconds)

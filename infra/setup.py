@@ -1,6 +1,6 @@
 """Set up Warmroute: create .venv and install everything from the lock file of this machine's kind.
 
-    python3 infra/setup.py [--with redis] [--with chromium] [--print-python]
+    python3 infra/setup.py [--with redis] [--with chromium] [--with nginx] [--print-python]
 
 Runs with the system's Python and its standard library only. Safe to run again at any time: when nothing has
 changed it ends at once, and an installation that was interrupted is finished. What is said goes to standard
@@ -486,6 +486,7 @@ CHROMIUM = SystemProgram(
     "Chromium or Chrome",
     "Only the tests in tests/browser need it.",
 )
+NGINX = SystemProgram("nginx", ("nginx", "/usr/sbin/nginx"), "nginx", "nginx", "Only tests of routers behind one need it.")
 
 
 def ensure_redis(target: Environment, progress: Progress) -> None:
@@ -498,7 +499,12 @@ def ensure_chromium(target: Environment, progress: Progress) -> None:
     ensure_program(target, progress, CHROMIUM)
 
 
-SEE_TO = {"redis": ensure_redis, "chromium": ensure_chromium}
+def ensure_nginx(target: Environment, progress: Progress) -> None:
+    """See to an nginx."""
+    ensure_program(target, progress, NGINX)
+
+
+SEE_TO = {"redis": ensure_redis, "chromium": ensure_chromium, "nginx": ensure_nginx}
 
 
 def ensure_program(target: Environment, progress: Progress, wanted: SystemProgram) -> None:
