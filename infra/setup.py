@@ -486,7 +486,9 @@ CHROMIUM = SystemProgram(
     "Chromium or Chrome",
     "Only the tests in tests/browser need it.",
 )
-NGINX = SystemProgram("nginx", ("nginx", "/usr/sbin/nginx"), "nginx", "nginx", "Only tests of routers behind one need it.")
+NGINX = SystemProgram(
+    "nginx", ("nginx", "/usr/sbin/nginx"), "nginx", "nginx", "Only tests of routers behind one need it."
+)
 
 
 def ensure_redis(target: Environment, progress: Progress) -> None:

@@ -1,6 +1,7 @@
 """Settings of a router, read from the environment once (prefix ``WARMROUTE_``)."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +19,7 @@ from router.auth import EVERYBODY, header_forms
 TenantName: TypeAlias = Annotated[str, Field(min_length=1, max_length=64)]
 """It stands in every log line of the tenant's requests."""
 
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+")
 STOP_MARGIN_SECONDS = 7.0
 """For what a stopping router does besides waiting."""
 
@@ -52,6 +54,9 @@ class RouterSettings(ClusterSettings):
     hide_cache_headers: Annotated[frozenset[str], NoDecode] = frozenset()
     """Tenants, separated by commas, whose answers carry no headers about replicas and caches; ``*`` for
     everybody."""
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Origins, separated by commas, whose pages may use the API from browsers: ``https://chat.example.com``;
+    ``*`` for all."""
     open_metrics: bool = False
     """Whether ``/metrics`` answers everybody also where others than this machine can reach it."""
     max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024)
@@ -169,6 +174,18 @@ class RouterSettings(ClusterSettings):
         _require_tenants(names, info)
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"{', '.join(twice)}: a tenant belongs to one group at most")
+        return value
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _origins(cls, value: object) -> object:
+        return _names(value, ",") if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := [origin for origin in value if origin != EVERYBODY and not ORIGIN.fullmatch(origin)]:
+            raise ValueError(f"{wrong[0]!r} is no origin: scheme://host[:port], lower case, without a path")
         return value
 
     @field_validator("hide_cache_headers", mode="before")

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.replicas import Model
 from router.answers import schemas
+from router.api.cors import Cors
 from router.api.dispatch import Dispatcher, Exchange
 from router.auth import Authenticator, credentials
 from router.errors import ApiError, ClientStalledError, UpstreamError
@@ -223,11 +224,14 @@ class RouterApplication(FastAPI):
         self.admission = Admission(
             min(settings.max_open_requests, connections), settings.max_body_bytes_in_flight, connections
         )
+        self._cors = Cors(settings.cors_origins) if settings.cors_origins else None
         self.endpoints: dict[str, ASGIApp] = {}
         """What answers a POST to these paths."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        if self._cors and scope["type"] == "http" and await self._cors.answers(scope, receive, send):
+            return
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self.endpoints:
             await self.endpoints[scope["path"]](scope, receive, send)
         else:

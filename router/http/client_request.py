@@ -5,7 +5,7 @@ one callback. Starlette's endpoints use the same request through ASGI.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -81,7 +81,6 @@ class ClientRequest:
         return self._cycle.disconnected
 
     # ---- the body ----
-
     async def read_body(self, limit: int) -> bytes | None:
         """The whole body of at most ``limit`` bytes; None when the client left before its end.
 
@@ -137,6 +136,10 @@ class ClientRequest:
         self._cycle.message_event.set()
 
     # ---- the answer ----
+
+    def add_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Put these on the answer, whoever gives it."""
+        self._cycle.default_headers = [*self._cycle.default_headers, *headers]
 
     async def stays_for(self, work: Coroutine[Any, Any, None]) -> bool:
         """Do the work. False when the client left first: then it was cancelled, and has cleaned up."""
@@ -202,13 +205,11 @@ class ClientRequest:
         cycle.waiting_for_100_continue = False
         if not cycle.keep_alive:
             lines.append(b"connection: close\r\n")
+        self._is_chunked = body is None and cycle.scope["http_version"] == "1.1"
         if body is not None:
             lines += (b"content-length: %d\r\n\r\n" % len(body), body)
-        elif cycle.scope["http_version"] == "1.1":
-            self._is_chunked = True
-            lines.append(b"transfer-encoding: chunked\r\n\r\n")
         else:
-            lines.append(b"\r\n")
+            lines.append(b"transfer-encoding: chunked\r\n\r\n" if self._is_chunked else b"\r\n")
         cycle.response_started = True
         self._transport.write(b"".join(lines))
 
@@ -276,7 +277,6 @@ class ClientRequest:
         self._wake()
 
     # ---- called by the client's connection ----
-
     def drop_body(self) -> None:
         """Nobody needs it any more."""
         self._cycle.body = bytearray()

@@ -123,8 +123,8 @@ async def tokens_come_one_by_one(front: Front) -> None:
 
 
 async def test_rolling_restart(front: Front) -> None:
-    """Streams come as their tokens are made, and of 50 requests a second, streamed or not, none fails while one
-    router after the other is stopped and started again.
+    """Streams come as their tokens are made; and of 50 requests a second, streamed or not, none fails while
+    one router after the other is stopped and started again.
     """
     await tokens_come_one_by_one(front)
     outcomes: Counter[str] = Counter()
