@@ -97,14 +97,23 @@ def agent(context: typer.Context) -> None:
                 "Default: the engine URL."
             ),
         ] = None,
+        replica_id: Annotated[
+            list[str] | None,
+            typer.Option(
+                help="Name of that replica; repeatable, in the same order. Default: its host and port."
+            ),
+        ] = None,
         **given: Any,
     ) -> None:
         import uvloop
 
+        from cluster.store.store import is_local
         from workers.agent.main import engine_addresses, run_agents
 
-        engines = engine_addresses(engine_url, advertise_url or [])
         settings = load_settings(WorkerSettings, **given)
+        engines = engine_addresses(
+            engine_url, advertise_url or (), replica_id or (), redis_is_local=is_local(settings.redis_url)
+        )
         configure_logging(settings.log_level)
         uvloop.run(run_agents(engines, settings))
 

@@ -23,6 +23,7 @@ from redis.exceptions import RedisError
 
 from cluster.errors import StartUpError, StoreUnavailableError
 from cluster.process.tasks import cancel_and_wait
+from cluster.settings import is_loopback
 from cluster.store.commands import RedisClient
 
 URL_FORMS = (
@@ -72,6 +73,15 @@ def connect(url: str, timeout: float = 2.0) -> RedisClient:
         # What is quoted of a URL with a password may be a part of that, where a '/' in it is not encoded.
         reason = re.sub(r"'.*'", "'***'", str(error)) if "@" in url else str(error)
         raise StartUpError(f"bad Redis URL: {reason}. It must be {URL_FORMS}.") from error
+
+
+def is_local(url: str) -> bool:
+    """Whether every server that the URL names is on this machine, so that all that use it are, too."""
+    try:
+        hosts = urlsplit(url).netloc.rpartition("@")[2].split(",")
+        return all(is_loopback(urlsplit(f"//{host}").hostname or "localhost") for host in hosts)
+    except ValueError:  # `connect` says so
+        return True
 
 
 class _SentinelPool(SentinelConnectionPool):

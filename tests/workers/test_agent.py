@@ -8,7 +8,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from cluster.errors import FencedError
+from cluster.errors import FencedError, StartUpError
 from cluster.process import tasks
 from cluster.prompts.tokenizer import tokenizer_fingerprint
 from cluster.protocol.block_keys import block_keys, unpack_keys
@@ -302,6 +302,28 @@ async def test_a_second_agent_fences_the_first(engine, store, settings, seen, ev
         await asyncio.wait_for(task, 5)
     await first.close()
     assert await seen.owned() == {42}
+
+
+async def test_second_agent_of_a_replica_is_refused(engine, agent, store, settings, seen):
+    """It says what to do, and the first one goes on undisturbed."""
+    epoch = await seen.epoch()
+    with pytest.raises(StartUpError, match=f"another agent publishes replica {REPLICA}: .*--replica-id"):
+        await asyncio.wait_for(Agent(engine.url, store, settings, REPLICA).run(), 5)
+    assert await seen.epoch() == epoch
+    assert await seen.is_ready()
+
+
+async def test_agent_that_was_killed_is_followed_by_the_next(engine, store, settings, seen, eventually):
+    """Its lease still lives, but nobody renews it."""
+    killed = asyncio.create_task(Agent(engine.url, store, settings, REPLICA).run())
+    await eventually(seen.is_ready)
+    killed.cancel()
+    await asyncio.gather(killed, return_exceptions=True)
+    epoch = await seen.epoch()
+    assert await store.pttl(settings.keys.lease(REPLICA)) > 0
+    async with _running(Agent(engine.url, store, settings, REPLICA)):
+        await eventually(lambda: _later(seen, epoch))
+        await eventually(seen.is_ready)
 
 
 async def test_an_engine_without_events_is_published_with_an_alarm(engine, store, settings, seen, eventually):

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from cluster.errors import FencedError
+from cluster.errors import FencedError, StartUpError
 from cluster.process.tasks import Kept
 from cluster.prompts.tokenizer import tokenizer_fingerprint
 from cluster.protocol.wire import Lease, Load, ReplicaState
@@ -132,14 +132,15 @@ class Agent:
     async def run(self) -> None:
         """Follow the engine until cancelled, whatever happens to it or to Redis.
 
-        Raises `FencedError` when another agent has taken over this replica's id.
+        Raises `StartUpError` when another agent has this replica's id at the start, and `FencedError` when it
+        takes it later.
         """
         self._publication.begin(self.lease)
         settings = self._settings
         client = EngineClient(self._engine_url, settings.engine_api_key, settings.engine_timeout_seconds)
         async with client:
             await run_together(
-                Kept(self._publication.run, final=(FencedError,)).run(),
+                Kept(self._publication.run, final=(FencedError, StartUpError)).run(),
                 Kept(partial(self._follow_engine, client)).run(),
             )
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 import msgspec
 import structlog
 
-from cluster.errors import FencedError, LeaseLostError, SequenceGapError, StoreUnavailableError
+from cluster.errors import FencedError, LeaseLostError, SequenceGapError, StartUpError, StoreUnavailableError
 from cluster.protocol.block_keys import unpack_keys
 from cluster.protocol.wire import Lease, Load
-from cluster.store.commands import RedisClient, translated_errors
+from cluster.store.commands import Commands, RedisClient, translated_errors
 from cluster.store.ownership import OwnershipWriter
 from workers.agent.mirror import Change
 from workers.concurrency import growing_pauses, spread
@@ -27,6 +27,8 @@ MAX_BATCH = 5_000
 """Keys per Lua call: 2 to 3 ms of Redis' time."""
 SETTLE_SECONDS = 2.0
 SETTLE_STEP_SECONDS = 0.002
+RIVAL_LOOKS = 6
+"""Two in each heartbeat: a lease that is not renewed between any of them belongs to nobody any more."""
 
 log = structlog.get_logger(__name__)
 
@@ -91,6 +93,7 @@ class Publication:
         load: Callable[[], Load],
     ) -> None:
         self._redis = redis
+        self._execute = Commands.of(redis).execute
         self._settings = settings
         self._replica = replica
         self._owned = owned
@@ -143,7 +146,8 @@ class Publication:
             self._wake.set()
 
     async def run(self) -> None:
-        """Write until cancelled. Raises `FencedError` when another agent has taken over this replica's id.
+        """Write until cancelled. Raises `StartUpError` when another agent has this replica's id at the start,
+        and `FencedError` when it takes it later.
 
         When it is run again, after an error that nobody expected, it does not trust what was written.
         """
@@ -189,6 +193,8 @@ class Publication:
         return True
 
     async def _open(self, lease: Lease) -> None:
+        if not self.epoch:
+            await self._refuse_rival()
         self._must_open = False
         try:
             await self._writer.open(lease, ())
@@ -216,6 +222,24 @@ class Publication:
             return
         self._wake.clear()
 
+    async def _refuse_rival(self) -> None:
+        """Raises `StartUpError` when another agent keeps the lease of this id alive."""
+        pause = self._settings.heartbeat_seconds / 2
+        left = await self._milliseconds_left()
+        for _ in range(RIVAL_LOOKS):
+            if left <= 0:  # there is none
+                return
+            await asyncio.sleep(pause)
+            before, left = left, await self._milliseconds_left()
+            if left > before:
+                raise StartUpError(
+                    f"another agent publishes replica {self._replica}: "
+                    "give this engine an id of its own with --replica-id, or stop that agent"
+                )
+
+    async def _milliseconds_left(self) -> int:
+        return int(await self._execute("PTTL", self._settings.keys.lease(self._replica)))
+
     async def _reopen_or_raise(self) -> None:
         """Another epoch than ours is in Redis: raise, unless it is an old one or one of our own calls
         that came late.
@@ -227,8 +251,8 @@ class Publication:
         taken_over = epoch is not None and int(epoch) > self.epoch
         if taken_over and not self._is_ours(lease):
             raise FencedError(
-                f"replica {self._replica}: another agent publishes under this id now. "
-                "Run one agent per engine, or give each its own replica id."
+                f"replica {self._replica}: another agent publishes under this id now: "
+                "run one agent per engine, or give each an id of its own with --replica-id"
             )
         self._must_open = True
 
