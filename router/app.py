@@ -15,6 +15,7 @@ from starlette.routing import Route
 from cluster.fleet.fleet import Fleet
 from cluster.process.tasks import Kept, cancel_and_wait
 from cluster.store.operator_commands import CommandStore
+from cluster.store.rights import RightsCheck
 from cluster.store.steering import SteeringStore
 from cluster.store.store import connect
 from cluster.sync.follower import Follower
@@ -86,6 +87,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         index_watchdog = IndexWatchdog(
             redis, settings.keys, fleet, follower, following.restart, lambda: len(commands.reset_prefixes)
         )
+        rights = RightsCheck(redis, settings.keys, fleet.store, router_id)
         steering = Steering(
             SteeringStore(redis, settings.keys), POLICIES, settings.policy, router_id, commands
         )
@@ -145,6 +147,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
             liveness,
             new_names,
             index_watchdog,
+            rights,
             steering,
             tokenizers,
             probes,

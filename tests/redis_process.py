@@ -136,9 +136,9 @@ def free_port():
 
 
 @contextmanager
-def running_redis(directory):
+def running_redis(directory, **options):
     """A Redis for as long as the context is open; the test is skipped where there is no `redis-server`."""
-    with _running([RedisProcess(directory)]) as [server]:
+    with _running([RedisProcess(directory, **options)]) as [server]:
         yield server
 
 

@@ -64,6 +64,10 @@ def connect(url: str, timeout: float = 2.0) -> RedisClient:
     try:
         parts = urlsplit(url)
         scheme, _, topology = parts.scheme.partition("+")
+        if scheme != "unix" and (
+            "@" in parts.path or "@" in parts.fragment or "@" in parts.query.split("=")[0]
+        ):
+            raise ValueError("in user and password, characters like / ? # @ must be percent-encoded")
         if topology == "sentinel":
             return _sentinel_client(scheme, parts, limits)
         if topology == "cluster":

@@ -12,6 +12,10 @@ class StoreCondition:
         """Why Redis refuses to be written to; "" while it does not."""
         self.unreadable = ""
         """Why Redis refuses to be read; "" while it does not."""
+        self.tls_problem = ""
+        """Why there is no connection to Redis, where that is because of TLS."""
+        self.missing_rights: list[str] = []
+        """What Redis' ACL should allow this process, as it is written there."""
         self._asked_at: float | None = None
         self._last_seconds = 0.0
 

@@ -10,6 +10,7 @@ messages need not wait: it brings the gauges, and its sequence number shows a me
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -37,6 +38,8 @@ did not run for a while finds its messages waiting instead."""
 MISSING_LEASE_SECONDS = 1.5
 """How long a lease may be missing before its replica is dismissed, if its engine does not answer: Redis may
 have lost its data, and a living agent writes its lease again with the next heartbeat."""
+
+TLS_PROBLEM = re.compile(r"\[SSL.*")
 
 log = structlog.get_logger()
 
@@ -298,4 +301,7 @@ class Follower:
         if reachable != self._fleet.store_reachable:
             log.warning("redis_returned" if reachable else "redis_lost", reason=str(error or ""))
         self._fleet.store_reachable = reachable
-        self._fleet.store.unreadable = str(error) if isinstance(error, StoreRefusesError) else ""
+        refuses = isinstance(error, StoreRefusesError)
+        self._fleet.store.unreadable = str(error) if refuses else ""
+        found = TLS_PROBLEM.search(str(error or ""))
+        self._fleet.store.tls_problem = found[0] if found else ""

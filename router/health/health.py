@@ -21,6 +21,7 @@ Kind = Literal[
     "redis",
     "redis_refuses",
     "redis_slow",
+    "redis_rights",
     "lease",
     "log",
     "tokenizer",
@@ -79,15 +80,18 @@ class Health:
     def _of_redis(self, now: float) -> Iterator[Degradation]:
         fleet, store = self._fleet, self._fleet.store
         if not fleet.store_reachable:
-            trouble = f"Redis refuses to be read ({store.unreadable[:REASON]})"
-            if not store.unreadable:
-                trouble = "Redis does not answer"
+            trouble = "Redis refuses to be read" if store.unreadable else "Redis does not answer"
+            if reason := (store.unreadable or store.tls_problem)[:REASON]:
+                trouble += f" ({reason})"
             yield Degradation("redis", f"{trouble}: routing on the last known state")
         if store.refusal:
             text = f"Redis refuses writes ({store.refusal[:REASON]}): routing on the last known state"
             yield Degradation("redis_refuses", text)
         elif fleet.store_reachable and (seconds := store.seconds(now)) > SLOW_SECONDS:
             yield Degradation("redis_slow", f"Redis is slow: it takes {seconds:.1f} s to answer")
+        if store.missing_rights:
+            rights = " ".join(store.missing_rights)
+            yield Degradation("redis_rights", f"Redis does not allow all that is needed: {rights}")
         for replica_id, replica in sorted(fleet.replicas.items()):
             since = replica.lease_missing_since
             if since is not None and now - since >= MISSING_LEASE_SECONDS:

@@ -96,9 +96,12 @@ async def test_cluster(tls):
         ("redis+sentinel://one:1/main/first", "'first' is no number"),
         ("redis+sentinel://:secret@/main", "host is missing"),
         ("redis+other://one:1", "schemes"),
-        ("redis://:secret/part@one:1", "[Pp]ort"),
+        ("redis://:secret/part@one:1", "percent-encoded"),
         ("redis+cluster://:secret/part@one:1", "."),
-        ("redis+sentinel://one/a/secret@b", "no number"),
+        ("redis+sentinel://one/a/secret@b", "percent-encoded"),
+        ("redis://:12#secret@one:1", "percent-encoded"),
+        ("redis://:12?secret@one:1", "percent-encoded"),
+        ("redis://:12/secret@one:1", "percent-encoded"),
     ],
 )
 def test_bad_url(url, reason):

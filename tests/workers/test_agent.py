@@ -15,6 +15,7 @@ from cluster.protocol.block_keys import block_keys, unpack_keys
 from cluster.protocol.wire import Batch, Lease, Load, ReplicaState
 from cluster.store.ownership import OwnershipWriter
 from tests.workers.fake_engine import FakeEngine
+from workers.agent import publication
 from workers.agent.agent import Agent, default_replica_id
 from workers.agent.incarnation import Incarnation
 from workers.agent.main import engine_addresses, serve_agents
@@ -326,6 +327,19 @@ async def test_agent_that_was_killed_is_followed_by_the_next(engine, store, sett
         await eventually(seen.is_ready)
 
 
+async def test_redis_that_keeps_forgetting_is_an_alarm(agent, store, settings, seen, eventually, monkeypatch):
+    """Once may happen to any Redis; again and again it makes room for others. The alarm ends by itself."""
+    for number in range(1, publication.MANY_LOSSES + 1):
+        epoch = await seen.epoch()
+        await store.delete(settings.keys.lease(REPLICA))
+        await eventually(lambda epoch=epoch: _later(seen, epoch))
+        await eventually(seen.is_ready)
+        assert agent._publication.keeps_being_lost == (number == publication.MANY_LOSSES)
+    await eventually(lambda: seen.has_alarm("maxmemory-policy noeviction"))
+    monkeypatch.setattr(publication, "LOSS_SECONDS", 0.0)
+    await eventually(lambda: _has_no_alarms(seen))
+
+
 async def test_an_engine_without_events_is_published_with_an_alarm(engine, store, settings, seen, eventually):
     """Heartbeats go on, ownership is not believed; events that appear later are followed."""
     engine.publishes = False
@@ -496,6 +510,10 @@ async def test_mistake_in_one_half_of_an_agent_is_survived(
     await eventually(seen.is_ready)
     await eventually(lambda: agent.owned_keys() == set(_keys_of(engine, tokens)))
     await eventually(lambda: _equal(seen, agent))
+
+
+async def _has_no_alarms(seen) -> bool:
+    return (await seen.lease()).alarms == ()
 
 
 async def _equal(seen, agent) -> bool:

@@ -25,6 +25,11 @@ from workers.engines.engine import EngineClient, EngineDescription, Gauges
 from workers.errors import EngineProtocolError, EngineUnavailableError, IncarnationOverError
 from workers.settings import WorkerSettings
 
+EVICTED = (
+    "Redis keeps losing what is published: it needs more memory (maxmemory), "
+    "and must not make room by evicting keys (maxmemory-policy noeviction)"
+)
+
 log = structlog.get_logger(__name__)
 
 
@@ -94,13 +99,14 @@ class Agent:
     def lease(self) -> Lease:
         """What this agent says of its replica."""
         engine = self._incarnation or self._last_known
+        alarms = (EVICTED,) if self._publication.keeps_being_lost else ()
         if engine is None:
             return Lease(
                 replica=self.replica,
                 url=self._advertised,
                 state=self.state,
                 model="",
-                alarms=self._alarms.texts(),
+                alarms=alarms + self._alarms.texts(),
                 agent_url=self._agent_url,
             )
         found = engine.description
@@ -115,7 +121,7 @@ class Agent:
             capacity_blocks=found.gauges.capacity_blocks,
             tokenizer_fingerprint=engine.fingerprint,
             publishes_events=engine is self._incarnation and engine.believes_events,
-            alarms=self._alarms.texts() + engine.alarms.texts(),
+            alarms=alarms + self._alarms.texts() + engine.alarms.texts(),
             agent_url=self._agent_url,
         )
 

@@ -7,6 +7,7 @@ mirror.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
@@ -27,6 +28,7 @@ MAX_BATCH = 5_000
 """Keys per Lua call: 2 to 3 ms of Redis' time."""
 SETTLE_SECONDS = 2.0
 SETTLE_STEP_SECONDS = 0.002
+MANY_LOSSES, LOSS_SECONDS = 3, 60.0
 RIVAL_LOOKS = 6
 """Two in each heartbeat: a lease that is not renewed between any of them belongs to nobody any more."""
 
@@ -102,6 +104,7 @@ class Publication:
             redis, settings.keys, replica, settings.lease_seconds, settings.log_length
         )
         self._wake = asyncio.Event()
+        self._losses: deque[float] = deque(maxlen=MANY_LOSSES)
         self._pending = Pending()
         self._must_open = False
         self._busy = False
@@ -120,6 +123,12 @@ class Publication:
     def sequence(self) -> int:
         """Number of the last batch of this epoch."""
         return self._writer.sequence
+
+    @property
+    def keeps_being_lost(self) -> bool:
+        """Whether Redis forgets again and again what it was given, as one does that evicts keys."""
+        since = asyncio.get_running_loop().time() - LOSS_SECONDS
+        return len(self._losses) == MANY_LOSSES and self._losses[0] > since
 
     @property
     def is_settled(self) -> bool:
@@ -158,6 +167,7 @@ class Publication:
                 if not await self._write_one():
                     await self._wait_for_work()
             except (LeaseLostError, SequenceGapError) as error:
+                self._losses.append(asyncio.get_running_loop().time())
                 log.warning("publication_restarted", replica=self._replica, reason=str(error))
                 self._must_open = True
             except FencedError:
