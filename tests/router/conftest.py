@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 import uvloop
 
+from cluster.prompts.chat_rendering import ChatOptions
 from cluster.prompts.prompt_cache import PromptCache
 from cluster.prompts.tokenizer import PromptTokenizer, tokenizer_fingerprint
 from cluster.protocol.wire import Lease, Load, ReplicaState
@@ -120,8 +121,10 @@ def _loaded(directory, _fingerprint):
     return PromptTokenizer(directory)
 
 
-def loaded_once(directory):
+def loaded_once(directory, options=None):
     """A tokenizer as `PromptTokenizer` makes it, from files that this process has loaded before."""
+    if options not in (None, ChatOptions()):
+        return PromptTokenizer(directory, options=options)
     tokenizer = copy(_loaded(directory, tokenizer_fingerprint(directory)))
     tokenizer.cache = PromptCache()
     return tokenizer

@@ -19,7 +19,7 @@ PUBLIC = ["/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/models/m
 ANSWERS = {
     "answer": ("POST", "/v1/chat/completions", CHAT, 200),
     "stream": ("POST", "/v1/chat/completions", {**CHAT, "stream": True}, 200),
-    "bad request": ("POST", "/v1/chat/completions", {}, 400),
+    "bad request": ("POST", "/v1/chat/completions", {"model": 5}, 400),
     "unknown model": ("POST", "/v1/completions", {"model": "x", "prompt": "hi"}, 404),
     "models": ("GET", "/v1/models", None, 200),
     "nothing there": ("GET", "/v1/nothing", None, 404),
