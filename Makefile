@@ -27,15 +27,17 @@ bench: setup ## what routing costs: this router, and others where ARGS=install h
 
 test: setup ## all tests, with real Redis, real Ray Serve, real vLLM and a real browser (minutes)
 	@$(PYTHON) infra/setup.py --with chromium --with nginx
-	@exec $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@exec $(BIN)/python -m pytest -n 2 --dist loadfile -m "not clients" $(ARGS)
 
 test-fast: setup ## the tests that need no other process (seconds)
-	@exec $(BIN)/python -m pytest -n 2 --dist loadfile -m "not vllm and not integration and not chaos" $(ARGS)
+	@exec $(BIN)/python -m pytest -n 2 --dist loadfile -m "not vllm and not integration and not chaos and not clients" $(ARGS)
 
-test-long: setup ## new random examples, ten minutes of chaos, every hostile client and fault (half an hour)
-	@$(BIN)/python -m pytest -m "not vllm and not integration and not chaos" --hypothesis-profile long $(ARGS)
+test-long: setup ## new random examples, chaos, every hostile client and fault, other people's clients (half an hour)
+	@$(BIN)/python -m pytest -m "not vllm and not integration and not chaos and not clients" --hypothesis-profile long $(ARGS)
 	@$(BIN)/python -m tests.chaos --minutes 10
 	@$(BIN)/python -m tests.hostile
+	@$(BIN)/python -m tests.clients.install
+	@$(BIN)/python -m pytest tests/clients
 
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check .

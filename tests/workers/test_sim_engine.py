@@ -153,6 +153,36 @@ async def test_stream_and_whole_reply_say_the_same(client):
     assert reply["usage"]["total_tokens"] == reply["usage"]["prompt_tokens"] + 9
 
 
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string"},
+        "size": {"enum": ["small", "large"]},
+        "parts": {"type": "array", "items": {"$ref": "#/$defs/Part"}},
+        "note": {"anyOf": [{"type": "null"}, {"type": "string"}]},
+    },
+    "$defs": {"Part": {"type": "object", "properties": {"number": {"type": ["integer", "null"]}}}},
+}
+IN_SCHEMA = {"name": "the", "size": "small", "parts": [{"number": 1}], "note": None}
+
+
+async def test_structured_output_is_what_the_schema_allows(client):
+    """The simplest JSON of a schema; the client's limit still holds, and what is no schema is refused."""
+    messages = [{"role": "user", "content": "find it"}]
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
+    (choice,) = (await client.chat(messages, response_format=wanted))["choices"]
+    assert (json.loads(choice["message"]["content"]), choice["finish_reason"]) == (IN_SCHEMA, "stop")
+    (choice,) = (await client.chat(messages, response_format=wanted, max_tokens=2))["choices"]
+    assert choice["finish_reason"] == "length"
+    (choice,) = (await client.chat(messages, response_format={"type": "json_object"}))["choices"]
+    assert choice["message"]["content"] == "{}"
+    for schema in (3, {"type": "x"}, {"$ref": "#"}, {"properties": 3}, {"enum": 3}):
+        wanted = {"type": "json_schema", "json_schema": {"schema": schema}}
+        fields = {"messages": messages, "response_format": wanted}
+        status, _ = await client.post("/v1/chat/completions", fields)
+        assert status == 400
+
+
 async def test_text_completions(client):
     """Text prompts and token ids work, several at once as well, and 16 tokens are the default."""
     _, reply = await client.post("/v1/completions", {"prompt": ["Hello", "water"], "n": 2})

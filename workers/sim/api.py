@@ -176,7 +176,8 @@ class SimApi:
         return Reply(self._core, self._scripted(generation, chat), maker)
 
     def _scripted(self, generation: Generation, chat: Json) -> Generation:
-        return scripted(generation, chat, self._core.script, self._core.settings.answer_tokens)
+        core = self._core
+        return scripted(generation, chat, core.tokenizer, core.script, core.settings.answer_tokens)
 
     def _model(self, body: Json) -> str:
         names = self._core.settings.model_names

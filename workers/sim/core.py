@@ -188,7 +188,12 @@ class EngineCore:
         for prompt in generation.prompts:
             for variant in range(generation.num_choices):
                 chain = TokenChain(list(prompt), generation.cache_salt, lora)
-                self._add(job, chain, generation.max_tokens, variant)
+                answer = (
+                    self._answers.answer(chain.tokens, variant)
+                    if generation.answer is None
+                    else iter(_pieces(self.tokenizer, "", generation.answer))
+                )
+                self._add(job, chain, generation.max_tokens, answer)
         return job
 
     def release(self, job: Job) -> None:
@@ -196,9 +201,8 @@ class EngineCore:
         job.cancel()
         self._jobs.discard(job)
 
-    def _add(self, job: Job, chain: TokenChain, max_tokens: int, variant: int) -> None:
+    def _add(self, job: Job, chain: TokenChain, max_tokens: int, answer: Iterator[Piece]) -> None:
         index = len(job.requests)
-        answer = self._answers.answer(chain.tokens, variant)
         request = SimRequest(
             chain, max_tokens, answer, lambda text, is_last: job.deliver(index, text, is_last)
         )

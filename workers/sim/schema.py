@@ -1,7 +1,7 @@
 """What a simulated engine accepts and answers: the JSON of vLLM's HTTP API (0.32), for chats and texts.
 
 Requests are checked field by field and tokenised. Fields that a simulation cannot act on (sampling
-parameters, log probabilities, response formats) are ignored.
+parameters, log probabilities) are ignored.
 """
 
 import time
@@ -46,6 +46,8 @@ class Generation:
     call: Json | None = None
     """The tool to be called in place of an answer in words."""
     finish_reason: str = "length"
+    answer: str | None = None
+    """What to answer, in place of common words."""
 
 
 def parse_chat(body: Json, tokenizer: PromptTokenizer, model: str, max_model_len: int) -> Generation:
