@@ -14,6 +14,7 @@ from functools import partial
 from tests.hostile.run_bodies import bodies
 from tests.hostile.run_clients import clients
 from tests.hostile.run_environment import environment
+from tests.hostile.run_fifty import fifty
 from tests.hostile.run_fuzz import NUM_REQUESTS, fuzz
 from tests.hostile.run_redis import redis
 from tests.hostile.run_shapes import shapes
@@ -24,6 +25,7 @@ ROWS: Mapping[str, Callable[[], Awaitable[Table]]] = {
     "bodies": bodies,
     "clients": clients,
     "environment": environment,
+    "fifty": fifty,
     "fuzz": fuzz,
     "redis": redis,
     "shapes": shapes,

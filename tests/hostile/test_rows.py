@@ -4,6 +4,7 @@ import pytest
 
 from tests.hostile.run_bodies import send_all
 from tests.hostile.run_clients import come_and_go
+from tests.hostile.run_fifty import fifty
 from tests.hostile.run_shapes import shapes
 from tests.hostile.run_tenants import tenants
 from tests.hostile.system import hostile_system, idle_engine
@@ -36,6 +37,12 @@ async def test_bodies_and_clients_stop_nobody() -> None:
 async def test_odd_shapes_change_nothing_for_others() -> None:
     """Neither for those who ask as usual, nor for those who ask in the same shape."""
     table = await shapes(("one question", "developer", "kwargs.enable_thinking"), slack=SLACK)
+    assert not table.failures, str(table)
+
+
+async def test_one_odd_client_changes_nothing_for_the_others() -> None:
+    """Their hit rate is what it was, and the odd conversation stays where its blocks are."""
+    table = await fifty(clients=8, slack=SLACK)
     assert not table.failures, str(table)
 
 
