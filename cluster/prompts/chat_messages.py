@@ -7,7 +7,7 @@ what cannot be rendered here.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from cluster.errors import PromptError
@@ -46,13 +46,9 @@ def tools_of(tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _message(message: Mapping[str, Any], parts_as_objects: bool) -> Message:
     role, content = message["role"], message.get("content")
-    parts = [content] if isinstance(content, str) else content or ()
-    if role == "system":
-        parts = _without_billing(parts)
-    parsed = list(filter(None, (_part(part, parts_as_objects) for part in parts)))
-    found: Message = {"role": role, "content": parsed}
-    if not parts_as_objects:
-        found["content"] = parsed[0] if len(parsed) == 1 else "\n".join(parsed)
+    found: Message = {"role": role, "content": content}
+    if parts_as_objects or role == "system" or not isinstance(content, str):
+        found["content"] = _content(role, content, parts_as_objects)
     if role == "assistant":
         if message.get("tool_calls"):
             found["tool_calls"] = [_tool_call(call) for call in message["tool_calls"]]
@@ -64,12 +60,23 @@ def _message(message: Mapping[str, Any], parts_as_objects: bool) -> Message:
     elif role == "tool":
         if "tool_call_id" in message:
             found["tool_call_id"] = message["tool_call_id"]
-        if parts_as_objects and all(part["type"] == "text" for part in parsed):
-            found["content"] = "\n".join(part["text"] for part in parsed)
     elif role == "developer":
         found["tools"] = message.get("tools")
-    found.update((key, message[key]) for key in ("name", "task") if isinstance(message.get(key), str))
+    for key in ("name", "task"):
+        if isinstance(message.get(key), str):
+            found[key] = message[key]
     return found
+
+
+def _content(role: str, content: Any, parts_as_objects: bool) -> Any:
+    parts = [content] if isinstance(content, str) else content or ()
+    if role == "system":
+        parts = _without_billing(parts)
+    parsed = list(filter(None, (_part(part, parts_as_objects) for part in parts)))
+    if parts_as_objects and (role != "tool" or any(part["type"] != "text" for part in parsed)):
+        return parsed
+    texts = [part["text"] for part in parsed] if parts_as_objects else parsed
+    return texts[0] if len(texts) == 1 else "\n".join(texts)
 
 
 def _part(part: Any, as_object: bool) -> Any:
@@ -157,5 +164,5 @@ def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
     return described if deferred is None else {**described, "defer_loading": deferred}
 
 
-def _others(fields: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
+def _others(fields: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in known}
