@@ -2,8 +2,8 @@
 `vllm/renderers/chat_utils.py` and its protocol classes): parts joined or wrapped, lines left out, roles
 renamed, arguments parsed, keys in its own order.
 
-Only what vLLM accepts is repeated. Raises `PromptError`, `LookupError` or `TypeError` for what it refuses, or
-what cannot be rendered here.
+Of what vLLM refuses anything may become. Raises `PromptError` for what cannot be rendered here, and
+`LookupError` or `TypeError` for other things that vLLM refuses.
 """
 
 import json
@@ -89,11 +89,7 @@ def _part(part: Any, as_object: bool) -> Any:
     if kind not in TEXT_PARTS:
         raise PromptError("only text content can be tokenised here")
     text = part.get(TEXT_PARTS[kind])
-    if text is None and kind in ("text", "refusal"):
-        return None
-    if not isinstance(text, str):
-        raise PromptError("a text part has no text")
-    if not as_object:
+    if text is None or not as_object:
         return text
     return {"type": "text", "text": text, **_others(part, PART_FIELDS)}
 
@@ -131,8 +127,6 @@ def _joined(content: Any) -> str:
 
 def _tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
     function = call["function"]
-    if call["type"] != "function":
-        raise PromptError("only calls of functions are rendered")
     try:
         arguments = json.loads(function["arguments"] or "{}")
     except json.JSONDecodeError:
@@ -155,8 +149,6 @@ def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
     deferred = tool.get("defer_loading")
     inner = function.get("defer_loading")
     switches = {"strict": function.get("strict"), "defer_loading": deferred if inner is None else inner}
-    if tool.get("type", "function") != "function" or not isinstance(complete["name"], str):
-        raise PromptError("only functions are rendered as tools")
     if not all(value is None or isinstance(value, bool) for value in (deferred, *switches.values())):
         raise PromptError("a switch of a tool is neither true nor false")
     complete |= {name: value for name, value in switches.items() if value is not None}

@@ -40,16 +40,8 @@ SHAPING_FIELDS = frozenset(
 """Fields of a request with which it is rendered in full."""
 SHAPING_KEYS = frozenset({"tool_calls", "reasoning", "reasoning_content", "tool_call_id", "name", "task"})
 """Keys of a message with which it is rendered in full."""
-HARMLESS_OPTIONS = frozenset(
-    {"padding", "truncation", "max_length", "return_tensors", "return_dict", "tokenizer_kwargs"}
-)
-"""What ``chat_template_kwargs`` may hold without effect: it is for transformers, when that makes tokens."""
-STANDARD_OPTIONS = frozenset({"tools", "documents", "add_generation_prompt"})
-REFUSED_OPTIONS = frozenset(
-    {"messages", "conversation", "conversations", "chat_template", "tokenize", "self", "tokenizer",
-     "model_config", "return_assistant_tokens_mask"}
-)  # fmt: skip
-"""What an engine refuses there, or reads in ways of its own."""
+STANDARD_VARIABLES = frozenset({"tools", "documents", "add_generation_prompt"})
+"""What every template is given, whether it uses that or not."""
 MAX_SKELETONS = 256
 MAX_SKELETON_MESSAGES = 256
 MAX_SKELETON_ROLE = 16
@@ -87,7 +79,7 @@ class Template:
         self.text = text
         self.compiled = compiled
         tree = compiled.environment.parse(text)
-        self.variables = jinja2.meta.find_undeclared_variables(tree) - HARMLESS_OPTIONS | STANDARD_OPTIONS
+        self.variables = jinja2.meta.find_undeclared_variables(tree) | STANDARD_VARIABLES
         self.parts_as_objects = reads_parts(tree) if content_format == "auto" else content_format == "openai"
         self.knows_developer = '"developer"' in text or "'developer'" in text
 
@@ -176,16 +168,10 @@ class ChatRenderer:
         template, continues, variables = self._variables(request)
         messages = variables["messages"]
         if continues:
-            own = self._special_tokens
+            own = {**self._special_tokens, "messages": messages}
             options = {name: value for name, value in variables.items() if value is not own.get(name)}
-            del options["messages"]
-            text = self._tokenizer.apply_chat_template(
-                messages,
-                tokenize=False,
-                chat_template=template.text,
-                continue_final_message=True,
-                **options,
-            )
+            options |= {"tokenize": False, "chat_template": template.text, "continue_final_message": True}
+            text = self._tokenizer.apply_chat_template(messages, **options)
         else:  # what `apply_chat_template` comes down to, without 20 us of checks
             text = template.compiled.render(variables)
         return Rendered(str(text), opening_position(messages, text))
@@ -209,18 +195,15 @@ class ChatRenderer:
         tools = tools_of(request["tools"]) if request.get("tools") and not unwanted else None
         defaults = _merged(self._options.default_chat_template_kwargs, {"tools": tools})
         options = {"tools": None, "documents": None, **_merged(defaults, _merged(given, own))}
-        if not REFUSED_OPTIONS.isdisjoint(options):
-            raise PromptError("an option that is not for templates")
-        continues = bool(options.pop("continue_final_message"))
-        for objects in (options["tools"], options["documents"]):
-            if objects is not None and not all(isinstance(one, dict) for one in objects):
-                raise PromptError("tools and documents are objects")
+        if options.get("tokenize"):
+            raise PromptError("tokens that transformers makes have no special tokens around them")
         template = self._template if options["tools"] is None else self._tools_template
         if template is None:
             raise PromptError("the model has no chat template")
         seen = {name: value for name, value in options.items() if name in template.variables}
         messages = template.conversation(request["messages"])
-        return template, continues, {**self._special_tokens, **seen, "messages": messages}
+        variables = {**self._special_tokens, **seen, "messages": messages}
+        return template, options["continue_final_message"], variables
 
     def _compiled(self, text: Any) -> Template | None:
         from transformers.utils import chat_template_utils

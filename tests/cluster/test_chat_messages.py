@@ -98,7 +98,7 @@ def test_messages_are_shown_as_vllm_shows_them(template, messages, shown):
     [
         [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
         [{"role": "user", "content": [part("x", uuid="u")]}],
-        [{"role": "assistant", "content": "", "tool_calls": [{**CALL, "type": "custom"}]}],
+        [{"role": "assistant", "content": "", "tool_calls": [{"id": "1", "type": "custom", "custom": {}}]}],
         [{"role": "assistant", "content": "", "tool_calls": [{"function": {}}]}],
     ],
 )
@@ -169,7 +169,6 @@ def test_who_wins(name, fields, shown):
         {"add_generation_prompt": "no"},
         {"continue_final_message": 1},
         {"chat_template_kwargs": {"tokenize": True}},
-        {"chat_template_kwargs": {"messages": []}},
         {"tools": [{"function": {"name": "f", "strict": "yes"}}]},
     ],
 )
