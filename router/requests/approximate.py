@@ -13,7 +13,10 @@ from cluster.protocol.block_keys import TOKEN_BYTES, chained_keys, pack_tokens
 from router.requests.schema import Call
 
 MAX_BYTES = 256 * 1024
-"""Of a prompt that are looked at, from its beginning: a millisecond."""
+MAX_PIECES = 2048
+"""Of a prompt that are looked at, from its beginning: bytes, and messages or parts of one. A millisecond or
+two.
+"""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -32,11 +35,11 @@ def approximate_keys(call: Call, root: bytes, block_size: int) -> tuple[BlockKey
 def _chat(call: Call) -> tuple[bytes, int]:
     """A chat's tools and messages, and how many bytes stand before the first user message."""
     data, opening = bytearray(_encode(call.fields.get("tools"))), -1
-    for message in call.messages:
+    for message in call.messages[:MAX_PIECES]:
         if opening < 0 and message["role"] == "user":
             opening = len(data)
         if isinstance(content := message.get("content"), list):
-            message = {**message, "content": [_short(part) for part in content]}
+            message = {**message, "content": [_short(part) for part in content[:MAX_PIECES]]}
         data += _encode(message)
         if len(data) >= MAX_BYTES:
             break

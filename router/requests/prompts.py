@@ -1,8 +1,9 @@
 """From a request body to what a decision needs: token counts, block keys, and a conversation key."""
 
 from collections.abc import Hashable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import msgspec
@@ -84,22 +85,17 @@ async def prepare(
     clients take turns. Raises `ContextTooLongError` when the prompt cannot fit into the model's context.
     """
     conversation_key = call.conversation_key
-    prompts = (
-        await _keyed(call, model, tokenizer, threads, client) if tokenizer and call.tokenisable else None
-    )
+    prompts, texts = None, (NO_KEYS, 0)
+    with suppress(PromptBusyError):
+        if tokenizer and call.tokenisable:
+            prompts = await _keyed(call, model, tokenizer, threads, client)
+        if prompts is None:
+            texts = await _by_texts(call, model, threads, client)
     if prompts is None:
         guessed = guess(call, conversation_key)
         least_tokens = (min(guessed.prompt_tokens + 1, model.max_model_len),)
-        keys, opening = NO_KEYS, 0
-        if model.namespace is not None and call.is_readable:
-            root = _root(replace(model.namespace, tokenizer_fingerprint=TEXTS), call.cache_salt)
-            keys, opening = approximate_keys(call, root, model.namespace.block_size)
-        return msgspec.structs.replace(
-            guessed,
-            keys=keys,
-            opening_tokens=opening,
-            context_tokens=_context_tokens(call, model, least_tokens),
-        )
+        room = _context_tokens(call, model, least_tokens)
+        return msgspec.structs.replace(guessed, keys=texts[0], opening_tokens=texts[1], context_tokens=room)
     for prompt in prompts:
         _require_fit(call, model, prompt.num_tokens)
     return PreparedPrompt(
@@ -159,6 +155,19 @@ def _skips_cache(call: Call) -> bool:
     return bool(fields.get("echo")) and (bool(call.messages) or fields.get("logprobs") is not None)
 
 
+async def _by_texts(
+    call: Call, model: Model, threads: PromptThreads, client: Hashable
+) -> tuple[BlockKeys, int]:
+    """Keys of the request's texts, and the tokens of its opening."""
+    if model.namespace is None or not call.is_readable:
+        return NO_KEYS, 0
+    root = _root(replace(model.namespace, tokenizer_fingerprint=TEXTS), call.cache_salt)
+    make = partial(approximate_keys, call, root, model.namespace.block_size)
+    if len(call.raw) <= INLINE_BYTES:
+        return make()
+    return await threads.run(client, len(call.raw), lambda pause: make())
+
+
 async def _keyed(
     call: Call, model: Model, tokenizer: PromptTokenizer, threads: PromptThreads, client: Hashable
 ) -> list[KeyedPrompt] | None:
@@ -178,7 +187,7 @@ async def _keyed(
         if new_bytes > INLINE_NEW_BYTES:
             return await threads.run(client, new_bytes, lambda pause: _finish(pending, pause))
         return _finish(pending)
-    except (PromptError, PromptBusyError):
+    except PromptError:
         # What the template refuses, the engine refuses too, and says why better than we could. Prompts with
         # images are rendered by the engine alone.
         return None

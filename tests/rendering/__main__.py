@@ -64,7 +64,8 @@ async def main(count: int, number: int, url: str) -> int:
     """The number of differences that the router would not have noticed."""
     servers = {name: options for name, options in OPTIONS.items() if not url or _in_request(options)}
     total = Tally()
-    async with aiohttp.ClientSession() as session:
+    connector = aiohttp.TCPConnector(force_close=True)  # the engine closes idle ones after 5 s
+    async with aiohttp.ClientSession(connector=connector) as session:
         for at, (name, options) in enumerate(servers.items()):
             tokenizer = PromptTokenizer(MODEL, options=options)
             engine: Engine = Server(url, session, options) if url else VllmRenderer(MODEL, options)
