@@ -98,8 +98,17 @@ def _question(call: Call) -> dict[str, Any] | None:
         arguments = {name: fields[name] for name in ARGUMENTS if fields.get(name) is not None}
         if "reasoning_effort" in arguments:
             given = {"enable_thinking": arguments["reasoning_effort"] != "none", **given}
-        question |= {"messages": call.messages, "chat_template_kwargs": {**given, **arguments}}
+        question |= {
+            "messages": list(map(_renamed, call.messages)),
+            "chat_template_kwargs": {**given, **arguments},
+        }
     return question
+
+
+def _renamed(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``/tokenize`` does not know the old name of what an assistant thought."""
+    thought = message.get("reasoning_content")
+    return message if thought is None else {"reasoning": thought, **message}
 
 
 def _compared(tokenizer: PromptTokenizer, fields: Mapping[str, Any], theirs: Sequence[int]) -> str:

@@ -62,7 +62,7 @@ async def bodies(count: int, number: int) -> list[dict[str, Any]]:
 
 async def main(count: int, number: int, url: str) -> int:
     """The number of differences that the router would not have noticed."""
-    servers = {name: options for name, options in OPTIONS.items() if not url or _in_request(options)}
+    servers = {name: options for name, options in OPTIONS.items() if not url or in_request(options)}
     total = Tally()
     connector = aiohttp.TCPConnector(force_close=True)  # the engine closes idle ones after 5 s
     async with aiohttp.ClientSession(connector=connector) as session:
@@ -79,7 +79,7 @@ async def main(count: int, number: int, url: str) -> int:
     return total.outcomes["DIFFERENT"]
 
 
-def _in_request(options: ChatOptions) -> bool:
+def in_request(options: ChatOptions) -> bool:
     """Whether a server without options renders so, given the template with each request."""
     return options == ChatOptions(options.chat_template)
 
