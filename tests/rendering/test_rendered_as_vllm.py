@@ -11,7 +11,11 @@ from tests.rendering.chat_requests import REQUESTS
 from tests.rendering.comparison import OPTIONS, Tally, compare
 from tests.rendering.vllm_renderer import VllmRenderer
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.timeout(600),
+    pytest.mark.filterwarnings("ignore"),  # of what vLLM imports
+]
 
 MODEL = ROOT / ".warmroute" / "models" / "SmolLM2-135M-Instruct"
 
@@ -24,11 +28,11 @@ def test_random_requests_are_rendered_as_vllm_renders_them(name):
     tokenizer, engine = PromptTokenizer(MODEL, options=OPTIONS[name]), VllmRenderer(MODEL, OPTIONS[name])
     tally = Tally()
 
-    @settings(max_examples=60, suppress_health_check=list(HealthCheck))
+    @settings(suppress_health_check=list(HealthCheck))
     @given(REQUESTS)
     def compare_one(body):
         asyncio.run(compare(tokenizer, engine, body, tally))
         assert not tally.differences, tally.differences.pop()
 
     compare_one()
-    assert tally.outcomes["equal"] > 3 * tally.outcomes["declared not exact"] > 0, tally.outcomes
+    assert tally.outcomes["equal"] > 10 + 3 * tally.outcomes["declared not exact"], tally.outcomes
