@@ -92,6 +92,23 @@ def aibrix_prefix_cache(request: Request, snapshot: Snapshot) -> Decision:
     return choose(request, snapshot, "warm", uncached, snapshot.running, among=calm)
 
 
+MATCH_RATE_THRESHOLD = 0.1
+
+
+def ray_serve_prefix_aware(request: Request, snapshot: Snapshot) -> Decision:
+    """The longest match if it is a tenth of the prompt, whatever the load; else fewest requests.
+
+    Ties go to fewest requests. Its ``imbalanced_threshold``, above which load alone would decide, is infinite
+    by default. Without a match it takes the replica whose tree is smallest, which nobody else keeps.
+    Source: ray-project/ray 2.60, ``PrefixCacheAffinityRouter`` in
+    ``python/ray/llm/_internal/serve/routing_policies/prefix_aware/prefix_aware_router.py``.
+    """
+    require_some(int(snapshot.eligible.sum()))
+    if snapshot.cached_tokens[snapshot.eligible].max() < MATCH_RATE_THRESHOLD * request.prompt_tokens:
+        return choose(request, snapshot, "cold", snapshot.running)
+    return choose(request, snapshot, "warm", uncached_tokens(request, snapshot), snapshot.running)
+
+
 KV_AWARE_THRESHOLD = 2000
 
 

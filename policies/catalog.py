@@ -10,6 +10,7 @@ from policies.affinity import (
     longest_prefix,
     preble,
     production_stack_kv_aware,
+    ray_serve_prefix_aware,
     smg_cache_aware,
     vllm_router_cache_aware,
 )
@@ -32,6 +33,7 @@ BUILT_IN: Catalog = {
     "smg-cache-aware": smg_cache_aware,
     "aibrix-prefix-cache": aibrix_prefix_cache,
     "production-stack-kv-aware": production_stack_kv_aware,
+    "ray-serve-prefix-aware": ray_serve_prefix_aware,
     "llm-d": llm_d,
     "preble": preble,
     "least-work": least_work,

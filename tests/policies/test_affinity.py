@@ -10,6 +10,7 @@ from policies.affinity import (
     longest_prefix,
     preble,
     production_stack_kv_aware,
+    ray_serve_prefix_aware,
     smg_cache_aware,
     vllm_router_cache_aware,
 )
@@ -63,6 +64,16 @@ def test_smg_takes_any_match(snapshot_of, request_of):
     assert choice(smg_cache_aware, request_of(), snapshot_of([16, 0], running=[5, 1])) == (0, "warm")
     assert choice(smg_cache_aware, request_of(), snapshot_of([16, 16, 0], running=[5, 1, 0])) == (1, "warm")
     assert choice(smg_cache_aware, request_of(), snapshot_of([0, 0], running=[5, 1])) == (1, "cold")
+
+
+def test_ray_serve_wants_a_match_of_a_tenth_and_no_balance(snapshot_of, request_of):
+    """A match of 10% of the prompt is followed whatever the load; one token less goes to fewest requests."""
+    running = [500, 1, 3]
+    at, under = snapshot_of([100, 0, 0], running=running), snapshot_of([99, 0, 0], running=running)
+    assert choice(ray_serve_prefix_aware, request_of(), at) == (0, "warm")
+    assert choice(ray_serve_prefix_aware, request_of(), under) == (1, "cold")
+    equal = snapshot_of([160, 160, 0], running=[5, 1, 0])
+    assert choice(ray_serve_prefix_aware, request_of(), equal) == (1, "warm")
 
 
 def test_aibrix_passes_over_holders_that_are_busier_than_usual(snapshot_of, request_of):
