@@ -133,11 +133,17 @@ ENDPOINTS: Mapping[str, Endpoint] = {
         _as_chat(MESSAGES_PATH, MessagesShape, chat_of_messages, MESSAGE),
         _as_chat(RESPONSES_PATH, ResponsesShape, chat_of_response, RESPONSE),
         _counted_only("/v1/messages/count_tokens"),
+        *(
+            _counted_only(f"{path}/render")
+            for path in (CHAT_PATH, COMPLETION_PATH, MESSAGES_PATH, RESPONSES_PATH)
+        ),
         _passed("/v1/embeddings", "embeddings"),
+        _passed("/v2/embed", "embeddings"),
         _passed("/pooling", "pooling"),
         _passed("/classify", "classify"),
         _passed("/score", "score"),
         _passed("/v1/score", "score"),
+        _passed("/generative_scoring", "score"),
         _passed("/rerank", "rerank"),
         _passed("/v1/rerank", "rerank"),
         _passed("/v2/rerank", "rerank"),
