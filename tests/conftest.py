@@ -31,6 +31,12 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest tests first: one that begins last keeps a processor idle for minutes."""
+    slow = ("vllm", "chaos", "integration")
+    items.sort(key=lambda item: next((slow.index(mark) for mark in slow if item.get_closest_marker(mark)), 9))
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of a model with a real tokenizer and chat template, without weights."""
