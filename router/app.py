@@ -120,6 +120,11 @@ def create_app(settings: RouterSettings) -> RouterApplication:
             )
             app.endpoints[path] = endpoint
             app.router.routes.append(Route(path, endpoint, methods=["POST"]))  # refuses other methods
+        background: set[asyncio.Task[None]] = set()
+        if settings.stored_responses != "off":
+            from router.api.stored import keep_responses
+
+            keep_responses(app, redis, background)
         app.router.routes.extend(misspelt_routes())
         audit = AuditLog(redis, settings.keys, router_id)
         overview = Overview(router_id, fleet, steering, health, probes, history)
@@ -163,6 +168,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
             await readiness.wait(settings.ready_seconds)
             yield
         finally:
+            await cancel_and_wait(*background)
             await cancel_and_wait(*tasks)
             threads.close()
             await sharing.close()

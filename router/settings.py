@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
@@ -20,6 +20,8 @@ TenantName: TypeAlias = Annotated[str, Field(min_length=1, max_length=64)]
 """It stands in every log line of the tenant's requests."""
 
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+")
+MIN_SECRET = 16
+"""Characters."""
 STOP_MARGIN_SECONDS = 7.0
 """For what a stopping router does besides waiting."""
 
@@ -84,6 +86,19 @@ class RouterSettings(ClusterSettings):
     remembered_bytes: int = Field(64 * 1024 * 1024, ge=0)
     """Of conversations' last requests, to say why a later turn differs; they never leave the process."""
 
+    stored_responses: Literal["off", "memory", "redis"] = "off"
+    """Whether responses and conversations of the Responses API are kept, text and all: not at all, in the
+    memory of one router, or encrypted in Redis for all of them."""
+    stored_keys: Annotated[tuple[str, ...], NoDecode] = Field((), repr=False, validate_default=True)
+    """Secrets of at least 16 characters, separated by commas: the first one encrypts what is kept in Redis,
+    all of them decrypt it. The same for all routers."""
+    stored_seconds: int = Field(24 * 3600, ge=60)
+    """How long a response is kept after it was last used."""
+    stored_bytes: int = Field(4 * 1024 * 1024, ge=1024)
+    """The largest response or conversation that is kept."""
+    stored_entries: int = Field(10_000, ge=16)
+    """Responses, conversations and pieces of streams kept of one tenant; beyond, the oldest are dropped."""
+
     otlp_endpoint: str = Field("", pattern=r"^(https?://\S+)?$")
     """Base URL of an OpenTelemetry collector that takes traces over HTTP; empty: no traces."""
     otlp_sample: float = Field(1.0, ge=0, le=1)
@@ -114,6 +129,27 @@ class RouterSettings(ClusterSettings):
     def _can_trace(cls, value: str) -> str:
         if value and not _installed("opentelemetry.exporter.otlp.proto.http"):
             raise ValueError("packages are missing for it: pip install 'warmroute[tracing]'")
+        return value
+
+    @field_validator("stored_responses")
+    @classmethod
+    def _can_encrypt(cls, value: str) -> str:
+        if value != "off" and not _installed("cryptography"):
+            raise ValueError("a package is missing for it: pip install 'warmroute[stored]'")
+        return value
+
+    @field_validator("stored_keys", mode="before")
+    @classmethod
+    def _secrets(cls, value: object) -> object:
+        return _names(value, ",") if isinstance(value, str) else value
+
+    @field_validator("stored_keys")
+    @classmethod
+    def _usable_secrets(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if info.data.get("stored_responses") == "redis" and not value:
+            raise ValueError("needed for WARMROUTE_STORED_RESPONSES=redis")
+        if any(len(key) < MIN_SECRET for key in value):
+            raise ValueError(f"a key needs at least {MIN_SECRET} characters")
         return value
 
     @field_validator("tokenizers", mode="before")

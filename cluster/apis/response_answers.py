@@ -69,6 +69,10 @@ class ResponseMaker:
         self._ids: dict[int, str] = {}
         self._number = 0
 
+    def begun(self) -> Json:
+        """The response before there is anything in it."""
+        return {**self._head, "status": "in_progress", "output": []}
+
     def whole(self, answer: Mapping[str, Any]) -> Json:
         """The response to which an answer that is not streamed becomes."""
         choice = answer["choices"][0]
@@ -80,9 +84,8 @@ class ResponseMaker:
         """The events that one chunk becomes."""
         if not self._number:
             self._head["model"] = chunk.get("model") or self._head["model"]
-            begun = {**self._head, "status": "in_progress", "output": []}
-            yield self._event("response.created", response=begun)
-            yield self._event("response.in_progress", response=begun)
+            yield self._event("response.created", response=self.begun())
+            yield self._event("response.in_progress", response=self.begun())
         for step in self._stream.feed(chunk):
             yield from self._events(step)
 

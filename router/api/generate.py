@@ -42,6 +42,7 @@ from router.settings import RouterSettings
 from router.upstream.reply import UpstreamReply
 
 if TYPE_CHECKING:
+    from router.api.keeper import Keeper
     from router.observe.tracing import Tracing
 
 CLIENT_CLOSED_REQUEST = 499
@@ -104,7 +105,12 @@ class GenerationEndpoint:
             await client.reply(error.status, about, msgspec.json.encode(body))
 
     async def _answer(
-        self, raw: bytes, headers: dict[bytes, bytes], record: RequestRecord, client: ClientRequest
+        self,
+        raw: bytes,
+        headers: dict[bytes, bytes],
+        record: RequestRecord,
+        client: ClientRequest,
+        keeper: "Keeper | None" = None,
     ) -> None:
         party, endpoint = client.claim.party, self.endpoint
         content_type = headers.get(b"content-type", b"").decode("latin-1")
@@ -137,9 +143,9 @@ class GenerationEndpoint:
         succeeded = False
         try:
             if call.stream and exchange.reply.status == 200:
-                succeeded = await _relay_stream(endpoint, call, exchange, record, client)
+                succeeded = await _relay_stream(endpoint, call, exchange, record, client, keeper)
             else:
-                succeeded = await _relay_whole(endpoint, exchange, record, client)
+                succeeded = await _relay_whole(endpoint, exchange, record, client, keeper)
         finally:
             exchange.close(succeeded)
         if record.usage is not None and prompt.exact and call.raw:
@@ -147,7 +153,11 @@ class GenerationEndpoint:
 
 
 async def _relay_whole(
-    endpoint: Endpoint, exchange: Exchange, record: RequestRecord, client: ClientRequest
+    endpoint: Endpoint,
+    exchange: Exchange,
+    record: RequestRecord,
+    client: ClientRequest,
+    keeper: "Keeper | None",
 ) -> bool:
     """Pass on an answer that has been read whole. True when the engine succeeded."""
     reply = exchange.reply
@@ -156,19 +166,26 @@ async def _relay_whole(
     record.status = reply.status
     record.outcome = "ok" if reply.status < 400 else "refused"
     body = reply.first if reply.status < 400 else endpoint.engine_error(reply.status, reply.first)
+    if keeper is not None and reply.status == 200:
+        body = await keeper.whole(body)
     await client.reply(reply.status, _reply_headers(reply, record), body)
     return reply.status == 200
 
 
 async def _relay_stream(
-    endpoint: Endpoint, call: Call, exchange: Exchange, record: RequestRecord, client: ClientRequest
+    endpoint: Endpoint,
+    call: Call,
+    exchange: Exchange,
+    record: RequestRecord,
+    client: ClientRequest,
+    keeper: "Keeper | None",
 ) -> bool:
     """Pass on a stream event by event. True when it was complete."""
     reply = exchange.reply
     record.first_byte = time.monotonic()
     record.status = reply.status
     assert endpoint.stream is not None
-    events, rest = endpoint.events(call.wants_usage), b""
+    events, rest = keeper.events() if keeper else endpoint.events(call.wants_usage), b""
     try:
         headers = {**_reply_headers(reply, record), **STREAM_HEADERS}
         broken = await client.relay(reply.status, headers, reply, events)
@@ -182,6 +199,8 @@ async def _relay_stream(
         record.error = broken
         error = client.ended_by or UpstreamError(f"The engine's answer broke off: {broken}")
         rest = endpoint.stream.broken_off(error)
+    elif keeper is not None:
+        rest = await keeper.end(events)
     await client.end(rest)
     if client.ended_by is not None:
         record.outcome = client.ended_by.outcome

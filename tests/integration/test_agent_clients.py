@@ -8,6 +8,7 @@ from typing import Any
 import anthropic
 import openai
 import pytest
+from redis.asyncio import Redis
 
 from tests.integration.system import System
 
@@ -183,3 +184,144 @@ async def errors_of_responses(responses: Any) -> None:
         await responses.create(model="no", input="Hello!")
     with pytest.raises(openai.BadRequestError):
         await responses.create(model="tiny", input=5)
+
+
+SECRET = "a secret of the routers"
+
+
+async def test_stored_responses(system: System, tmp_path: Path) -> None:
+    """Conversations go on at another router, on their blocks; nothing is left of what is deleted, and Redis
+    never sees a text.
+    """
+    engines = [await system.start_engine(0, "--answer-tokens", "24", "--step-ms", "20") for _ in range(2)]
+    system.start_agent(*(url for url, _ in engines))
+    environment = {
+        "WARMROUTE_STORED_RESPONSES": "redis",
+        "WARMROUTE_STORED_KEYS": SECRET,
+        "WARMROUTE_API_KEYS": "a=key-a,b=key-b",
+    }
+    urls = [await system.start_router(**environment) for _ in range(2)]
+    clients = [
+        openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0)
+        for url, key in ((urls[0], "key-a"), (urls[1], "key-a"), (urls[1], "key-b"))
+    ]
+    first, second, stranger = clients
+    try:
+        await turns_that_follow_each_other(first, second)
+        await conversation_at_two_routers(first, second)
+        await background_that_is_resumed(first, second)
+        await nobody_else_finds_it(first, stranger)
+        assert b"prefix caching" not in await everything_in_redis(system)
+        await deletion_is_complete(system, first)
+    finally:
+        for client in clients:
+            await client.close()
+
+
+async def turns_that_follow_each_other(first: Any, second: Any) -> None:
+    """By ``previous_response_id``, whole and streamed, at one router after the other."""
+    answer = await first.responses.create(model="tiny", input=PROMPT)
+    before = answer.usage.total_tokens
+    for number in range(3):
+        client = (second, first)[number % 2]
+        asked = {"model": "tiny", "input": "Hello!", "previous_response_id": answer.id}
+        if number == 1:
+            async with client.responses.stream(**asked) as stream:
+                answer = await stream.get_final_response()
+        else:
+            answer = await client.responses.create(**asked)
+        assert answer.previous_response_id == asked["previous_response_id"]
+        assert answer.usage.input_tokens > before
+        assert answer.usage.input_tokens_details.cached_tokens >= 0.95 * possible(before)
+        before = answer.usage.total_tokens
+    found = await first.responses.retrieve(answer.id)
+    assert found.output_text == answer.output_text
+    items = [item async for item in await second.responses.input_items.list(answer.id)]
+    assert [item.content[0].text for item in items] == ["Hello!"]
+    await second.responses.delete(answer.id)
+    with pytest.raises(openai.NotFoundError):
+        await first.responses.retrieve(answer.id)
+    with pytest.raises(openai.NotFoundError):
+        await first.responses.create(model="tiny", input="Hello!", previous_response_id=answer.id)
+
+
+async def conversation_at_two_routers(first: Any, second: Any) -> None:
+    """Its items are those of all turns, in order, and can be changed."""
+    made = await first.conversations.create(
+        metadata={"a": "b"}, items=[{"type": "message", "role": "user", "content": PROMPT}]
+    )
+    for client in (second, first):
+        answer = await client.responses.create(model="tiny", input="Hello!", conversation=made.id)
+        assert answer.conversation.id == made.id
+    listed = [item async for item in await second.conversations.items.list(made.id, order="asc", limit=2)]
+    assert [item.role for item in listed] == ["user", "user", "assistant", "user", "assistant"]
+    assert (await first.conversations.items.retrieve(listed[0].id, conversation_id=made.id)).role == "user"
+    await first.conversations.items.delete(listed[0].id, conversation_id=made.id)
+    await second.conversations.update(made.id, metadata={"c": "d"})
+    assert (await first.conversations.retrieve(made.id)).metadata == {"c": "d"}
+    assert len([item async for item in await first.conversations.items.list(made.id)]) == 4
+    await first.conversations.delete(made.id)
+    with pytest.raises(openai.NotFoundError):
+        await second.conversations.retrieve(made.id)
+
+
+async def background_that_is_resumed(first: Any, second: Any) -> None:
+    """Its stream goes on at another router behind a given event; and it can be cancelled."""
+    kinds, numbers = [], []
+    stream = await first.responses.create(model="tiny", input="find water", background=True, stream=True)
+    async for event in stream:
+        kinds.append(event.type)
+        numbers.append(event.sequence_number)
+        if event.type == "response.created":
+            response_id = event.response.id
+        if len(kinds) == 5:
+            break
+    async for event in await second.responses.retrieve(response_id, stream=True, starting_after=numbers[-1]):
+        kinds.append(event.type)
+        numbers.append(event.sequence_number)
+    assert numbers == list(range(len(numbers)))
+    assert (kinds[0], kinds[-1]) == ("response.created", "response.completed")
+    assert (await first.responses.retrieve(response_id)).status == "completed"
+    going = await first.responses.create(model="tiny", input="find water now", background=True)
+    assert going.status == "queued"
+    assert (await second.responses.cancel(going.id)).status == "cancelled"
+    assert (await first.responses.retrieve(going.id)).status == "cancelled"
+
+
+async def nobody_else_finds_it(owner: Any, stranger: Any) -> None:
+    """What belongs to another tenant is not there, by any way."""
+    answer = await owner.responses.create(model="tiny", input="Hello!")
+    made = await owner.conversations.create()
+    for attempt in (
+        stranger.responses.retrieve(answer.id),
+        stranger.responses.delete(answer.id),
+        stranger.responses.create(model="tiny", input="a", previous_response_id=answer.id),
+        stranger.responses.create(model="tiny", input="a", conversation=made.id),
+        stranger.conversations.retrieve(made.id),
+    ):
+        with pytest.raises(openai.NotFoundError):
+            await attempt
+    assert (await owner.responses.retrieve(answer.id)).id == answer.id
+
+
+async def everything_in_redis(system: System) -> bytes:
+    """All keys and strings."""
+    client: Any = Redis.from_url(system.redis.url)
+    try:
+        keys = [key async for key in client.scan_iter(match="*:stored:*")]
+        assert keys
+        return b"".join(
+            [key + ((await client.get(key)) or b"") for key in keys if not key.endswith(b":index")]
+        )
+    finally:
+        await client.aclose()
+
+
+async def deletion_is_complete(system: System, client: Any) -> None:
+    """Of a response made in the background and its stream nothing is left."""
+    made = await client.responses.create(model="tiny", input="Hello!", background=True)
+    async for _ in await client.responses.retrieve(made.id, stream=True):
+        pass
+    assert made.id.encode() in await everything_in_redis(system)
+    await client.responses.delete(made.id)
+    assert made.id.encode() not in await everything_in_redis(system)
