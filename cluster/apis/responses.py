@@ -29,7 +29,7 @@ SAME_FIELDS = (
     "parallel_tool_calls",
 )
 """What a chat completion calls by the same name."""
-HISTORY_ELSEWHERE = ("previous_response_id", "conversation", "prompt", "previous_input_messages")
+HISTORY_ELSEWHERE = ("previous_response_id", "conversation", "previous_input_messages")
 """Fields that refer to what the request does not hold."""
 CUSTOM_INPUT = "input"
 """A custom tool is shown to models as a function with this one parameter."""

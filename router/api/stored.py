@@ -21,6 +21,7 @@ from router.errors import ApiError, NotFoundError, OverloadedError
 from router.history.record import RequestRecord
 from router.http.client_request import ClientRequest
 from router.http.sse import UNREADABLE
+from router.requests.bodies import THREAD_SECONDS, parse_seconds
 from router.requests.schema import RESPONSES_PATH
 from router.stored.history import StoredResponses, Turn
 from router.stored.vault import MemoryVault, RedisVault
@@ -46,7 +47,8 @@ class StoredEndpoint(GenerationEndpoint):
     ) -> None:
         turn = None
         with suppress(*UNREADABLE):  # else the engine says what is wrong with it
-            if isinstance(fields := msgspec.json.decode(raw), dict):
+            readable = parse_seconds(raw) <= THREAD_SECONDS
+            if readable and isinstance(fields := msgspec.json.decode(raw), dict):
                 turn = await self.stored.open(record.tenant, fields)
         if turn is None:
             await GenerationEndpoint._answer(self, raw, headers, record, client)

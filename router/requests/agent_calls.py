@@ -7,8 +7,18 @@ import msgspec
 
 from cluster.apis.messages import system_first
 from cluster.prompts.tokenizer import PromptTokenizer
+from router.errors import InvalidRequestError
 from router.requests.lenient_json import nested_too_deeply
-from router.requests.schema import OPENING, Call, call_of, opening_of, read_object, shaped, unreadable
+from router.requests.schema import (
+    OPENING,
+    RESPONSES_PATH,
+    Call,
+    call_of,
+    opening_of,
+    read_object,
+    shaped,
+    unreadable,
+)
 
 Conversion: TypeAlias = Callable[[Mapping[str, Any]], dict[str, Any] | None]
 """From a body to that of the chat completion; None where only the engine can tell."""
@@ -19,6 +29,8 @@ def parse_as_chat(path: str, shape: Any, convert: Conversion, raw: bytes) -> Cal
     get."""
     body = read_object(raw)
     fields = body.fields
+    if path == RESPONSES_PATH and fields.get("prompt") is not None:
+        raise InvalidRequestError("Reusable prompts ('prompt') are not supported here.", param="prompt")
     if shaped(body, shape) is None:
         return msgspec.structs.replace(unreadable(path, body), wants_usage=True)
     try:

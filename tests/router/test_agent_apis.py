@@ -162,3 +162,11 @@ def test_system_messages_are_merged_in_front():
         {"role": "user", "content": "user"},
         {"role": "assistant", "content": "assistant"},
     ]
+
+
+async def test_reusable_prompts_are_refused(router, engines):
+    """They would be ignored by engines, silently."""
+    async with router.post({"model": "m", "prompt": {"id": "pmpt_1"}}, "/v1/responses") as response:
+        assert response.status == 400
+        assert (await response.json())["error"]["param"] == "prompt"
+    assert not any(engine.exchanges for engine in engines)

@@ -121,7 +121,7 @@ statuses = st.sampled_from(["completed", "incomplete", "in_progress"])
 items = st.one_of(
     record(
         {
-            "role": st.sampled_from(["user", "system"]),
+            "role": st.sampled_from(["user", "system", "developer"]),
             "content": texts
             | st.lists(
                 st.fixed_dictionaries({"type": st.just("input_text"), "text": texts}), min_size=1, max_size=2
