@@ -105,3 +105,27 @@ async def test_second_signal(system: System, workers: int, second: signal.Signal
     for stream in streams:
         with pytest.raises(aiohttp.ClientError):
             await stream
+
+
+async def test_sigterm_to_an_agent(system: System) -> None:
+    """Its engine gets no new requests until an agent is there again, and what it is working on goes on to the
+    end. The agent ends soon, also where Redis does not answer.
+    """
+    engine, _ = await system.start_engine(0, "--step-ms", "20")
+    agent = system.start_agent(engine)
+    url = await system.start_router()
+    ask = {**LONG, "max_tokens": 600}
+    async with system.session.post(f"{url}/v1/chat/completions", json=ask) as response:
+        await response.content.readany()
+        agent.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(agent.wait, 10) == 0, system.log("agent")
+        async with system.session.post(f"{url}/v1/chat/completions", json=ask) as refused:
+            assert refused.status == 503
+            assert refused.headers["retry-after"]
+        assert (await response.read()).endswith(b"data: [DONE]\n\n")
+    again = system.start_agent(engine)
+    await eventually(lambda: system.answers(f"{url}/readyz"), 30, "the engine is used again")
+    system.redis.hang()
+    again.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(again.wait, 20) == 0, system.log("agent")
+    assert "Traceback" not in system.log("agent")
