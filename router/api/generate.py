@@ -16,6 +16,7 @@ from cluster.fleet.replicas import Model
 from router.answers import schemas
 from router.api.cors import Cors
 from router.api.dispatch import Dispatcher, Exchange
+from router.api.documented import public_paths
 from router.auth import Authenticator, credentials
 from router.errors import ApiError, ClientStalledError, UpstreamError
 from router.explain.conversations import MAX_REQUEST_BYTES
@@ -260,6 +261,7 @@ class RouterApplication(FastAPI):
         """The OpenAPI document."""
         document = super().openapi()
         document["components"].setdefault("schemas", {}).update(schemas())
+        document["paths"].update(public_paths())
         return document
 
 

@@ -6,6 +6,7 @@ from urllib.parse import quote
 import pytest
 
 from cluster.sync import follower
+from router.requests.endpoints import ENDPOINTS
 from tests.router.test_requests import CHAT, assert_error
 from tests.waiting import eventually
 
@@ -93,6 +94,7 @@ async def test_shared_prefixes(router):
 async def test_every_path_is_documented(router):
     """With its answer, its errors and the token, so that clients can be made from /openapi.json."""
     _, document = await router.get("/openapi.json")
+    assert ENDPOINTS.keys() | {"/v1/models", "/v1/models/{name}"} <= document["paths"].keys()
     [scheme] = document["components"]["securitySchemes"]
     assert document["components"]["securitySchemes"][scheme]["scheme"] == "bearer"
     admin = {path: methods for path, methods in document["paths"].items() if path.startswith("/admin")}

@@ -1,6 +1,7 @@
 """vLLM's HTTP surface (0.32) in front of one simulated engine."""
 
 import dataclasses
+import json
 import secrets
 from collections.abc import Callable
 from typing import Any
@@ -55,6 +56,7 @@ def build_app(core: EngineCore) -> ASGIApp:
         Route("/metrics", api.metrics),
         Route("/version", api.version),
         Route("/health", api.health),
+        Route("/ping", api.health, methods=["GET", "POST"]),
     ]
     routes += operator_routes(core)
     api_key = core.settings.api_key
@@ -237,14 +239,22 @@ async def _json_body(request: Request) -> Json:
         message = "Unsupported Media Type: Only 'application/json' is allowed"
         raise ApiError(message, kind="Bad Request")
     try:
-        body = msgspec.json.decode(await _bounded_body(request))
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        body = _decoded(await _bounded_body(request))
+    except ValueError as error:
         raise ApiError(f"JSON decode error: {error}", kind="Bad Request") from error
     except RecursionError as error:
         raise ApiError("the body is nested too deeply", kind="Bad Request") from error
     if not isinstance(body, dict):
         raise ApiError("the body must be a JSON object", kind="Bad Request")
     return body
+
+
+def _decoded(raw: bytes) -> Any:
+    """As Python reads it: in other encodings, too, and NaN. Raises `ValueError`."""
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return json.loads(raw)
 
 
 async def _bounded_body(request: Request) -> bytes:

@@ -15,6 +15,8 @@ from cluster.prompts.tokenizer import PromptTokenizer
 
 DEFAULT_MAX_TOKENS = 16
 MAX_CHOICES = 128
+TRUE = (1, "1", "on", "t", "true", "y", "yes")
+FALSE = (0, "0", "off", "f", "false", "n", "no")
 MAX_TOKEN_ID = 2**31 - 1
 
 Json = dict[str, Any]
@@ -91,7 +93,7 @@ def text_tokens(body: Json, tokenizer: PromptTokenizer) -> list[int]:
 def _generation(
     body: Json, is_chat: bool, model: str, prompts: list[list[int]], limit: str, max_model_len: int
 ) -> Generation:
-    stream = bool(_typed(body, "stream", bool, False))
+    stream = _flag(body, "stream")
     options = _typed(body, "stream_options", dict, None)
     if options is not None and not stream:
         raise ApiError("Stream options can only be defined when `stream=True`.", "stream_options")
@@ -108,7 +110,7 @@ def _generation(
         num_choices=num_choices,
         max_tokens=_token_limit(body, limit, max(map(len, prompts)), max_model_len),
         stream=stream,
-        include_usage=bool(options and options.get("include_usage")),
+        include_usage=_flag(options or {}, "include_usage"),
         cache_salt=salt,
     )
 
@@ -160,6 +162,8 @@ def _prompt_list(prompt: Any) -> list[Any]:
 
 
 def _prompt_tokens(tokenizer: PromptTokenizer, prompt: Any, special: Any) -> list[int]:
+    if isinstance(prompt, str) and any("\ud800" <= character <= "\udfff" for character in prompt):
+        raise ApiError("prompt holds half of a surrogate pair", "prompt")
     tokens = (
         tokenizer.completion(prompt, special).token_ids if isinstance(prompt, str) else checked_ids(prompt)
     )
@@ -186,6 +190,15 @@ def _integer(body: Json, name: str, default: int, most: int | None) -> int:
             f"{name} must be an integer of at least 1" + (f" and at most {most}" if most else ""), name
         )
     return value
+
+
+def _flag(body: Mapping[str, Any], name: str) -> bool:
+    """A truth value as pydantic reads it."""
+    value = body.get(name)
+    text = value.lower() if isinstance(value, str) else value
+    if text not in TRUE and text not in FALSE and text is not None:
+        raise ApiError(f"{name} must be of type bool", name)
+    return text in TRUE
 
 
 def _typed(body: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:
