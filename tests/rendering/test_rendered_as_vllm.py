@@ -35,4 +35,5 @@ def test_random_requests_are_rendered_as_vllm_renders_them(name):
         assert not tally.differences, tally.differences.pop()
 
     compare_one()
-    assert tally.outcomes["equal"] > 10 + 3 * tally.outcomes["declared not exact"], tally.outcomes
+    assert tally.outcomes["equal"] > 8, tally.outcomes
+    assert tally.outcomes["equal"] > 3 * tally.outcomes["declared not exact"], tally.outcomes
