@@ -26,7 +26,7 @@ from cluster.prompts.chat_rendering import ChatOptions
 from cluster.prompts.tokenizer import PromptTokenizer, tokenizer_fingerprint
 from cluster.protocol.wire import Lease, ReplicaState
 from router.errors import AttemptFailedError
-from router.requests.differences import differs_on_probe, locate
+from router.requests.differences import MAX_BYTES, differs_on_probe, locate
 from router.requests.exactness import Exactness, shape_of
 from router.requests.prompts import PreparedPrompt
 from router.requests.schema import Call
@@ -187,7 +187,7 @@ class Tokenizers:
             shape=str(shape),
         )
         entry.exactness.differs(shape, prompt.conversation_key, now)
-        if entry.odd is None and entry.exactness.wants_location(shape):
+        if entry.odd is None and len(call.raw) <= MAX_BYTES and entry.exactness.wants_location(shape):
             entry.odd = call
         entry.due = min(entry.due, entry.checked_at + DIFFERENCE_SECONDS)
 
