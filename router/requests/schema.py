@@ -248,9 +248,11 @@ def read_object(raw: bytes) -> Json:
 
 def truth(value: Any) -> bool | None:
     """What vLLM takes a flag for; None for what is none, and is refused there."""
-    if value is None or value == 0 or (isinstance(value, str) and value.lower() in FALSE):
+    if value is None or value is False:
         return False
-    return True if value == 1 or (isinstance(value, str) and value.lower() in TRUE) else None
+    if value is True or value == 1 or (isinstance(value, str) and value.lower() in TRUE):
+        return True
+    return False if value == 0 or (isinstance(value, str) and value.lower() in FALSE) else None
 
 
 def _scoped_salt(scope: str, salt: str) -> str:
