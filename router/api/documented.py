@@ -70,7 +70,7 @@ def _body(endpoint: Endpoint) -> dict[str, Any]:
         parts = {"file": {"type": "string", "format": "binary"}, "model": TEXT, "stream": {"type": "boolean"}}
         schema = {"type": "object", "required": ["file", "model"], "properties": parts}
         return {"multipart/form-data": {"schema": schema}}
-    prompt = PROMPTS[endpoint.path]
+    prompt = PROMPTS.get(endpoint.path.removesuffix("/render"), {})
     fields = {"model": TEXT, **({"stream": {"type": "boolean"}} if endpoint.stream else {}), **prompt}
     if endpoint.salted:
         fields["cache_salt"] = {"type": "string", "pattern": r"^[^@/\\\x00]{1,128}$"}

@@ -36,7 +36,7 @@ NO_JSON = [
         PLAIN.replace(b": 2", b": " + b"1" * 5_000),
     ),
     *(
-        b'{"a":' * 100_000,
+        b'{"a":' * 10_000,
         b"model=m&prompt=x",
         b"\xef\xbb\xbf\xef\xbb\xbf" + PLAIN,
         gzip.compress(PLAIN),

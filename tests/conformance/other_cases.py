@@ -51,10 +51,7 @@ PATHS_OF_ENGINES = [
         "/invocations",
     ),
     *(
-        "/v1/chat/completions/render",
-        "/v1/completions/render",
         "/v1/chat/completions/batch",
-        "/v1/responses/x",
         "/v1/realtime",
     ),
 ]
