@@ -16,6 +16,7 @@ from policies.affinity import (
 )
 from policies.baselines import consistent_hash, least_load, power_of_two, round_robin
 from policies.installed import installed_policies
+from policies.programs import programs
 from policies.scoring import dynamo, least_work, llm_d_weighted, lmetric
 from policies.types import Catalog
 from policies.warm import warm
@@ -24,6 +25,7 @@ DEFAULT_POLICY = "warm"
 
 BUILT_IN: Catalog = {
     "warm": warm,
+    "programs": programs,
     "round-robin": round_robin,
     "least-load": least_load,
     "power-of-two": power_of_two,
@@ -41,5 +43,8 @@ BUILT_IN: Catalog = {
     "dynamo": dynamo,
     "llm-d-weighted": llm_d_weighted,
 }
+
+NEED_ROOM = frozenset({programs})
+"""Those that see what room there is in KV memory, and may make requests wait for it."""
 
 POLICIES: Catalog = MappingProxyType({**BUILT_IN, **installed_policies(BUILT_IN)})

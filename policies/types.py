@@ -20,6 +20,18 @@ class Request(NamedTuple):
     """Leading tokens that other conversations are likely to share (system prompt, tools)."""
     conversation_key: int
     """64 bits that stay the same over all turns of a conversation."""
+    may_wait: bool = True
+    """Whether it may still be held until there is room in KV memory."""
+
+
+class Outlook(NamedTuple):
+    """What will be used again of what replicas hold."""
+
+    room_tokens: Costs
+    """Tokens that each replica could hold beside what conversations will soon use again, once it held this
+    prompt. Less than 0 is what it would evict of that."""
+    comes_back_soon: bool
+    """Whether a next turn of this conversation will probably follow soon after the answer."""
 
 
 class Snapshot(NamedTuple):
@@ -47,6 +59,9 @@ class Snapshot(NamedTuple):
     share: float = 0.0
     """The part of the recent prompts that parted ways with another one which did so where this one does."""
 
+    outlook: Outlook | None = None
+    """What KV memory will hold; None when that is not known."""
+
 
 class Decision(NamedTuple):
     """Which replica, and why. `row` counts into the snapshot."""
@@ -57,6 +72,8 @@ class Decision(NamedTuple):
     """One number per replica, lower is better; infinite for replicas that could not be chosen."""
     room_tokens: float = math.inf
     """The request waits in the router while the replica's engine has so many tokens to compute, or more."""
+    waits: bool = False
+    """The request is not sent for now: it waits until conversations have made room, and is decided again."""
 
 
 Policy: TypeAlias = Callable[[Request, Snapshot], Decision]

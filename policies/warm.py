@@ -3,10 +3,11 @@
 ``cost = queued + REQUEST_TOKENS x running + uncached + price x lost``, in tokens at the replica's pace;
 ``lost`` is what somebody holds of the prompt beyond its opening and this replica does not.
 
-A conversation's own history has a high price: computing it again delays everybody queued behind, and evicts
-what others need. What many prompts begin with has none, on the contrary: a further copy of it is an
-investment that the next ones use. In between the price falls with its popularity. Decision 8 derives it,
-docs/benchmarks.md has the sweeps.
+A conversation's own history has a high price: computing it again delays everybody queued behind, the more the
+busier the fleet is, and evicts what others need. What many prompts begin with has none, on the contrary: a
+further copy of it is an investment that the next ones use. In between the price falls with its popularity,
+which is the share of what the prompts have in common, relative to a replica's fair share. Decision 8 derives
+it, docs/benchmarks.md has the sweeps.
 """
 
 import numpy as np
@@ -18,7 +19,11 @@ from policies.ring import first_on_ring
 from policies.types import Costs, Counts, Decision, Mask, Request, Snapshot
 
 STICKINESS = 8.0
-"""Price of a lost token that nobody else has in common."""
+"""Price of a lost token that nobody else has in common, in a busy fleet."""
+CALM_STICKINESS = 3.0
+"""The same where nothing is queued."""
+QUEUED_TOKENS = 1000.0
+"""Tokens queued on each replica, in the mean, that raise this price by one."""
 POPULAR_SHARE = 0.25
 """What prompts have in common is popular when so large a part of a replica's fair share goes on there."""
 ROOM_TOKENS = 6144.0
@@ -40,7 +45,10 @@ def warm(request: Request, snapshot: Snapshot) -> Decision:
     most, least, least_load = _weigh(
         request.prompt_tokens,
         request.opening_tokens,
-        _price(snapshot.share * num_eligible),
+        snapshot.share * num_eligible / POPULAR_SHARE,
+        STICKINESS,
+        CALM_STICKINESS,
+        QUEUED_TOKENS,
         REQUEST_TOKENS,
         snapshot.eligible,
         snapshot.cached_tokens,
@@ -64,13 +72,16 @@ def warm(request: Request, snapshot: Snapshot) -> Decision:
 
 
 @kernel(
-    f"Tuple((int64, float64, float64))(int64, int64, float64, int64, {MASK}, {COUNTS}, {COUNTS}, {COUNTS}, "
-    f"{COSTS}, float64[::1], float64[::1])"
+    f"Tuple((int64, float64, float64))(int64, int64, float64, float64, float64, float64, int64, {MASK}, "
+    f"{COUNTS}, {COUNTS}, {COUNTS}, {COSTS}, float64[::1], float64[::1])"
 )
 def _weigh(
     prompt_tokens: int,
     opening_tokens: int,
-    price: float,
+    popularity: float,
+    stickiness: float,
+    calm_stickiness: float,
+    queued_tokens: float,
     request_tokens: int,
     eligible: Mask,
     cached: Counts,
@@ -82,13 +93,21 @@ def _weigh(
 ) -> tuple[int, float, float]:
     """Write what each replica costs and its load; both are infinite for one that is not eligible.
 
-    Returns the most tokens that an eligible one holds, the lowest cost and the lowest load.
-    ``request_tokens`` is an argument, since compiled code would keep the value that a constant once had.
+    Returns the most tokens that an eligible one holds, the lowest cost and the lowest load. Constants are
+    arguments, since compiled code would keep the values that they once had.
     """
     most, least, least_load = 0, np.inf, np.inf
+    num_eligible, all_queued = 0, 0
     for row in range(len(costs)):
         if eligible[row]:
             most = max(most, cached[row])
+            num_eligible += 1
+            all_queued += queued[row]
+    if popularity < 1:
+        busy = calm_stickiness + all_queued / num_eligible / queued_tokens
+        price = min(stickiness, busy) * (1 - popularity)
+    else:  # what everybody uses: a copy is an investment
+        price = 1 / popularity - 1
     opening = opening_tokens if most > opening_tokens else 0
     for row in range(len(costs)):
         costs[row] = load[row] = np.inf
@@ -98,11 +117,3 @@ def _weigh(
             costs[row] = load[row] + (prompt_tokens - cached[row] + price * lost) * pace[row]
             least, least_load = min(least, costs[row]), min(least_load, load[row])
     return most, least, least_load
-
-
-def _price(part: float) -> float:
-    """Of a lost token, beyond computing it: from `STICKINESS` down to -1 for what everybody uses. ``part`` is
-    the share of what the prompts have in common, relative to a replica's fair share.
-    """
-    popularity = part / POPULAR_SHARE
-    return STICKINESS * (1 - popularity) if popularity < 1 else 1 / popularity - 1

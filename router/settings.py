@@ -68,6 +68,8 @@ class RouterSettings(ClusterSettings):
     """Beyond it a request is answered with 429."""
     max_attempts: int = Field(3, ge=1, le=16)
     """Replicas tried for one request before the client gets an error."""
+    max_paused_seconds: float = Field(600.0, ge=0)
+    """Longest wait for room in KV memory, with the policy `programs`; 0: nobody waits for it."""
     connect_seconds: float = Field(2.0, gt=0)
     first_byte_seconds: float = Field(600.0, gt=0)
     """Queueing and prefill on the engine must be over within this time: the limit for streams."""

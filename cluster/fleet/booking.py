@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from cluster.fleet.peers import EXPECTATION_GRACE_SECONDS, Outbox
+from cluster.fleet.programs import Programs
 from cluster.fleet.replicas import Replica
 from cluster.fleet.sent_prompts import SentPrompts
 from cluster.index.block_table import BlockKeys
@@ -14,6 +15,7 @@ class Books(Protocol):
 
     index: PrefixIndex
     outbox: Outbox
+    programs: Programs
     num_bookings: int
     """Bookings made so far."""
     open_bookings: int
@@ -46,6 +48,8 @@ class Booking:
         self.replica = replica
         self.held = False
         """Whether the request waits in the router."""
+        self.program, self.booked_at = 0, 0.0
+        """The conversation that counts as a program, and when this turn of it was booked; 0 for none."""
         covered = 0 < len(keys) == prompt_tokens // block_size
         self.watched = covered and lease.publishes_events and not fleet.index.full and not text_of
         """Whether the engine's events show how far the prompt has been computed."""
@@ -72,6 +76,12 @@ class Booking:
         self._enter_engine()
         fleet.outbox.expected(self._number, lease.replica, keys[self._num_computed :])
         fleet.load_changed(replica)
+
+    def begin_program(self, key: int, now: float) -> None:
+        """The request is a turn of a program, booked at a monotonic time in seconds."""
+        if len(self._keys) and self.replica.lease.capacity_blocks:
+            self.program, self.booked_at = key, now
+            self._fleet.programs.begin(key, self.replica.slot, self._keys, self._prompt_tokens, now)
 
     def hold(self) -> None:
         """The request waits in the router until `resume`."""
@@ -141,6 +151,9 @@ class Booking:
         else:
             self._fleet.index.forget(self._expectation)
         self._fleet.open_bookings -= 1
+        if self.program:
+            seconds, capacity_blocks = now - self.booked_at, self.replica.lease.capacity_blocks
+            self._fleet.programs.end(self.program, seconds, capacity_blocks, now)
 
     def _enter_engine(self) -> None:
         if self._end_is_seen:

@@ -14,6 +14,7 @@ from cluster.fleet.booking import Booking
 from cluster.fleet.branches import Branches
 from cluster.fleet.pace import relative_paces
 from cluster.fleet.peers import Outbox, PeerBookings, PeerExpectations
+from cluster.fleet.programs import Programs
 from cluster.fleet.replica_table import ReplicaTable
 from cluster.fleet.replicas import Model, Replica, ServedNames, models_of
 from cluster.fleet.sent_prompts import SentPrompts
@@ -59,7 +60,7 @@ class Fleet:
         self._last_replicas: OrderedDict[int, Replica] = OrderedDict()
         self._leaving: deque[tuple[float, Expectation]] = deque()
         self.sent = SentPrompts(self.index)
-        self._waiting = WaitingRoom()
+        self._waiting, self.programs = WaitingRoom(), Programs()
         self.branches: defaultdict[str, Branches] = defaultdict(Branches)
         """Where prompts part ways, by base model."""
         self._drained: Collection[str] = frozenset()
@@ -88,6 +89,7 @@ class Fleet:
             points_of(lease.replica)  # now, so that the first decision does not wait for those of all
         elif replica.epoch != epoch:
             self.index.restart_replica(replica.slot)
+            self.programs.dismiss(replica.slot)
             replica.epoch, replica.failed_until = epoch, 0.0
         if lease != replica.lease:
             if lease.state is not replica.lease.state:
@@ -114,6 +116,7 @@ class Fleet:
         """Forget a replica. Requests still open on it keep their bookings until they end."""
         replica = self.replicas.pop(replica_id)
         self.index.remove_replica(replica.slot)
+        self.programs.dismiss(replica.slot)
         self._models = None
         self._waiting.send_away(replica)
 
@@ -129,10 +132,8 @@ class Fleet:
             self.index.clear(replica.slot)
         self.index.remove(replica.slot, removed)
         self.index.store(replica.slot, stored)
-        if len(stored):
-            computed = [booking.progress() for booking in list(replica.prefilling)]
-            if any(computed):
-                self.load_changed(replica)
+        if len(stored) and sum(booking.progress() for booking in list(replica.prefilling)):
+            self.load_changed(replica)
 
     def snapshot(
         self,
@@ -145,6 +146,7 @@ class Fleet:
         heed_failures: bool = True,
         context_tokens: int = 0,
         exact: bool = True,
+        with_room: bool = False,
     ) -> Snapshot:
         """The replicas of a model as a policy sees them for one prompt, at a monotonic time in seconds. The
         model is one of `models` as they are now: it is made anew when replicas come and go.
@@ -152,7 +154,7 @@ class Fleet:
         A ``conversation_key`` of 0 stands for an unknown conversation. Without ``heed_failures``, replicas
         that failed a moment ago are eligible all the same. Those whose context has no room for
         ``context_tokens`` never are. Keys that are not ``exact`` are of texts: caches count as seen where
-        anybody was sent such a text.
+        anybody was sent such a text. What room there is in KV memory is looked up only ``with_room``.
         """
         self.forget_until(now)
         matched, most, block_size = NOTHING_MATCHED, 0, 0
@@ -187,6 +189,7 @@ class Fleet:
             caches_seen=caches_seen,
             share=self.branches[model.base].share(int(keys[longest - 1])) if longest else 0.0,
             number=self.decisions[model.base],
+            outlook=self.programs.outlook(model, conversation_key, keys) if with_room else None,
         )
 
     def book(
@@ -198,12 +201,14 @@ class Fleet:
         conversation_key: int = 0,
         streamed: bool = True,
         exact: bool = True,
+        program_at: float | None = None,
     ) -> Booking:
         """Book a request's load on the chosen replica, which becomes its conversation's last replica.
 
         Of the prompt, the replica is believed to hold the first ``cached_tokens`` already. A
         ``conversation_key`` of 0 stands for an unknown conversation. Of an answer that is not ``streamed``
         nobody sees the first token. Keys that are not ``exact`` are of texts: nobody reports their blocks.
+        With ``program_at``, a monotonic time in seconds, it is a turn of a program.
         """
         if conversation_key:
             self._last_replicas[conversation_key] = replica
@@ -217,7 +222,10 @@ class Fleet:
         if 0 < num_held < len(keys):
             self.branches[replica.lease.base].add(int(keys[num_held - 1]), cached_tokens)
         text_of = 0 if exact else conversation_key
-        return Booking(self, replica, as_keys(keys), prompt_tokens, cached_tokens, streamed, text_of)
+        booking = Booking(self, replica, as_keys(keys), prompt_tokens, cached_tokens, streamed, text_of)
+        if program_at is not None:
+            booking.begin_program(conversation_key, program_at)
+        return booking
 
     def hold(self, booking: Booking, room_tokens: float, since: float, go: Callable[[bool], None]) -> bool:
         """Whether a request has to wait until its replica's engine has less than ``room_tokens`` to compute.
@@ -284,6 +292,7 @@ class Fleet:
         ):
             raise AssertionError(f"{booked} requests booked on replicas, {self.open_bookings} bookings open")
         self.index.check_integrity()
+        self.programs.check_integrity()
         self.peers.check_integrity()
         for replica in self.replicas.values():
             self._table.check_integrity(replica, self.peers[replica.lease.replica])
@@ -296,6 +305,8 @@ class Fleet:
         self._peer_expectations.expire(now)
         if self.sent.num_keys:
             self.sent.expire(now)
+        if self.programs.away:
+            self.programs.expire(now)
         while self._leaving and self._leaving[0][0] <= now:
             self.index.forget(self._leaving.popleft()[1])
 

@@ -89,6 +89,8 @@ class Model:
     """Tokens; the largest of its replicas that say so, 0 when none does."""
     context_limits: NDArray[np.int64] | None
     """Tokens that each of `replicas` takes, `NO_LIMIT` where it does not say; None where all are alike."""
+    capacity_tokens: NDArray[np.float64]
+    """Tokens of KV memory of each of `replicas`; infinite where it does not say."""
 
     @property
     def base(self) -> str:
@@ -190,6 +192,9 @@ def _model(name: str, lora: str, replicas: list[Replica]) -> Model:
         rows={replica_id: row for row, replica_id in enumerate(ids)},
         namespace=namespaces.most_common(1)[0][0] if namespaces else None,
         max_model_len=max(limits),
+        capacity_tokens=np.array(
+            [replica.lease.capacity_blocks * replica.lease.block_size or math.inf for replica in replicas]
+        ),
         context_limits=(
             np.array([limit or NO_LIMIT for limit in limits], dtype=np.int64)
             if len(set(limits)) > 1

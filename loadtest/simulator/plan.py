@@ -1,10 +1,12 @@
 """The fleet that is simulated, and what happens to it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from cluster.fleet.programs import Programs
 from loadtest.simulator.profiles import EngineProfile
+from loadtest.simulator.workload import Workload
 
 
 class ChangeKind(StrEnum):
@@ -43,3 +45,5 @@ class Plan:
     network_seconds: float = 0.001
     """One way between router and engine."""
     changes: tuple[Change, ...] = ()
+    ledger: Callable[[Workload], Programs] | None = None
+    """Who decides which programs are kept; None: the product's own ledger."""

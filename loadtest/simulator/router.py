@@ -5,12 +5,14 @@ from dataclasses import dataclass, field
 
 from cluster.fleet.booking import Booking
 from cluster.fleet.fleet import Fleet
+from cluster.index.block_table import as_keys
 from cluster.protocol.wire import Bookings, Lease, Load, ReplicaState
 from cluster.sync.gossip import PAUSE_SECONDS
 from loadtest.simulator.clock import Clock
 from loadtest.simulator.engine import Engine, EngineRequest
 from loadtest.simulator.results import Answer
 from loadtest.simulator.workload import Turn
+from policies.catalog import NEED_ROOM
 from policies.types import NoReplicaError, Policy, Request
 
 MODEL = "model"
@@ -18,6 +20,9 @@ MAX_ATTEMPTS = 3
 FAILED_SECONDS = 1.0
 """A replica that failed a request is left alone for so long, as with the router's default settings."""
 NEVER = float("inf")
+MAX_PAUSED_SECONDS = 600.0
+"""Longest wait for room in KV memory."""
+LOOK_SECONDS = 0.25
 
 
 @dataclass(slots=True, eq=False)
@@ -49,6 +54,7 @@ class SimulatedRouter:
         block_size: int,
         engines: Mapping[str, Engine],
         network_seconds: float,
+        capacity_blocks: int,
         tell: Callable[[Bookings], None] | None,
     ) -> None:
         self.fleet = Fleet()
@@ -57,11 +63,14 @@ class SimulatedRouter:
         self._number = number
         self._block_size = block_size
         self._policy = policy
+        self._with_room = policy in NEED_ROOM
+        self._capacity_blocks = capacity_blocks
         self._engines = engines
         self._network_seconds = network_seconds
         self._publish = tell
         """Takes messages for the other routers; None when there are none."""
         self._telling = False
+        self._looking = False
         self._next_publish = 0.0
 
     def admit(self, name: str, state: ReplicaState = ReplicaState.READY) -> None:
@@ -73,6 +82,7 @@ class SimulatedRouter:
             model=MODEL,
             block_size=self._block_size,
             publishes_events=True,
+            capacity_blocks=self._capacity_blocks,
         )
         self.fleet.admit(lease, 1, Load())
 
@@ -91,10 +101,16 @@ class SimulatedRouter:
             self._finish(call, failed=True)
             return
         try:
-            booking, room_tokens = self._decide(call)
+            decided = self._decide(call)
         except NoReplicaError:
             self._finish(call, failed=True)
             return
+        if decided is None:
+            began = self.fleet.programs.wait(call.turn.conversation_key, call.arrival)
+            self.fleet.programs.pauses.enter(began, lambda: self._dispatch(call))
+            self._look_soon()
+            return
+        booking, room_tokens = decided
         if not self.fleet.hold(booking, room_tokens, call.arrival, lambda room: self._turn(call, room)):
             self._send(call)
 
@@ -119,25 +135,56 @@ class SimulatedRouter:
         call.sent = request
         self._later(self._engines[call.replica].add, request)
 
-    def _decide(self, call: Call) -> tuple[Booking, float]:
-        """Choose and book, as `router.api.dispatch` does in one step."""
+    def _look_soon(self) -> None:
+        """While requests wait for room, look from time to time who has not come back."""
+        if not self._looking and len(self.fleet.programs.pauses):
+            self._looking = True
+            self._clock.after(LOOK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        self._looking = False
+        self.fleet.forget_until(self._clock.now)
+        self.fleet.programs.pauses.wake()  # it may have waited for long enough
+        self._look_soon()
+
+    def _decide(self, call: Call) -> tuple[Booking, float] | None:
+        """Choose and book, as `router.api.dispatch` does in one step; None when the request has to wait."""
         turn = call.turn
-        keys = turn.keys[: turn.prompt_tokens // self._block_size]
+        keys = as_keys(turn.keys[: turn.prompt_tokens // self._block_size])
         model = self.fleet.models.get(MODEL)
         if model is None:
             raise NoReplicaError
         snapshot = self.fleet.snapshot(
-            model, keys, turn.prompt_tokens, self._clock.now, call.failures, turn.conversation_key
+            model,
+            keys,
+            turn.prompt_tokens,
+            self._clock.now,
+            call.failures,
+            turn.conversation_key,
+            with_room=self._with_room,
         )
         decision = self._policy(
-            Request(turn.prompt_tokens, turn.opening_tokens, turn.conversation_key), snapshot
+            Request(
+                turn.prompt_tokens,
+                turn.opening_tokens,
+                turn.conversation_key,
+                self._clock.now < call.arrival + MAX_PAUSED_SECONDS,
+            ),
+            snapshot,
         )
+        if decision.waits:
+            return None
         replica = model.replicas[decision.row]
         call.replica, call.reason = replica.lease.replica, decision.reason
         call.expected_tokens = int(snapshot.cached_tokens[decision.row])
         call.available_tokens = int(snapshot.cached_tokens[snapshot.eligible].max())
         call.booking = self.fleet.book(
-            replica, keys, turn.prompt_tokens, call.expected_tokens, turn.conversation_key
+            replica,
+            keys,
+            turn.prompt_tokens,
+            call.expected_tokens,
+            turn.conversation_key,
+            program_at=self._clock.now if self._with_room else None,
         )
         self._publish_soon()
         return call.booking, decision.room_tokens

@@ -1,7 +1,8 @@
 """The whole simulated system: clients, routers, engines, and what happens to them."""
 
 import random
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 
 from cluster.protocol.wire import Bookings, ReplicaState
 from cluster.sync.gossip import COMPLETE_SECONDS
@@ -47,7 +48,8 @@ class _System:
         self._plan = plan
         self._block_size = workload.block_size
         self._random = random.Random(seed)
-        self._num_open = len(workload.sessions)
+        self._num_open = 0
+        self._queued = deque(workload.programs)
         self._serving: list[str] = []
         self._routers = [
             SimulatedRouter(
@@ -57,17 +59,22 @@ class _System:
                 workload.block_size,
                 self.engines,
                 plan.network_seconds,
+                plan.profile.num_blocks,
                 self._gossip if plan.routers > 1 else None,
             )
             for number in range(plan.routers)
         ]
+        if plan.ledger is not None:
+            for router in self._routers:
+                router.fleet.programs = plan.ledger(workload)
         for _ in range(plan.replicas):
             self._admit(self._start_engine())
         for change in plan.changes:
             self.clock.after(change.at, self._happen, change)
         for session in workload.sessions:
-            first = session.start / load + session.turns[0].think_seconds
-            self.clock.after(first, self._play, session, 0)
+            self._start(session, session.start / load, self._ended)
+        for _ in range(min(workload.at_once, len(self._queued))):
+            self._start_program()
         if plan.routers > 1:
             self.clock.after(COMPLETE_SECONDS, self._publish_everything)
 
@@ -79,16 +86,50 @@ class _System:
         for engine in self.engines.values():
             engine.check_integrity()
 
-    def _play(self, session: Session, number: int) -> None:
-        router = self._routers[self._random.randrange(len(self._routers))]
-        router.receive(session.turns[number], lambda answer: self._answered(session, number, answer))
+    def _start_program(self) -> None:
+        """Start the next program of the closed loop, if there is one; when it has ended, the one after it."""
+        if self._queued:
+            program = self._queued.popleft()
+            self._start(program, program.start, self._program_ended)
 
-    def _answered(self, session: Session, number: int, answer: Answer) -> None:
+    def _program_ended(self) -> None:
+        self._ended()
+        self._start_program()
+
+    def _start(self, session: Session, after: float, ended: Callable[[], object]) -> None:
+        self._num_open += 1
+        self.clock.after(after + session.turns[0].think_seconds, self._play, session, 0, ended)
+
+    def _ended(self) -> None:
+        self._num_open -= 1
+
+    def _play(self, session: Session, number: int, ended: Callable[[], object]) -> None:
+        router = self._routers[self._random.randrange(len(self._routers))]
+        router.receive(session.turns[number], lambda answer: self._answered(session, number, ended, answer))
+
+    def _answered(self, session: Session, number: int, ended: Callable[[], object], answer: Answer) -> None:
         self.answers.append(answer)
+        sub_agents = () if answer.failed else session.turns[number].sub_agents
+        working = len(sub_agents)
+
+        def one_ended() -> None:
+            nonlocal working
+            working -= 1
+            self._ended()
+            if not working:
+                self._go_on(session, number, ended, answer)
+
+        for agent in sub_agents:
+            self._start(agent, agent.start, one_ended)
+        if not sub_agents:
+            self._go_on(session, number, ended, answer)
+
+    def _go_on(self, session: Session, number: int, ended: Callable[[], object], answer: Answer) -> None:
+        """The next turn after a pause, or the end of the session."""
         if number + 1 < len(session.turns) and not answer.failed:
-            self.clock.after(session.turns[number + 1].think_seconds, self._play, session, number + 1)
+            self.clock.after(session.turns[number + 1].think_seconds, self._play, session, number + 1, ended)
         else:
-            self._num_open -= 1
+            ended()
 
     def _start_engine(self) -> str:
         number = len(self.engines)

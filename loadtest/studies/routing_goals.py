@@ -108,7 +108,7 @@ class Case:
 
 def measure(task: Task, constants: Constants) -> Figures:
     """Play one run."""
-    with _replaced(constants):
+    with replaced(constants):
         run = play(task)
     times = run.ttft()
     return Figures(
@@ -123,7 +123,7 @@ def measure(task: Task, constants: Constants) -> Figures:
 
 
 @contextmanager
-def _replaced(constants: Constants) -> Iterator[None]:
+def replaced(constants: Constants) -> Iterator[None]:
     """Constants have other values in this process, until the context ends."""
     patches = [patch.object(_module_with(name), name, value) for name, value in constants.items()]
     with ExitStack() as stack:

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from loadtest.simulator.workload import Workload
 from loadtest.workloads.agents import Agents
 from loadtest.workloads.chat import Bursts, Chat, ClosedChat, Rollout, Tenants
+from loadtest.workloads.forest import Forest
 from loadtest.workloads.single import HotPrefix, NoSharing, Rag
 
 WORKLOADS: Mapping[str, Callable[[int], Workload]] = MappingProxyType(
@@ -16,6 +17,7 @@ WORKLOADS: Mapping[str, Callable[[int], Workload]] = MappingProxyType(
         "rag": Rag().build,
         "hot-prefix": HotPrefix().build,
         "no-sharing": NoSharing().build,
+        "forest": Forest().build,
         "bursts": Bursts().build,
         "tenants": Tenants().build,
         "rollout": Rollout().build,

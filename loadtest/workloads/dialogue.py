@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from loadtest.simulator.workload import Turn
+from loadtest.simulator.workload import Session, Turn
 from loadtest.workloads.draws import Lengths, new_part
 from loadtest.workloads.text import Part, Text
 
@@ -17,6 +17,7 @@ def ask(
     opening_tokens: int,
     think_seconds: float = 0.0,
     tenant: int = 0,
+    sub_agents: tuple[Session, ...] = (),
 ) -> tuple[Turn, Text]:
     """One request, and the text once it has been answered."""
     answered = prompt.then(answer)
@@ -28,6 +29,7 @@ def ask(
         conversation_key=conversation_key,
         opening_tokens=opening_tokens,
         tenant=tenant,
+        sub_agents=sub_agents,
     )
     return turn, answered
 

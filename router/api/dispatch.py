@@ -16,6 +16,7 @@ from cluster.fleet.fleet import Fleet
 from cluster.fleet.replicas import Model
 from cluster.protocol.wire import ReplicaState
 from policies.baselines import least_load
+from policies.catalog import NEED_ROOM
 from policies.types import Decision, NoReplicaError, Policy, Request, Snapshot
 from router.errors import AttemptFailedError, AttemptsFailedError, NoReplicaReadyError, Repeat
 from router.explain.explainer import Explainer
@@ -79,7 +80,11 @@ class Dispatcher:
         failures: dict[str, AttemptFailedError] = {}
         harmful = 0
         while True:
-            booking, room_tokens = self._decide(call, prompt, assignment.policy, record, failures)
+            decided = self._decide(call, prompt, assignment.policy, record, failures)
+            if decided is None:
+                await self._pause(key, record)
+                continue
+            booking, room_tokens = decided
             replica = booking.replica
             try:
                 if not await self._turn(booking, room_tokens, record):
@@ -118,7 +123,7 @@ class Dispatcher:
             return True
         turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         began = time.monotonic()
-        limit = began + MAX_HELD_SECONDS - record.held_seconds
+        limit = began + MAX_HELD_SECONDS + record.paused_seconds - record.held_seconds
         if began >= limit or not fleet.hold(booking, room_tokens, record.started, turn.set_result):
             return True
         fleet.waiting_requests += 1
@@ -132,6 +137,31 @@ class Dispatcher:
         booking.resume()
         return fleet.takes_requests(booking.replica, time.monotonic())
 
+    async def _pause(self, program: int, record: RequestRecord) -> None:
+        """Wait until there may be room in KV memory, or for as long as a request may be held for that."""
+        fleet, woken, began = self.fleet, asyncio.Event(), time.monotonic()
+        pause = fleet.programs.pauses.enter(fleet.programs.wait(program, record.started), woken.set)
+        limit = record.started + self.settings.max_paused_seconds
+        fleet.waiting_requests += 1
+        try:
+            while not woken.is_set() and time.monotonic() < limit:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(min(LOOK_SECONDS, limit - time.monotonic())):
+                        await woken.wait()
+                fleet.forget_until(time.monotonic())
+                if fleet.programs.pauses.is_first(pause):
+                    break  # whatever has changed: replicas may have joined
+        except BaseException:
+            if pause.over:
+                fleet.programs.pauses.wake()  # it was this one's turn
+            raise
+        finally:
+            pause.over = True
+            fleet.waiting_requests -= 1
+            seconds = time.monotonic() - began
+            record.held_seconds += seconds
+            record.paused_seconds += seconds
+
     def _decide(
         self,
         call: Call,
@@ -139,16 +169,19 @@ class Dispatcher:
         policy: Policy,
         record: RequestRecord,
         failures: Mapping[str, AttemptFailedError],
-    ) -> tuple[Booking, float]:
+    ) -> tuple[Booking, float] | None:
         """Choose a replica and book it, without giving control to anybody in between.
 
-        The number says how many tokens its engine may still have to compute when the request is sent.
+        The number says how many tokens its engine may still have to compute when the request is sent. None:
+        there is no room in KV memory, and the request is to wait for it.
         """
         started = time.perf_counter()
         model = self.fleet.models.get(call.model)
         if model is None:
             raise without_replicas(self.fleet, call.model)
         snapshot, decision = self._choose(model, prompt, policy, record, failures)
+        if decision.waits:
+            return None
         replica = model.replicas[decision.row]
         expected = int(snapshot.cached_tokens[decision.row])
         booking = self.fleet.book(
@@ -159,6 +192,7 @@ class Dispatcher:
             prompt.conversation_key,
             streamed=call.stream,
             exact=prompt.exact,
+            program_at=time.monotonic() if prompt.exact and policy in NEED_ROOM else None,
         )
         record.replica = replica.lease.replica
         record.reason = "retry" if failures else decision.reason
@@ -186,7 +220,8 @@ class Dispatcher:
         """
         # Without a conversation, replicas with the same load have the same share of requests.
         key = prompt.conversation_key or xxhash.xxh3_64_intdigest(record.request_id.encode())
-        request = Request(prompt.prompt_tokens, prompt.opening_tokens, key)
+        may_wait = not failures and time.monotonic() < record.started + self.settings.max_paused_seconds
+        request = Request(prompt.prompt_tokens, prompt.opening_tokens, key, may_wait)
         useless = [name for name, failure in failures.items() if failure.timed_out or failure.answer]
         for excluded, heed_failures, reachable in (
             (failures, True, True),
@@ -204,6 +239,7 @@ class Dispatcher:
                 heed_failures,
                 prompt.context_tokens,
                 prompt.exact,
+                prompt.exact and policy in NEED_ROOM,
             )
             with suppress(NoReplicaError):
                 if reachable:

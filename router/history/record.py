@@ -50,6 +50,8 @@ class RequestRecord(msgspec.Struct, gc=False):  # nothing in it refers to it
     decision_seconds: float = 0.0
     held_seconds: float = 0.0
     """How long it waited in the router for room at an engine."""
+    paused_seconds: float = 0.0
+    """The part of that in which it waited for room in KV memory, before it was decided."""
     attempts: int = 0
     first_byte: float | None = None
     usage: Usage | None = None

@@ -12,6 +12,7 @@ from loadtest.workloads.catalog import WORKLOADS
 from loadtest.workloads.chat import Applications, Bursts, Chat, ClosedChat, Rollout, Tenants
 from loadtest.workloads.dialogue import Dialogue
 from loadtest.workloads.draws import Lengths, zipf_weights
+from loadtest.workloads.forest import Forest
 from loadtest.workloads.single import HotPrefix, NoSharing, Rag
 from loadtest.workloads.text import Part, Text
 
@@ -22,6 +23,7 @@ SMALL = {
     "rag": Rag(seconds=6),
     "hot-prefix": HotPrefix(seconds=6),
     "no-sharing": NoSharing(seconds=10),
+    "forest": Forest(seconds=8),
     "bursts": Bursts(seconds=12),
     "tenants": Tenants(seconds=20),
     "rollout": Rollout(seconds=10),

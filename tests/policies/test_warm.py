@@ -13,12 +13,12 @@ from policies.baselines import consistent_hash
 from policies.choice import REQUEST_TOKENS
 from policies.ring import walk
 from policies.types import NoReplicaError
-from policies.warm import POPULAR_SHARE, STICKINESS, TIE_TOKENS, warm
+from policies.warm import CALM_STICKINESS, POPULAR_SHARE, QUEUED_TOKENS, STICKINESS, TIE_TOKENS, warm
 
 
 def test_own_history_stays_against_moderate_load(snapshot_of, request_of):
     """A turn goes to the replica of the turn before, though that one has more to do."""
-    snapshot = snapshot_of([0, 1600, 0], queued=[0, 6000, 0], running=[0, 20, 1])
+    snapshot = snapshot_of([0, 1600, 0], queued=[0, 4000, 0], running=[0, 20, 1])
     decision = warm(request_of(prompt=1700, opening=500), snapshot)
     assert (decision.row, decision.reason) == (1, "warm")
 
@@ -81,7 +81,9 @@ def test_costs_are_those_of_the_formula(replicas, opening, share, snapshot_of, r
         return
     most = max(tokens for tokens, may in zip(held, eligible, strict=True) if may)
     popularity = share * sum(eligible) / POPULAR_SHARE
-    price = STICKINESS * (1 - popularity) if popularity < 1 else 1 / popularity - 1
+    mean_queue = np.mean([queue for queue, may in zip(queued, eligible, strict=True) if may])
+    stickiness = min(STICKINESS, CALM_STICKINESS + mean_queue / QUEUED_TOKENS)
+    price = stickiness * (1 - popularity) if popularity < 1 else 1 / popularity - 1
     costs = []
     for tokens, queue, requests, may, slowness in zip(held, queued, running, eligible, pace, strict=True):
         lost = most - (max(tokens, opening) if most > opening else tokens)
