@@ -211,7 +211,7 @@ class Upstream:
     async def _require_sound(self, reply: UpstreamReply, streamed: bool) -> None:
         """Raises for an answer of which nothing should reach the client."""
         status = reply.status
-        if status in FAILED_STATUSES or not reply.first:
+        if status in FAILED_STATUSES or (status < 400 and not reply.first):
             with suppress(ReplyBrokenError):  # then its beginning has to do
                 await reply.read_all(MAX_ERROR_BYTES)
             raise failed_answer(status, reply.first, reply.headers)

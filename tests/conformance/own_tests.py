@@ -1,11 +1,11 @@
 """vLLM's own server tests, straight at an engine with the small model and through a router.
 
-    python -m tests.conformance.own_tests FOLDER
+    python -m tests.conformance.own_tests FOLDER [EXPRESSION]
 
 The folder is the unpacked source distribution of the vLLM that is installed (``pip download --no-deps
 --no-binary vllm vllm==VERSION``). Its tests are copied to a temporary folder, where they use the small model
 and one server for all. Those that pass straight at the engine must pass through the router, but for
-`REFUSED`. Exit code 1 when another one does not.
+`REFUSED`. Exit code 1 when another one does not. An expression chooses tests, as pytest's ``-k`` does.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import BinaryIO
 
 from tests.conformance.front import router_before
 from tests.conformance.vllm_engine import MODEL, vllm_engine
@@ -28,18 +29,18 @@ LEFT_OUT = ("correctness", "test_tensorizer_entrypoint.py", "test_mcp_tools.py",
 """Need a download or another model."""
 MODEL_LINE = re.compile(r'^(\w*MODEL\w*(?:: str)? = )"[^"]+"', re.MULTILINE)
 PASSED = re.compile(r"^PASSED (\S.*)$", re.MULTILINE)
-SECONDS = "100"
+SECONDS = "60"
 REFUSED: dict[str, str] = {}
 """Tests that do not pass through a router, and why: docs/conformance.md."""
 
 
-async def run(folder: Path) -> int:
+async def run(folder: Path, expression: str) -> int:
     """Run them twice."""
     with tempfile.TemporaryDirectory(prefix="vllm-tests-") as name:
         copy = Path(name)
         files = _copied(folder / "tests" / "entrypoints", copy / "tests")
         with vllm_engine(copy / "engine.log", names=("m", str(MODEL))) as port:
-            straight = await _passed(copy, f"http://127.0.0.1:{port}", files)
+            straight = await _passed(copy, f"http://127.0.0.1:{port}", [*files, "-k", expression])
             async with router_before(f"http://127.0.0.1:{port}", MODEL, str(MODEL)) as router:
                 through = await _passed(copy, router.url, straight)
     lost = [test for test in straight if test not in through]
@@ -70,22 +71,27 @@ def _copied(source: Path, target: Path) -> list[str]:
 
 
 async def _passed(folder: Path, url: str, tests: list[str]) -> list[str]:
-    """Those of these tests that pass at a server."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "pytest", "-q", "-rA", "--tb=short", "--timeout", SECONDS),
+    """Those of these tests that pass at a server. The output stays in a file."""
+    log = Path(tempfile.gettempdir()) / f"vllm-own-tests-{url.rpartition(':')[2]}.log"
+    with log.open("wb") as output:
+        process = await _pytest(folder, url, tests, output)
+        await process.wait()
+    text = log.read_text(errors="replace")
+    sys.stdout.write(f"{url}: {text.strip().splitlines()[-1]} ({log})\n")
+    sys.stdout.flush()
+    return PASSED.findall(text)
+
+
+async def _pytest(folder: Path, url: str, tests: list[str], output: BinaryIO) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "pytest", "-v", "-rA", "--tb=short", "--timeout", SECONDS),
         *("-p", "no:cacheprovider", "-p", "no:schemathesis", "--continue-on-collection-errors", *tests),
-        stdout=asyncio.subprocess.PIPE,
+        stdout=output,
         stderr=asyncio.subprocess.STDOUT,
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(folder), "TESTED_URL": url, "HF_HUB_OFFLINE": "1"},
     )
-    output = (await process.communicate())[0].decode(errors="replace")
-    log = Path(tempfile.gettempdir()) / f"vllm-own-tests-{url.rpartition(':')[2]}.log"
-    log.write_text(output)
-    sys.stdout.write(f"{url}: {output.strip().splitlines()[-1]} ({log})\n")
-    sys.stdout.flush()
-    return PASSED.findall(output)
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(run(Path(sys.argv[1]).resolve())))
+    sys.exit(asyncio.run(run(Path(sys.argv[1]).resolve(), " ".join(sys.argv[2:]))))

@@ -109,6 +109,16 @@ async def test_last_engines_own_answer_reaches_the_client(router, engines, body,
     assert answer["requests"][0]["outcome"] == ("failed" if status == 500 else "refused")
 
 
+@pytest.mark.parametrize("body", [CHAT, STREAM])
+async def test_refusals_without_words_are_refusals(router, engines, body):
+    """Not every server says why."""
+    engines[0].script.append(whole(b"", 404))
+    async with router.post(body) as response:
+        assert (response.status, await response.read()) == (404, b"")
+    assert [len(engine.exchanges) for engine in engines] == [1, 0]
+    assert await failures(router) == [0, 0]
+
+
 async def test_only_replica_is_busy(start_router, engines):
     """It is asked once, and the next request finds it as before."""
     router = await start_router(engines[0])
