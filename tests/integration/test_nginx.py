@@ -56,9 +56,7 @@ class Front:
         """Returns when they are ready."""
         for port in ports:
             command = [*WARMROUTE, "router", "--redis-url", self.system.redis.url, "--port", str(port)]
-            self.routers[port] = self.system.start(
-                "router", command, WARMROUTE_READY_SECONDS="30", WARMROUTE_UNREADY_SECONDS="0.5"
-            )
+            self.routers[port] = self.system.start("router", command, WARMROUTE_READY_SECONDS="30")
         for port in ports:
             ready = f"http://127.0.0.1:{port}/readyz"
             await eventually(lambda ready=ready: self.system.answers(ready), 60, "router ready")
