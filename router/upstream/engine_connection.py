@@ -17,6 +17,8 @@ NOT_PASSED = frozenset(
     }
 )
 """Headers of answers that belong to the connection, or to the engine itself: clients get the router's own."""
+CORS = b"access-control-"
+"""Whom pages of other origins may ask is not for an engine to say."""
 MAX_HEAD_BYTES = 64 * 1024
 """How much may come without becoming part of a body: headers, interim answers, chunk extensions, trailers."""
 
@@ -87,7 +89,6 @@ class EngineConnection(asyncio.Protocol):
         self._has_length = self._surplus = self._chunk_complete = self._between_chunks = False
         self._chunks_to = None
         self._idle_seconds = 0.0
-        self._headers = {"content-type": "application/json"}
         self._outside_body_bytes = 0
         self._body = []
 
@@ -203,13 +204,14 @@ class EngineConnection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """The first byte of an answer, or of one too many."""
         self._surplus = self._complete
+        self._headers = {"content-type": "application/json"}
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Remember what clients get, and whether the end of the body is marked."""
         if self._head_complete:
             return  # a trailer
         name = name.lower()
-        if name not in NOT_PASSED:
+        if name not in NOT_PASSED and not name.startswith(CORS):
             self._headers[name.decode("latin-1")] = value.decode("latin-1")
         elif name == b"content-length" or (
             name == b"transfer-encoding" and value.lower().endswith(b"chunked")

@@ -38,7 +38,7 @@ def vllm_engine(log: Path, *options: str, names: Sequence[str] = ("m",)) -> Iter
     ]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            bound_command(command, signal.SIGKILL),
+            bound_command(command, signal.SIGTERM),  # killed, it would leave its core behind
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, **ENVIRONMENT},

@@ -276,8 +276,10 @@ async def test_an_engines_headers_reach_the_client(start_router, engines, stream
 
     async def answer(exchange):
         await exchange.raw(
+            b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n"
             b"HTTP/1.1 200 OK\r\ndate: then\r\nserver: engine\r\nset-cookie: a=b\r\nx-request-id: x\r\n"
             b'connection: keep-alive, metadata\r\nkeep-alive: timeout=5\r\nmetadata: {"a": \xe9}\r\n'
+            b"access-control-allow-origin: *\r\n"
             b"endpoint-load-metrics: TEXT a=1\r\ncache-control: max-age=9\r\n"
             b"content-type: text/event-stream\r\ncontent-length: %d\r\n\r\n%b" % (len(DONE), DONE)
         )
