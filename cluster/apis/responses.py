@@ -140,6 +140,7 @@ def _add_to_answer(messages: list[Json], name: str, text: str) -> None:
 
 
 def _tool_call(item: Json) -> Json:
+    """A call with its arguments as an object: templates see it as it is, in this order."""
     name, arguments = item["name"], item.get("arguments")
     if item["type"] == "custom_tool_call":
         arguments = json.dumps({CUSTOM_INPUT: item.get("input") or ""}, ensure_ascii=False)
@@ -147,7 +148,12 @@ def _tool_call(item: Json) -> Json:
         name = f"{item['namespace']}{SEPARATOR}{name}"
     if not isinstance(arguments, str):
         raise TypeError("arguments")
-    return {"id": item["call_id"], "type": "function", "function": {"name": name, "arguments": arguments}}
+    try:
+        parsed = json.loads(arguments or "{}")
+    except json.JSONDecodeError:
+        parsed = {}
+    function = {"name": name, "arguments": parsed if isinstance(parsed, dict) else {}}
+    return {"id": item["call_id"], "function": function, "type": "function"}
 
 
 def _functions(tools: Sequence[Json]) -> list[Json]:

@@ -127,6 +127,8 @@ def _joined(content: Any) -> str:
 
 def _tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
     function = call["function"]
+    if isinstance(function["arguments"], dict):  # of Responses: vLLM brings only chats' into its own order
+        return dict(call)
     try:
         arguments = json.loads(function["arguments"] or "{}")
     except json.JSONDecodeError:

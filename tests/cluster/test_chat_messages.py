@@ -25,6 +25,8 @@ CALL = {
 SHOWN_CALL = {
     "id": "1", "function": {"arguments": {"b": 1}, "name": "f", "more": 2}, "type": "function", "index": 0
 }  # fmt: skip
+MADE = {"id": "1", "function": {"name": "f", "arguments": {"b": 1}}, "type": "function"}
+"""A call of the Responses API, which templates get as vLLM makes it."""
 EFFORT = {"reasoning_effort": "x"}
 TOOL = {"function": {"strict": None, "description": "d", "name": "f", "more": 1}, "more": 2}
 
@@ -85,6 +87,7 @@ def say(role, content, **others):
             [say("assistant", "", tool_calls=[SHOWN_CALL], reasoning="r", reasoning_content="r")],
         ),
         (SHOWS, [say("assistant", "a", tool_calls=[])], [say("assistant", "a")]),
+        (SHOWS, [say("assistant", "", tool_calls=[MADE])], [say("assistant", "", tool_calls=[MADE])]),
     ],
 )  # fmt: skip
 def test_messages_are_shown_as_vllm_shows_them(template, messages, shown):
