@@ -13,6 +13,7 @@ from cluster.prompts.tokenizer import PromptTokenizer
 from router.errors import InvalidRequestError
 from router.requests.agent_calls import fitted
 from router.requests.endpoints import ENDPOINTS
+from router.requests.schema import MESSAGES_PATH
 from tests.router.vllm_rendering import LENIENT_TEMPLATE, STRICT_TEMPLATE, VllmRendering, model_with
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800), pytest.mark.filterwarnings("ignore")]
@@ -226,7 +227,9 @@ def test_template_is_judged_as_vllm_judges_it(model):
 def ours(path, body, tokenizer):
     """Our tokens for a request; None where only the engine can tell."""
     try:
-        call = fitted(ENDPOINTS[path].read(json.dumps(body).encode()), tokenizer)
+        call = ENDPOINTS[path].read(json.dumps(body).encode())
+        if path == MESSAGES_PATH:
+            call = fitted(call, tokenizer)
         return list(tokenizer.chat(call.fields).token_ids) if call.tokenisable else None
     except (PromptError, InvalidRequestError):
         return None

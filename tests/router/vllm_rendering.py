@@ -13,7 +13,7 @@ STRICT_TEMPLATE = """\
 {%- if message.reasoning_content %}{{ '<think>' + message.reasoning_content + '</think>' }}{% endif %}
 {%- if message.content is string %}{{ message.content }}{% endif %}
 {%- for call in message.tool_calls or [] %}
-{{- '<call>' + call.id + call.function.name }}{{ call.function.arguments | tojson }}{{ '</call>' }}
+{{- '<call>' }}{{ call | tojson }}{{ '</call>' }}
 {%- endfor %}
 {%- if message.tool_call_id %}{{ '[' + message.tool_call_id + ']' }}{% endif %}
 {{- '<|im_end|>\n' }}
