@@ -170,14 +170,14 @@ class ResponseMaker:
 
 
 def response_usage(usage: Mapping[str, Any]) -> Json:
-    """Counts of tokens; of what an engine does not count 0, since clients expect a number."""
+    """Counts of tokens; what an engine does not count is left out."""
     details = usage.get("prompt_tokens_details") or {}
+    names = {"cached_tokens": "cached_tokens", "created_cache_tokens": "cache_write_tokens"}
     prompt, completion = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
     return {
         "input_tokens": prompt,
         "input_tokens_details": {
-            "cached_tokens": details.get("cached_tokens") or 0,
-            "cache_write_tokens": details.get("created_cache_tokens") or 0,
+            ours: details[name] for name, ours in names.items() if details.get(name) is not None
         },
         "output_tokens": completion,
         "output_tokens_details": {"reasoning_tokens": 0},

@@ -6,14 +6,15 @@ import math
 import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import xxhash
 
+from cluster.apis.answer_blocks import Maker
 from cluster.fleet.booking import Booking
 from cluster.fleet.fleet import Fleet
-from cluster.fleet.replicas import Model
+from cluster.fleet.replicas import Model, Replica
 from cluster.protocol.wire import ReplicaState
 from policies.baselines import least_load
 from policies.catalog import NEED_ROOM
@@ -24,8 +25,9 @@ from router.explain.misses import Considered
 from router.health.probes import Probes
 from router.health.readiness import without_replicas
 from router.history.record import RequestRecord
+from router.requests.agent_calls import chat_body
 from router.requests.prompts import PreparedPrompt
-from router.requests.schema import Call
+from router.requests.schema import CHAT_PATH, CHAT_PATHS, Call
 from router.settings import RouterSettings
 from router.steer.experiment import Assignment
 from router.steer.steering import Steering
@@ -38,6 +40,9 @@ LOOK_SECONDS = 1.0
 """How often a request that waits makes sure that what it waits for can still come."""
 UNKEYED = Assignment("least-load", least_load)
 """Decides requests that belong to no conversation: what replicas hold of their prompts is not known."""
+TRANSLATED = CHAT_PATHS - {CHAT_PATH}
+MAX_LACKING = 10_000
+"""Pairs of a replica and a path; beyond, engines are asked again."""
 MAX_HARMFUL_ATTEMPTS = 2
 """Attempts of one request after which an engine was dead or reported an error: it may be the cause."""
 
@@ -48,6 +53,10 @@ class Exchange:
 
     reply: UpstreamReply
     booking: Booking
+    is_chat: bool = False
+    """Whether the engine was asked for the chat completion that the request stands for."""
+    maker: Maker | None = None
+    """What makes the answer of that one's, then."""
 
     def close(self, succeeded: bool) -> None:
         """Give back the booking and the connection; only the first call counts."""
@@ -65,6 +74,8 @@ class Dispatcher:
     steering: Steering
     explainer: Explainer
     settings: RouterSettings
+    _lacking: set[tuple[str, int, str]] = field(default_factory=set)
+    """Replicas, their epochs, and paths of other APIs that their engines do not serve."""
 
     async def start(
         self, call: Call, prompt: PreparedPrompt, record: RequestRecord, headers: Mapping[str, str]
@@ -94,7 +105,7 @@ class Dispatcher:
                 record.sent = time.monotonic()
                 booking.measure_from(record.sent)
                 with self.probes.watched(replica):
-                    reply = await self.upstream.send(replica.lease.url, call.path, body, headers, call.stream)
+                    reply, is_chat = await self._send(replica, call, body, headers)
             except AttemptFailedError as failure:
                 booking.release(time.monotonic(), succeeded=False)
                 if failure.replica_down:
@@ -114,7 +125,23 @@ class Dispatcher:
             else:
                 # A stream of another format may begin before its engine has begun with the prompt.
                 booking.prefill_done(time.monotonic(), reply.has_token and key != 0)
-                return Exchange(reply, booking)
+                return Exchange(reply, booking, is_chat)
+
+    async def _send(
+        self, replica: Replica, call: Call, body: bytes, headers: Mapping[str, str]
+    ) -> tuple[UpstreamReply, bool]:
+        """Send a request as its engine serves it; whether that is as a chat completion."""
+        url, lacks = replica.lease.url, (replica.lease.replica, replica.epoch, call.path)
+        if lacks not in self._lacking:
+            reply = await self.upstream.send(url, call.path, body, headers, call.stream)
+            missing = reply.status in (404, 405) and b'"error"' not in reply.first
+            if not missing or call.path not in TRANSLATED:
+                return reply, False
+            reply.close()
+            if len(self._lacking) >= MAX_LACKING:
+                self._lacking.clear()
+            self._lacking.add(lacks)
+        return await self.upstream.send(url, CHAT_PATH, chat_body(call), headers, call.stream), True
 
     async def _turn(self, booking: Booking, room_tokens: float, record: RequestRecord) -> bool:
         """Wait in the router until the engine has room. False when the replica takes no requests any more."""

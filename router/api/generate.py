@@ -24,7 +24,8 @@ from router.health.new_names import NewNames
 from router.history.record import RequestRecord
 from router.http.admission import Admission, max_connections
 from router.http.client_request import ClientRequest, client_request
-from router.http.sse import STREAM_HEADERS
+from router.http.sse import STREAM_HEADERS, usage_of_reply
+from router.http.stream_formats import NO_ANSWER, TranslatedEvents
 from router.observe.accounting import Accounts
 from router.requests.agent_calls import fitted
 from router.requests.bodies import parse_body
@@ -138,6 +139,8 @@ class GenerationEndpoint:
         else:
             passed |= chosen_headers(headers, TRACE_HEADERS)
         exchange = await self.dispatcher.start(call, prompt, record, passed)
+        if exchange.is_chat and endpoint.maker is not None:
+            exchange.maker = endpoint.maker(call.raw)
         if call.stream and len(call.raw) > MAX_REQUEST_BYTES:
             call = call.without_body()
             client.claim.release_body()
@@ -163,10 +166,18 @@ async def _relay_whole(
     """Pass on an answer that has been read whole. True when the engine succeeded."""
     reply = exchange.reply
     record.first_byte = time.monotonic()
-    record.usage = endpoint.usage(reply.first) if endpoint.usage and reply.status == 200 else None
+    body, maker = reply.first, exchange.maker
+    read_usage = endpoint.usage if maker is None else usage_of_reply
+    record.usage = read_usage(body) if read_usage and reply.status == 200 else None
     record.status = reply.status
     record.outcome = "ok" if reply.status < 400 else "refused"
-    body = reply.first if reply.status < 400 else endpoint.engine_error(reply.status, reply.first)
+    if maker is not None and reply.status == 200:
+        try:
+            body = msgspec.json.encode(maker.whole(msgspec.json.decode(body)))
+        except NO_ANSWER as error:
+            raise UpstreamError("The engine's answer is no chat completion.") from error
+    elif reply.status >= 400:
+        body = endpoint.engine_error(reply.status, body)
     if keeper is not None and reply.status == 200:
         body = await keeper.whole(body)
     await client.reply(reply.status, _reply_headers(reply, record), body)
@@ -189,7 +200,10 @@ async def _relay_stream(
     events, rest = keeper.events() if keeper else endpoint.events(call.wants_usage), b""
     try:
         headers = {**_reply_headers(reply, record), **STREAM_HEADERS}
-        broken = await client.relay(reply.status, headers, reply, events)
+        passes = events
+        if exchange.maker is not None:
+            passes = TranslatedEvents(maker=exchange.maker, reader=events)
+        broken = await client.relay(reply.status, headers, reply, passes)
     finally:
         record.usage = events.usage
         if events.reported_error:

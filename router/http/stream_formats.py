@@ -8,10 +8,22 @@ from typing import TypeAlias
 
 import msgspec
 
+from cluster.apis.answer_blocks import Maker
 from router.errors import ApiError, anthropic_body
-from router.http.sse import DONE, UNREADABLE, EventFilter, PromptTokensDetails, Usage, error_status
+from router.http.sse import (
+    DONE,
+    UNREADABLE,
+    EventFilter,
+    PromptTokensDetails,
+    Usage,
+    error_status,
+    parse_usage,
+)
 
 ERROR_EVENT = b"event: error\n"
+
+NO_ANSWER = (*UNREADABLE, AttributeError, LookupError, TypeError, ValueError)
+"""What reading a chat completion can raise that is none."""
 
 UsageReader: TypeAlias = Callable[[bytes], Usage | None]
 """Finds the usage in a whole answer, or in the data of one event."""
@@ -101,3 +113,35 @@ def usage_of_input(body: bytes) -> Usage | None:
     details = usage.input_tokens_details if cached is None else PromptTokensDetails(cached)
     apart = (cached or 0) + (usage.cache_creation_input_tokens or 0)
     return Usage(usage.input_tokens + apart, usage.output_tokens, details)
+
+
+@dataclass(slots=True, eq=False, repr=False, kw_only=True)
+class TranslatedEvents(EventFilter):
+    """Makes another API's events of a chat completion's, and gives them to what reads these."""
+
+    keep_usage: bool = True
+    maker: Maker
+    reader: EventFilter
+
+    def feed(self, data: bytes) -> bytes:
+        """Take the next bytes; return those that go on, in whole events."""
+        made: list[bytes] = []
+        for event in self.split(data):
+            self.usage = parse_usage(event)[0] or self.usage
+            _, found, content = event.partition(b"data:")
+            if event.startswith(DONE):
+                made += self.maker.close()
+            elif error_status(event) is not None:
+                made.append(ERROR_EVENT + b'data: {"type":"error",' + content.strip()[1:] + b"\n\n")
+            elif found:
+                try:
+                    made += self.maker.feed(msgspec.json.decode(content))
+                except NO_ANSWER:
+                    made.append(ERROR_EVENT + b'data: {"type":"error","error":{"message":"no answer"}}\n\n')
+        passed = self.reader.feed(b"".join(made))
+        self.reader.usage = self.usage  # as the engine counted, with nothing that it did not count
+        return passed
+
+    def passes_chunk(self, data: bytes) -> bool:
+        """Never: `feed` sees everything."""
+        return False

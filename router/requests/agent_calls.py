@@ -59,3 +59,19 @@ def fitted(call: Call, tokenizer: PromptTokenizer) -> Call:
     if chat.get("reasoning_effort") == "none":
         chat["reasoning_effort"] = tokenizer.effort_without_thinking
     return msgspec.structs.replace(call, fields=chat)
+
+
+def chat_body(call: Call) -> bytes:
+    """The chat completion that a call stands for, for an engine that knows nothing else. Raises
+    `InvalidRequestError` where it stands for none that is known here.
+    """
+    if not call.tokenisable:
+        raise InvalidRequestError(
+            f"The engine does not serve {call.path}, and this request has no other form."
+        )
+    chat = {**call.fields, "model": call.model}
+    if call.stream:
+        chat["stream_options"] = {"include_usage": True}
+    if call.cache_salt:
+        chat["cache_salt"] = call.cache_salt
+    return msgspec.json.encode(chat)

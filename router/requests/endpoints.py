@@ -12,7 +12,10 @@ from typing import Any
 
 import msgspec
 
+from cluster.apis.answer_blocks import Maker
+from cluster.apis.message_answers import MessageMaker
 from cluster.apis.messages import MessagesShape, chat_of_messages
+from cluster.apis.response_answers import ResponseMaker
 from cluster.apis.responses import ResponsesShape, chat_of_response
 from router.errors import anthropic_body
 from router.http.sse import UNREADABLE, EventFilter, usage_of_reply
@@ -63,6 +66,8 @@ class Endpoint:
     """Whether the engine keeps blocks of the prompt, and reads the salt that isolates a tenant's."""
     bytes_per_token: float = CHARACTERS_PER_TOKEN
     """For a guess at the load."""
+    maker: Callable[[bytes], Maker] | None = None
+    """Given a request's body, makes its answer of a chat completion's, for engines without this path."""
 
     @property
     def _is_anthropics(self) -> bool:
@@ -100,8 +105,11 @@ def parse_passed(path: str, raw: bytes, *, streams: bool) -> Call:
     return msgspec.structs.replace(call, stream=streams and call.stream, wants_usage=True)
 
 
-def _as_chat(path: str, shape: Any, convert: Conversion, stream: StreamFormat) -> Endpoint:
-    return Endpoint(path, "chat", partial(parse_as_chat, path, shape, convert), stream, usage_of_input, True)
+def _as_chat(
+    path: str, shape: Any, convert: Conversion, stream: StreamFormat, maker: Callable[[bytes], Maker]
+) -> Endpoint:
+    read = partial(parse_as_chat, path, shape, convert)
+    return Endpoint(path, "chat", read, stream, usage_of_input, keyed=True, maker=maker)
 
 
 def _passed(
@@ -130,8 +138,14 @@ ENDPOINTS: Mapping[str, Endpoint] = {
     for endpoint in (
         Endpoint(CHAT_PATH, "chat", parse_chat, CHUNKS, keyed=True),
         Endpoint(COMPLETION_PATH, "text_completion", parse_completion, CHUNKS, keyed=True),
-        _as_chat(MESSAGES_PATH, MessagesShape, chat_of_messages, MESSAGE),
-        _as_chat(RESPONSES_PATH, ResponsesShape, chat_of_response, RESPONSE),
+        _as_chat(MESSAGES_PATH, MessagesShape, chat_of_messages, MESSAGE, lambda _: MessageMaker()),
+        _as_chat(
+            RESPONSES_PATH,
+            ResponsesShape,
+            chat_of_response,
+            RESPONSE,
+            lambda raw: ResponseMaker(msgspec.json.decode(raw)),
+        ),
         _counted_only("/v1/messages/count_tokens"),
         *(
             _counted_only(f"{path}/render")

@@ -8,7 +8,7 @@ from cluster.apis.messages import chat_of_messages, system_first
 from cluster.apis.responses import chat_of_response
 from cluster.prompts.tokenizer import PromptTokenizer
 from router.requests.endpoints import ENDPOINTS
-from tests.router.fake_engine import stream, whole
+from tests.router.fake_engine import DONE, REPLY, event, stream, whole
 
 TURN = [
     {"role": "user", "content": "Tell me about prefix caching, please. " * 20},
@@ -170,3 +170,70 @@ async def test_reusable_prompts_are_refused(router, engines):
         assert response.status == 400
         assert (await response.json())["error"]["param"] == "prompt"
     assert not any(engine.exchanges for engine in engines)
+
+
+CHUNKS = [
+    event("", delta={"role": "assistant"}),
+    event("two "),
+    event("words"),
+    event(usage={"prompt_tokens": 15, "completion_tokens": 2}),
+    DONE,
+]
+NO_SUCH_PATH = b'{"detail":"Not Found"}'
+
+
+def without(*paths, then):
+    """A behaviour: an engine that does not know these paths."""
+
+    async def behave(exchange):
+        if exchange.path in paths:
+            await exchange.whole(NO_SUCH_PATH, 404)
+        else:
+            await then(exchange)
+
+    return behave
+
+
+@pytest.mark.parametrize("path", SAME)
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_engine_without_the_api_is_asked_for_a_chat_completion(router, engines, path, streamed):
+    """It is asked once whether it serves the path; its answer comes back in the client's format."""
+    for engine in engines:
+        engine.otherwise = without(path, then=stream(*CHUNKS) if streamed else whole(REPLY))
+    for _ in range(4):
+        async with router.post({**SAME[path], "stream": streamed}, path) as response:
+            assert response.status == 200
+            text = (await response.read()).decode()
+        assert ("two words" in text or '"two "' in text) if streamed else "hi" in text
+        if streamed:
+            assert text.count("event: message_stop") + text.count("event: response.completed") == 1
+    asked = [exchange.path for exchange in engines[0].exchanges]
+    assert asked == [path, "/v1/chat/completions", "/v1/chat/completions"]
+    sent = engines[0].exchanges[-1].json
+    assert sent["messages"] == CHAT["messages"]
+    await router.drained()
+    record = (await router.get("/admin/requests"))[1]["requests"][0]
+    assert (record["outcome"], record["path"], record["prompt_tokens"]) == ("ok", path, 15)
+    assert record["delivered_tokens"] == (None if streamed else 4)
+
+
+async def test_error_in_a_translated_stream(router, engines):
+    """Is one of the client's format, and the end."""
+    error = b'data: {"error":{"message":"oh","code":500}}\n\n'
+    for engine in engines:
+        engine.otherwise = without("/v1/messages", then=stream(CHUNKS[0], CHUNKS[1], error))
+    async with router.post({**SAME["/v1/messages"], "stream": True}, "/v1/messages") as response:
+        text = (await response.read()).decode()
+    assert text.endswith('event: error\ndata: {"type":"error","error":{"message":"oh","code":500}}\n\n')
+    await router.drained()
+
+
+async def test_what_has_no_other_form_is_refused_there(router, engines):
+    """An engine without the API, and a request that is no chat."""
+    for engine in engines:
+        engine.otherwise = without("/v1/messages", then=whole(REPLY))
+    body = {"model": "m", "max_tokens": 1, "messages": [{"role": "user", "content": [{"type": "document"}]}]}
+    async with router.post(body, "/v1/messages") as response:
+        assert response.status == 400
+        assert "does not serve" in (await response.json())["error"]["message"]
+    await router.drained()
