@@ -7,6 +7,9 @@ BIN := .venv/bin
 # Set in many containers. Without compiled files each process that starts takes 2.5 times the CPU time.
 unexport PYTHONDONTWRITEBYTECODE
 
+# A checkout keeps its models to itself; the installed command uses the user's cache.
+export WARMROUTE_CACHE_DIR ?= $(CURDIR)/.warmroute
+
 .DEFAULT_GOAL := help
 .PHONY: help setup serve bench test test-fast test-long lint format check clean clean-all
 

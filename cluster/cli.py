@@ -5,30 +5,66 @@ since each may be installed without the others.
 """
 
 import asyncio
+import os
+from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
+import structlog
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from cluster.configuration import apply_file, settings_in_force
 from cluster.errors import ClusterError, StartUpError
-from cluster.flags import UNREAD, run_late, with_settings
+from cluster.flags import HELP_NAMES, UNREAD, run_late, with_settings
 from cluster.log import configure_logging
-from cluster.settings import ClusterSettings, load_settings
+from cluster.settings import PREFIX, ClusterSettings, checked_url, load_settings, masked
 from loadtest import cli as cli_loadtest
 from policies.installed import InstalledPolicyError
 
 app = typer.Typer(
     name="warmroute",
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="A cache-aware router for LLM inference. Every option can also be set as WARMROUTE_<OPTION>.",
+    context_settings=HELP_NAMES,
 )
 
-RouterUrl = Annotated[str, typer.Option(envvar="WARMROUTE_ROUTER_URL", help="A router to ask.")]
+RouterUrl = Annotated[
+    str | None,
+    typer.Option(
+        envvar="WARMROUTE_ROUTER_URL",
+        help="A router. Default: that of `warmroute serve`, or port 8000.",
+    ),
+]
+UsageError: Any = typer.BadParameter.__base__
 
-DEFAULT_ROUTER_URL = "http://127.0.0.1:8000"
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"warmroute {version('warmroute')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    config: Annotated[
+        Path | None,
+        typer.Option(envvar="WARMROUTE_CONFIG", help="TOML file of settings; `warmroute config` prints one."),
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version, and end.")
+    ] = False,
+) -> None:
+    """A cache-aware router for LLM inference. Every option can also be set as WARMROUTE_<OPTION>."""
+    if config is not None:
+        apply_file(config)
+
+
+@app.command()
+def config() -> None:
+    """Print all settings of serve and router, as a file for --config."""
+    for line in settings_in_force():
+        typer.echo(line)
 
 
 @app.command(**UNREAD)
@@ -41,10 +77,13 @@ def serve(context: typer.Context) -> None:
         "model model_name replicas host port blocks max_model_len engine redis_url policy ray_address "
         "engine_api_key admin_token deployment log_level",
     )
-    def run(**given: Any) -> None:
+    def run(
+        quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+        **given: Any,
+    ) -> None:
         from cluster.serve.launcher import serve as launch
 
-        launch(load_settings(ServeSettings, **given), Console(highlight=False))
+        launch(load_settings(ServeSettings, **given), Console(highlight=False, quiet=quiet))
 
     run_late(context, run)
 
@@ -72,6 +111,8 @@ def router(context: typer.Context) -> None:
         settings = load_settings(RouterSettings, tokenizers=tokenizers, **given)
         configure_logging(settings.log_level)
         listener = bind(settings.host, settings.port)
+        address = f"{settings.host}:{listener.getsockname()[1]}"
+        structlog.get_logger().info("router_listens", address=address, redis=masked(settings.redis_url))
         forgo_torch()
         if settings.workers > 1:
             from router.processes import run_workers
@@ -122,12 +163,12 @@ def agent(context: typer.Context) -> None:
 
 @app.command()
 @with_settings(ClusterSettings, "admin_token")
-def status(router_url: RouterUrl = DEFAULT_ROUTER_URL, **given: Any) -> None:
+def status(router_url: RouterUrl = None, **given: Any) -> None:
     """Show every replica: state, load, blocks, hit rate."""
     from cluster.operate.status import fetch_replicas, replica_table
 
-    settings = load_settings(ClusterSettings, **given)
-    Console().print(replica_table(asyncio.run(fetch_replicas(router_url, settings.admin_headers))))
+    url, settings = _found(router_url, given)
+    Console().print(replica_table(asyncio.run(fetch_replicas(url, settings.admin_headers))))
 
 
 @app.command()
@@ -139,8 +180,9 @@ def check(
     """Compare what agents, Redis and routers say of every replica's blocks; print the difference."""
     from cluster.operate.check import find_differences
 
-    settings = load_settings(ClusterSettings, **given)
-    report = asyncio.run(find_differences(settings, router_url or [DEFAULT_ROUTER_URL]))
+    urls = [checked_url("--router-url", url) for url in router_url or ()]
+    url, settings = _found(urls[0] if urls else None, given)
+    report = asyncio.run(find_differences(settings, urls or [url]))
     console = Console(highlight=False)
     for line in report.lines:
         console.print(line, soft_wrap=True)
@@ -150,18 +192,34 @@ def check(
 @app.command()
 @with_settings(ClusterSettings, "admin_token")
 def top(
-    url: RouterUrl = DEFAULT_ROUTER_URL,
+    router_url: RouterUrl = None,
     once: Annotated[bool, typer.Option("--once", help="Print it once, and end.")] = False,
     **given: Any,
 ) -> None:
     """Show the fleet live in the terminal; q ends it."""
     from cluster.operate.top import show, show_once
 
-    token = load_settings(ClusterSettings, **given).admin_token
+    url, settings = _found(router_url, given)
+    token = settings.admin_token
     console = Console(highlight=False)
     if once:
         raise typer.Exit(0 if asyncio.run(show_once(url, token, console)) else 1)
     asyncio.run(show(url, token, console))
+
+
+def _found(router_url: str | None, given: dict[str, Any]) -> tuple[str, ClusterSettings]:
+    """The router that is meant, and the settings with which it is asked: those of a `serve` that runs here,
+    where neither flags nor the environment say others.
+    """
+    from cluster.operate.state_file import find_serving
+
+    serving = find_serving()
+    if router_url is None or router_url.rstrip("/") == serving.router_url:
+        for name, value in (("redis_url", serving.redis_url), ("admin_token", serving.admin_token)):
+            if given.get(name) is None and not os.environ.get(f"{PREFIX}{name.upper()}"):
+                given = {**given, name: value}
+    url = serving.router_url if router_url is None else checked_url("--router-url", router_url)
+    return url, load_settings(ClusterSettings, **given)
 
 
 cli_loadtest.register(app)
@@ -170,13 +228,24 @@ cli_loadtest.register(app)
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Entry point of the ``warmroute`` command: errors are one clear message, not a traceback."""
     try:
-        app(arguments)
+        code = app(arguments, standalone_mode=False)
+    except UsageError as error:
+        context = getattr(error, "ctx", None)
+        message = getattr(error, "format_message", error.__str__)()
+        if not message or context is None or "Usage:" in message:  # no command was given
+            typer.echo(message)
+            raise SystemExit(2) from None
+        hint = f"see `{context.command_path} --help`"
+        Console(stderr=True, highlight=False).print(
+            f"[red]warmroute:[/red] {escape(message)} ({hint})", soft_wrap=True
+        )
+        raise SystemExit(2) from None
     except (ClusterError, InstalledPolicyError) as error:
         Console(stderr=True, highlight=False).print(
             f"[red]warmroute:[/red] {escape(str(error))}", soft_wrap=True
         )
         raise SystemExit(2 if isinstance(error, StartUpError | InstalledPolicyError) else 1) from None
-    raise SystemExit(0)
+    raise SystemExit(code or 0)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ UNREAD: dict[str, Any] = {
     "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True},
 }
 """For a command that leaves its arguments to `run_late`."""
+HELP_NAMES: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 NO_PANELS: Mapping[str, str] = {}
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -26,9 +27,10 @@ def run_late(context: typer.Context, command: Callable[..., None]) -> None:
 
     So what the command needs for its options is imported when it is called, and not when another one is.
     """
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app = typer.Typer(add_completion=False, context_settings=HELP_NAMES)
     app.command(help=context.command.help)(command)
-    app(context.args, prog_name=context.command_path)
+    if code := app(context.args, prog_name=context.command_path, standalone_mode=False):
+        raise typer.Exit(code)
 
 
 def with_settings(

@@ -3,7 +3,8 @@
 import ipaddress
 import re
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
@@ -14,7 +15,15 @@ from cluster.protocol.wire import Keys
 
 S = TypeVar("S", bound=BaseSettings)
 
+PREFIX = "WARMROUTE_"
+URL_FORMS = (
+    "redis://[user:password@]host:port[/db] (rediss:// with TLS), unix:///path/to/socket, "
+    "redis+sentinel://[user:password@]host:port,host:port/service[/db] or "
+    "redis+cluster://[user:password@]host:port,host:port (rediss+… with TLS)"
+)
+REDIS_URL = re.compile(r"(rediss?(\+sentinel|\+cluster)?|unix)://")
 MIN_TOKEN_LENGTH = 16
+DEPLOYMENT = re.compile(r"[A-Za-z0-9_.-]+")
 SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")
 
 
@@ -22,7 +31,7 @@ class EnvironmentSettings(BaseSettings):
     """Settings of any command."""
 
     model_config = SettingsConfigDict(
-        env_prefix="WARMROUTE_", extra="ignore", frozen=True, use_attribute_docstrings=True
+        env_prefix=PREFIX, extra="ignore", frozen=True, use_attribute_docstrings=True
     )
 
     @model_validator(mode="before")
@@ -41,9 +50,9 @@ class ClusterSettings(EnvironmentSettings):
 
     model_config = SettingsConfigDict(hide_input_in_errors=True)
 
-    redis_url: str = Field("redis://127.0.0.1:6379/0", min_length=1)
+    redis_url: str = Field("redis://127.0.0.1:6379/0", min_length=1, repr=False)
     """Redis that routers and agents share."""
-    deployment: str = Field("warmroute", pattern=r"^[A-Za-z0-9_.-]+$")
+    deployment: str = "warmroute"
     """First part of every key in Redis: several deployments can share one Redis."""
     heartbeat_seconds: float = Field(0.5, gt=0, le=60)
     lease_seconds: float = Field(3.0, gt=0, le=600)
@@ -52,8 +61,22 @@ class ClusterSettings(EnvironmentSettings):
     """The shared secret with which routers and agents reach engines; empty when engines ask for none."""
     admin_token: str = Field("", repr=False)
     """Opens the admin API of routers; empty: it is open on loopback addresses and closed elsewhere."""
-    log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
     """debug, info, warning or error."""
+
+    @field_validator("redis_url")
+    @classmethod
+    def _of_redis(cls, value: str) -> str:
+        if value and not REDIS_URL.match(value):
+            raise ValueError(f"bad Redis URL. It must be {URL_FORMS}")
+        return value
+
+    @field_validator("deployment")
+    @classmethod
+    def _can_be_a_key(cls, value: str) -> str:
+        if not DEPLOYMENT.fullmatch(value):
+            raise ValueError("letters, digits and . _ - are allowed")
+        return value
 
     @field_validator("admin_token")
     @classmethod
@@ -84,7 +107,23 @@ def load_settings(settings: type[S], **values: Any) -> S:
         return settings(**{name: value for name, value in values.items() if value is not None})
     except ValidationError as error:
         lines = [_describe(settings, issue) for issue in error.errors()]
-        raise StartUpError("bad settings:\n  " + "\n  ".join(lines)) from error
+        raise StartUpError("bad settings: " + "; ".join(lines)) from error
+
+
+def checked_url(option: str, url: str) -> str:
+    """A base URL of HTTP without its last slash. Raises `StartUpError` that says how it is written."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise StartUpError(
+            f"{option} {url}: expected a URL, such as http://{url.rpartition('//')[2] or 'HOST'}"
+        )
+    return url.rstrip("/")
+
+
+def masked(url: str) -> str:
+    """The URL with its password, if it holds one, replaced by ``***``."""
+    url = re.sub(r"^([^:/]+://[^:@/?]*):.*@", r"\1:***@", url)
+    return re.sub(r"(password=)[^&]*", r"\1***", url)
 
 
 def is_loopback(host: str) -> bool:
@@ -102,5 +141,6 @@ def is_loopback(host: str) -> bool:
 def _describe(settings: type[BaseSettings], issue: ErrorDetails) -> str:
     name = str(issue["loc"][0]) if issue["loc"] else ""
     field = settings.model_fields.get(name)
-    given = f" (got {issue['input']!r})" if field is None or field.repr else ""
-    return f"{settings.model_config.get('env_prefix', '')}{name}".upper() + f": {issue['msg']}{given}"
+    given = f" (got {issue['input']!r})" if field is None or field.repr or not issue["input"] else ""
+    prefix = settings.model_config.get("env_prefix", "")
+    return f"{prefix}{name}".upper() + f": {issue['msg'].removeprefix('Value error, ')}{given}"

@@ -153,6 +153,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
             new_names,
             index_watchdog,
             rights,
+            readiness,
             steering,
             tokenizers,
             probes,

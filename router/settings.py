@@ -19,6 +19,7 @@ from router.auth import EVERYBODY, header_forms
 TenantName: TypeAlias = Annotated[str, Field(min_length=1, max_length=64)]
 """It stands in every log line of the tenant's requests."""
 
+URL = re.compile(r"https?://\S+")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+")
 MIN_SECRET = 16
 """Characters."""
@@ -101,7 +102,7 @@ class RouterSettings(ClusterSettings):
     stored_entries: int = Field(10_000, ge=16)
     """Responses, conversations and pieces of streams kept of one tenant; beyond, the oldest are dropped."""
 
-    otlp_endpoint: str = Field("", pattern=r"^(https?://\S+)?$")
+    otlp_endpoint: str = ""
     """Base URL of an OpenTelemetry collector that takes traces over HTTP; empty: no traces."""
     otlp_sample: float = Field(1.0, ge=0, le=1)
     """Share of requests traced, of those that come without a trace of their own."""
@@ -129,6 +130,8 @@ class RouterSettings(ClusterSettings):
     @field_validator("otlp_endpoint")
     @classmethod
     def _can_trace(cls, value: str) -> str:
+        if value and not URL.fullmatch(value):
+            raise ValueError("expected a URL, such as http://127.0.0.1:4318")
         if value and not _installed("opentelemetry.exporter.otlp.proto.http"):
             raise ValueError("packages are missing for it: pip install 'warmroute[tracing]'")
         return value
@@ -158,6 +161,14 @@ class RouterSettings(ClusterSettings):
     @classmethod
     def _directories(cls, value: object) -> object:
         return dict(_pairs(value)) if isinstance(value, str) else value
+
+    @field_validator("tokenizers")
+    @classmethod
+    def _have_tokenizers(cls, value: dict[str, Path]) -> dict[str, Path]:
+        for directory in value.values():
+            if not directory.is_dir():
+                raise ValueError(f"no directory {directory}")
+        return value
 
     @field_validator("chat_options", mode="before")
     @classmethod

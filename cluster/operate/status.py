@@ -44,7 +44,10 @@ async def _fetch(router_url: str, path: str, headers: Mapping[str, str] | None =
                 raise StartUpError(f"the router at {router_url} refuses: {answer['error']['message']}")
             return answer
     except (aiohttp.ClientError, TimeoutError) as error:
-        raise StartUpError(f"no router answers at {router_url}: {error or type(error).__name__}") from error
+        raise StartUpError(
+            f"no router answers at {router_url} ({error or type(error).__name__}): start one with `warmroute "
+            "serve`, or name another with --router-url"
+        ) from error
 
 
 def replica_table(answer: dict[str, Any]) -> Table:

@@ -94,7 +94,7 @@ async def show_once(url: str, token: str, console: Console) -> bool:
     async with _session() as session:
         top = Top(session, url, token)
         await top.refresh()
-        console.print(top.view(console, console.height))
+        console.print(top.view(console, console.height), soft_wrap=bool(top.problem))
         return not top.problem
 
 

@@ -1,4 +1,4 @@
-"""Progress of a start: what, how far, how long. A spinner on a terminal, plain lines elsewhere."""
+"""Progress of a start: what, how far, how long. A spinner on a terminal, a line for each change elsewhere."""
 
 import time
 from collections.abc import Iterator
@@ -6,8 +6,6 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.status import Status
-
-REPEAT_SECONDS = 10.0
 
 
 class Step:
@@ -18,7 +16,7 @@ class Step:
         self._title = title
         self._status = status
         self._started = time.monotonic()
-        self._said = ("", 0.0)
+        self._said = ""
 
     def update(self, detail: str) -> None:
         """Say how far it is; may be called as often as one likes."""
@@ -26,8 +24,8 @@ class Step:
         line = f"{self._title}: {detail} ({elapsed:.0f} s)"
         if self._status is not None:
             self._status.update(line)
-        elif detail != self._said[0] or elapsed - self._said[1] >= REPEAT_SECONDS:
-            self._said = (detail, elapsed)
+        elif detail != self._said:
+            self._said = detail
             self._console.print(f"  … {line}")
 
     def done(self, result: str) -> None:

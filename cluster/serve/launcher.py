@@ -10,6 +10,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from contextlib import ExitStack
@@ -19,14 +20,17 @@ from typing import Any
 from rich.console import Console
 
 from cluster.errors import StartUpError
+from cluster.operate.state_file import Serving, announced
 from cluster.operate.status import fetch_missing, fetch_replicas, replica_table
 from cluster.process.progress import Step, step
 from cluster.serve.model_files import ensure_demo_model
-from cluster.serve.redis_server import RedisChoice, masked, redis_for
+from cluster.serve.redis_server import RedisChoice, redis_for
 from cluster.serve.serve_settings import ServeSettings
-from cluster.settings import is_loopback
+from cluster.settings import is_loopback, masked
 
 POLL_SECONDS = 0.5
+RAY_PATIENCE = "RAY_raylet_start_wait_time_s"
+"""The environment variable of Ray's own limit for a start."""
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
 """Nothing of ours goes through Ray's object store."""
 
@@ -69,7 +73,7 @@ def _start(settings: ServeSettings, console: Console, stack: ExitStack, hurry: t
     num_gpus = 1.0 if settings.engine == "vllm" and has_gpu() else 0.0
     with step(console, "Ray") as current:
         stack.callback(_stop_ray, hurry)
-        _start_ray(settings)
+        _start_ray(settings, current)
         current.done("connected" if settings.ray_address else "started on this machine")
     with step(console, "Router") as current:
         _deploy_router(settings, redis, secret)
@@ -77,6 +81,8 @@ def _start(settings: ServeSettings, console: Console, stack: ExitStack, hurry: t
     with step(console, f"{settings.replicas} {settings.engine} replicas of {model.name}") as current:
         _deploy_replicas(settings, redis, secret, model, num_gpus)
         _wait_until_ready(settings, current)
+    serving = Serving(os.getpid(), _router_url(settings), redis.url, settings.admin_token or None)
+    stack.enter_context(announced(serving))
     _welcome(settings, redis, settings.model_name or model.name, console)
     if made_token:
         console.print(f"WARMROUTE_ADMIN_TOKEN={made_token} opens the admin API.", highlight=False)
@@ -116,12 +122,13 @@ def _find_model(settings: ServeSettings, console: Console) -> Path:
             )
         return directory
     with step(console, "Model") as current:
-        directory = ensure_demo_model(settings.cache_directory, current.update)
+        weights = settings.engine != "sim"
+        directory = ensure_demo_model(settings.cache_directory, current.update, weights=weights)
         current.done(str(directory))
     return directory
 
 
-def _start_ray(settings: ServeSettings) -> None:
+def _start_ray(settings: ServeSettings, current: Step) -> None:
     import ray
     from ray import serve
 
@@ -137,15 +144,27 @@ def _start_ray(settings: ServeSettings) -> None:
         # Ray runs its workers, and so router and engines, at niceness 15: they are the service here.
         os.environ.setdefault("RAY_worker_niceness", "0")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(
-            address="local",
-            # One logical CPU per actor; engines use as many threads as they are told, whatever Ray counts.
-            num_cpus=settings.replicas + 1,
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="error",
-        )
+        for last in (False, True):
+            try:
+                ray.init(
+                    address="local",
+                    # One logical CPU per actor; engines use as many threads as they are told.
+                    num_cpus=settings.replicas + 1,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level="error",
+                )
+                break
+            except Exception as error:  # Ray's own kind, where a node does not start in time
+                ray.shutdown()
+                reason = str(error).partition("\n")[0]
+                if last:
+                    raise StartUpError(
+                        f"Ray did not start on this machine, tried twice: {reason} A busy machine needs "
+                        f"longer: {RAY_PATIENCE}=120, or name a running cluster with --ray-address."
+                    ) from error
+                current.update(f"did not start, trying once more: {reason}")
     serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})
 
 
@@ -254,10 +273,9 @@ def _welcome(settings: ServeSettings, redis: RedisChoice, model: str, console: C
     console.print(replica_table(asyncio.run(fetch_replicas(url, settings.admin_headers))))
     console.print(
         f"\nAPI        {url}/v1\n"
-        f"Dashboard  {url}/admin   (or: warmroute status --router-url {url})\n"
+        f"Dashboard  {url}/admin   (or: {_typed_command()} status, {_typed_command()} top)\n"
         f"Metrics    {url}/metrics\n"
-        f"Redis      {masked(redis.url)}   "
-        f"(or: warmroute check --redis-url {_typed_url(redis.url)} --router-url {url})\n\n"
+        f"Redis      {masked(redis.url)}   (or: {_typed_command()} check)\n\n"
         "Try it:\n\n"
         f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '"
         f'{{"model": "{model}", "max_tokens": 60, '
@@ -269,9 +287,9 @@ def _welcome(settings: ServeSettings, redis: RedisChoice, model: str, console: C
     )
 
 
-def _typed_url(redis_url: str) -> str:
-    """A Redis as it can be named in a command that is printed: one with a password by the environment."""
-    return redis_url if masked(redis_url) == redis_url else '"$REDIS_URL"'
+def _typed_command() -> str:
+    """This program as it is typed: its path where it is not on the PATH."""
+    return "warmroute" if shutil.which("warmroute") else sys.argv[0]
 
 
 def _router_url(settings: ServeSettings) -> str:

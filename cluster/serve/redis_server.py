@@ -7,7 +7,6 @@ process of its own that ends with this one, also after ``kill -9``.
 
 import asyncio
 import os
-import re
 import select
 import shutil
 import socket
@@ -29,6 +28,7 @@ from redis.retry import Retry
 
 from cluster.errors import StartUpError, StoreUnavailableError
 from cluster.process.bound_child import bound_command
+from cluster.settings import masked
 from cluster.store.commands import translated_errors
 from cluster.store.store import connect
 
@@ -65,12 +65,6 @@ def redis_for(settings_url: str | None, directory: Path) -> Iterator[RedisChoice
         return
     with ExitStack() as stack:
         yield _start_one(stack, directory)
-
-
-def masked(url: str) -> str:
-    """The URL with its password, if it holds one, replaced by ``***``."""
-    url = re.sub(r"^([^:/]+://[^:@/?]*):.*@", r"\1:***@", url)
-    return re.sub(r"(password=)[^&]*", r"\1***", url)
 
 
 def _start_one(stack: ExitStack, directory: Path) -> RedisChoice:

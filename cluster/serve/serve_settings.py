@@ -12,7 +12,9 @@ from cluster.settings import ClusterSettings
 class ServeSettings(ClusterSettings):
     """What to serve, with how many replicas, where."""
 
-    redis_url: str = Field("", validation_alias=AliasChoices("redis_url", "REDIS_URL", "WARMROUTE_REDIS_URL"))
+    redis_url: str = Field(
+        "", validation_alias=AliasChoices("redis_url", "REDIS_URL", "WARMROUTE_REDIS_URL"), repr=False
+    )
     """A Redis to use (also REDIS_URL); empty starts one that ends with this process."""
     model: str = ""
     """Directory of a Hugging Face model; empty takes the small model that comes with the CPU installation."""

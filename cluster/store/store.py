@@ -23,14 +23,9 @@ from redis.exceptions import RedisError
 
 from cluster.errors import StartUpError, StoreUnavailableError
 from cluster.process.tasks import cancel_and_wait
-from cluster.settings import is_loopback
+from cluster.settings import URL_FORMS, is_loopback
 from cluster.store.commands import RedisClient
 
-URL_FORMS = (
-    "redis://[user:password@]host:port[/db] (rediss:// with TLS), unix:///path/to/socket, "
-    "redis+sentinel://[user:password@]host:port,host:port/service[/db] or "
-    "redis+cluster://[user:password@]host:port,host:port (rediss+… with TLS)"
-)
 MAX_CONNECTIONS = 10_000
 """Connections to one server. One process may have hundreds of agents, and redis-py fails beyond 100 calls at
 a time."""

@@ -16,11 +16,12 @@ from rich.progress import (
 )
 
 from cluster.errors import StartUpError
+from cluster.process.progress import step
 from cluster.prompts.tokenizer import forgo_torch
 from cluster.serve.model_files import default_cache_directory, ensure_demo_model
 from loadtest.doctor.diagnosis import Diagnosis
 from loadtest.doctor.examine import Question, examine
-from loadtest.doctor.log_requests import LogLines
+from loadtest.doctor.log_requests import LogLines, check_readable
 from loadtest.doctor.report_html import as_html
 from loadtest.doctor.report_json import as_json
 from loadtest.doctor.report_text import print_report
@@ -33,11 +34,13 @@ FILE_WIDTH = 110
 
 def doctor(settings: DoctorSettings, command: str, console: Console, progress: Console) -> None:
     """Do all that is asked for. ``command`` is what the user typed, for the report."""
-    model = settings.model or ensure_demo_model(default_cache_directory(), progress.print)
-    if not model.is_dir():
-        raise StartUpError(f"--model {model}: no such directory")
+    if settings.model is not None and not (settings.model / "tokenizer.json").is_file():
+        raise StartUpError(f"--model {settings.model}: no directory with a tokenizer.json")
+    if settings.log != "-":
+        check_readable(settings.log)
     if settings.output is not None and not settings.output.parent.is_dir():
         raise StartUpError(f"--output {settings.output}: no such directory")
+    model = settings.model or _stand_in(progress)
     forgo_torch()
     question = Question(
         log=settings.log,
@@ -47,6 +50,11 @@ def doctor(settings: DoctorSettings, command: str, console: Console, progress: C
         kv_gib=settings.kv_memory,
     )
     _write(_examine(question, progress), settings, command, console)
+
+
+def _stand_in(progress: Console) -> Path:
+    with step(progress, "Model") as current:
+        return ensure_demo_model(default_cache_directory(), current.update, weights=False)
 
 
 def _examine(question: Question, console: Console) -> Diagnosis:

@@ -22,6 +22,15 @@ class LogError(ClusterError):
     """The log cannot be read, or holds no request."""
 
 
+def check_readable(path: str) -> int:
+    """The size of a log. Raises `LogError`."""
+    try:
+        with Path(path).open("rb") as file:
+            return file.seek(0, 2)
+    except OSError as error:
+        raise LogError(f"cannot read {path}: {error.strerror}") from error
+
+
 class LogLines:
     """The records of one log."""
 
@@ -36,10 +45,7 @@ class LogLines:
         self.cut_off = ""
         """Why reading stopped before the end of the log; "" when it did not."""
         if path != "-":
-            try:
-                self.size = Path(path).stat().st_size
-            except OSError as error:
-                raise LogError(f"cannot read {path}: {error.strerror}") from error
+            self.size = check_readable(path)
 
     def __iter__(self) -> Iterator[tuple[int, bytes | None]]:
         """All records, each with the number of the line where it begins; None for one that is too long."""

@@ -155,7 +155,9 @@ async def _start(fleet: Fleet, step: Step) -> None:
         )
     model = settings.model_directory
     if model is None:
-        model = await asyncio.to_thread(ensure_demo_model, default_cache_directory(), step.update)
+        model = await asyncio.to_thread(
+            ensure_demo_model, default_cache_directory(), step.update, weights=False
+        )
     options = ["--prefill-rate", str(settings.prefill_rate)] if settings.prefill_rate else []
     options += ["--num-blocks", str(settings.blocks)] if settings.blocks else []
     step.update(f"{settings.replicas} engines, their agent, Redis and a router")

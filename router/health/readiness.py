@@ -1,6 +1,9 @@
 """Whether a router can serve requests well yet."""
 
 import asyncio
+import time
+
+import structlog
 
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.replicas import Model
@@ -10,6 +13,9 @@ from router.requests.tokenizers import Tokenizers
 from router.steer.steering import Steering
 
 POLL_SECONDS = 0.05
+WATCH_SECONDS, SAY_SECONDS = 0.5, 10.0
+"""How often readiness is looked at for the log, and how often what is missing is said again."""
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
 def model_of(fleet: Fleet, name: str) -> Model:
@@ -66,6 +72,19 @@ class Readiness:
             if not self._unknown():
                 return
             await asyncio.sleep(POLL_SECONDS)
+
+    async def run(self) -> None:
+        """Log what this router waits for, at once and every so often, and when it is ready. Never ends."""
+        was_ready, due = False, 0.0
+        while True:
+            missing = self.missing()
+            if missing and (was_ready or time.monotonic() >= due):
+                log.info("router_waits", missing=missing)
+                due = time.monotonic() + SAY_SECONDS
+            elif not missing and not was_ready:
+                log.info("router_ready", models=sorted(self._fleet.models))
+            was_ready = not missing
+            await asyncio.sleep(WATCH_SECONDS)
 
     def _unknown(self) -> list[str]:
         synchronised = self._follower.synchronised.is_set() and self._steering.synchronised.is_set()

@@ -130,7 +130,7 @@ def test_check_without_redis(capsys):
 def test_our_errors_are_messages(monkeypatch, capsys, error, code):
     """Every error of this package ends in a message and an exit code."""
 
-    def fail(_arguments):
+    def fail(_arguments, **_):
         raise error
 
     monkeypatch.setattr("cluster.cli.app", fail)

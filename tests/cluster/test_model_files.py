@@ -12,8 +12,15 @@ import time
 import pytest
 
 from cluster.errors import StartUpError
+from cluster.prompts.tokenizer import PromptTokenizer
 from cluster.serve import model_files
-from cluster.serve.model_files import EXPECTED_FILES, MODEL_NAME, default_cache_directory, ensure_demo_model
+from cluster.serve.model_files import (
+    EXPECTED_FILES,
+    MODEL_NAME,
+    TOKENIZER_FILES,
+    default_cache_directory,
+    ensure_demo_model,
+)
 
 WRITES_A_MODEL = """
     import pathlib, sys
@@ -140,13 +147,43 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, converter):
         ensure_demo_model(tmp_path / "file", lambda _: None)
 
 
-def test_the_cache_is_in_the_working_directory_unless_named(tmp_path, monkeypatch):
-    """WARMROUTE_CACHE_DIR moves it."""
+def test_the_cache_is_the_users_unless_models_are_here(tmp_path, monkeypatch):
+    """Or it is named: WARMROUTE_CACHE_DIR moves it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("WARMROUTE_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert default_cache_directory() == tmp_path / "cache" / "warmroute"
+    (tmp_path / ".warmroute" / "models").mkdir(parents=True)
     assert default_cache_directory() == tmp_path / ".warmroute"
     monkeypatch.setenv("WARMROUTE_CACHE_DIR", "/somewhere/else")
     assert str(default_cache_directory()) == "/somewhere/else"
+
+
+def test_without_weights_only_the_tokenizer_is_converted(tmp_path, converter):
+    """Unless the whole model is there; the folder bears the model's name, as clients see it."""
+    converter(WRITES_A_MODEL.replace("sys.argv[1:]", "sys.argv[1:4]").format(files=TOKENIZER_FILES))
+    said = []
+    folder = ensure_demo_model(tmp_path, said.append, weights=False)
+    assert folder == tmp_path / "tokenizers" / MODEL_NAME
+    assert "step 1 of 2" in said[0]
+    assert ensure_demo_model(tmp_path, pytest.fail, weights=False) == folder
+    whole = tmp_path / "models" / MODEL_NAME
+    whole.mkdir(parents=True)
+    for name in EXPECTED_FILES:
+        (whole / name).touch()
+    assert ensure_demo_model(tmp_path, pytest.fail, weights=False) == whole
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(180)
+def test_the_packaged_tokenizer_is_the_models_own(tmp_path):
+    """The real conversion without weights: a tokenizer with its chat template, and the sizes of the model."""
+    folder = ensure_demo_model(tmp_path, lambda _: None, weights=False)
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["dtype"], config["num_hidden_layers"]) == ("bfloat16", 30)
+    rendered = PromptTokenizer(folder).chat({"messages": [{"role": "user", "content": "Hello!"}]})
+    assert len(rendered.token_ids) > 5
+    assert not list(folder.glob("*.safetensors"))
 
 
 @pytest.mark.vllm

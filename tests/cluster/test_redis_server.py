@@ -16,7 +16,8 @@ from redis.exceptions import NoScriptError, ResponseError
 from cluster.errors import SequenceGapError, StartUpError
 from cluster.protocol.wire import Keys, Lease, Load, ReplicaState
 from cluster.serve import redis_server
-from cluster.serve.redis_server import masked, redis_for
+from cluster.serve.redis_server import redis_for
+from cluster.settings import masked
 from cluster.store.commands import SCRIPTS, Script
 from cluster.store.ownership import OwnershipWriter
 from cluster.store.store import connect

@@ -139,7 +139,7 @@ async def test_a_router_that_goes_and_comes_back(serve):
 
 def test_once_without_a_router_fails():
     """So that scripts can tell; the reason is printed."""
-    result = CliRunner().invoke(app, ["top", "--once", "--url", "http://127.0.0.1:1"])
+    result = CliRunner().invoke(app, ["top", "--once", "--router-url", "http://127.0.0.1:1"])
     assert result.exit_code == 1
     assert "no router answers" in " ".join(result.output.split())
 
@@ -151,7 +151,7 @@ async def test_the_command_lives_until_q(serve):
     url, _ = await serve(router)
     keyboard, screen = pty.openpty()
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "cluster.cli", "top", "--url", url),
+        *(sys.executable, "-m", "cluster.cli", "top", "--router-url", url),
         stdin=screen,
         stdout=screen,
         stderr=screen,

@@ -5,6 +5,7 @@ for each other: events are followed while Redis is away, and heartbeats go on wh
 """
 
 import asyncio
+import time
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -29,6 +30,9 @@ EVICTED = (
     "Redis keeps losing what is published: it needs more memory (maxmemory), "
     "and must not make room by evicting keys (maxmemory-policy noeviction)"
 )
+
+SAY_SECONDS = 10.0
+"""How often the log says again that an engine does not answer."""
 
 log = structlog.get_logger(__name__)
 
@@ -195,10 +199,14 @@ class Agent:
     async def _find_engine(self, client: EngineClient) -> EngineDescription:
         """Wait until the engine answers."""
         pauses = growing_pauses(self._settings.retry_seconds, self._settings.retry_limit_seconds)
+        said = -SAY_SECONDS
         while True:
             try:
                 return await client.discover()
             except (EngineUnavailableError, EngineProtocolError) as error:
+                if time.monotonic() - said >= SAY_SECONDS:
+                    said = time.monotonic()
+                    log.warning("engine_awaited", replica=self.replica, url=client.url, reason=str(error))
                 self._alarms.set("engine", f"the engine does not answer: {error}")
                 self.lease_changed()
             await asyncio.sleep(next(pauses))

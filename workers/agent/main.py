@@ -12,7 +12,7 @@ import structlog
 
 from cluster.errors import StartUpError
 from cluster.process.collector import calm_collector
-from cluster.settings import is_loopback
+from cluster.settings import checked_url, is_loopback, masked
 from cluster.store.commands import RedisClient
 from cluster.store.store import connect
 from workers.agent.agent import Agent, default_replica_id
@@ -52,8 +52,8 @@ def engine_addresses(
                 f"--engine-url is given {len(engine_urls)} times, {option} {len(given)} times: "
                 f"give one {option} per --engine-url, in the same order, or none"
             )
-    engines = [url.rstrip("/") for url in engine_urls]
-    advertised = [url.rstrip("/") for url in advertise_urls] or engines
+    engines = [checked_url("--engine-url", url) for url in engine_urls]
+    advertised = [checked_url("--advertise-url", url) for url in advertise_urls] or engines
     replicas = replica_ids or [default_replica_id(url) for url in advertised]
     addresses = list(dict.fromkeys(map(EngineAddress, engines, advertised, replicas)))
     for option, values in (
@@ -109,7 +109,12 @@ async def serve_agents(
             agents.append(Agent(engine.url, redis, settings, engine.replica, url, engine.advertised))
             server.add(agents[-1])
         calm_collector()
-        log.info("agents_started", replicas=[agent.replica for agent in agents])
+        log.info(
+            "agents_started",
+            replicas=[agent.replica for agent in agents],
+            engines=[engine.url for engine in engines],
+            redis=masked(settings.redis_url),
+        )
         try:
             await run_together(_wait(stop), *(agent.run() for agent in agents))
         finally:
