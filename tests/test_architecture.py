@@ -32,7 +32,7 @@ others."""
 ROOMS = [
     "policies",
     "cluster.errors", "cluster.apis", "cluster.process", "cluster.protocol", "cluster.settings",
-    "cluster.flags", "cluster.log_sink", "cluster.log",
+    "cluster.flags", "cluster.configuration", "cluster.log_sink", "cluster.log",
     "cluster.store", "cluster.index", "cluster.prompts", "cluster.fleet", "cluster.sync", "cluster.operate",
     "workers.errors", "workers.settings", "workers.concurrency",
     "workers.events", "workers.engines", "workers.agent", "workers.replica", "workers.sim",
