@@ -29,8 +29,9 @@ MAX_BATCH = 5_000
 SETTLE_SECONDS = 2.0
 SETTLE_STEP_SECONDS = 0.002
 MANY_LOSSES, LOSS_SECONDS = 3, 60.0
-RIVAL_LOOKS = 6
-"""Two in each heartbeat: a lease that is not renewed between any of them belongs to nobody any more."""
+RIVAL_LOOKS = 3
+"""Two in each heartbeat: a lease that is not renewed between any of them belongs to nobody any more. Whoever
+renews it later than that is fenced. More looks would keep the replica of a killed agent away for longer."""
 
 log = structlog.get_logger(__name__)
 
