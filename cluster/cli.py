@@ -26,6 +26,7 @@ from policies.installed import InstalledPolicyError
 app = typer.Typer(
     name="warmroute",
     no_args_is_help=True,
+    pretty_exceptions_enable=False,
     context_settings=HELP_NAMES,
 )
 
@@ -228,24 +229,23 @@ cli_loadtest.register(app)
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Entry point of the ``warmroute`` command: errors are one clear message, not a traceback."""
     try:
-        code = app(arguments, standalone_mode=False)
+        raise SystemExit(app(arguments, standalone_mode=False) or 0)
+    except typer.Abort:  # Ctrl-C
+        raise SystemExit(130) from None
     except UsageError as error:
-        context = getattr(error, "ctx", None)
-        message = getattr(error, "format_message", error.__str__)()
-        if not message or context is None or "Usage:" in message:  # no command was given
+        message = error.format_message()
+        if "Usage:" in message:  # the help: no command was given
             typer.echo(message)
-            raise SystemExit(2) from None
-        hint = f"see `{context.command_path} --help`"
-        Console(stderr=True, highlight=False).print(
-            f"[red]warmroute:[/red] {escape(message)} ({hint})", soft_wrap=True
-        )
+        else:
+            _complain(f"{message} (see `{error.ctx.command_path if error.ctx else 'warmroute'} --help`)")
         raise SystemExit(2) from None
     except (ClusterError, InstalledPolicyError) as error:
-        Console(stderr=True, highlight=False).print(
-            f"[red]warmroute:[/red] {escape(str(error))}", soft_wrap=True
-        )
+        _complain(str(error))
         raise SystemExit(2 if isinstance(error, StartUpError | InstalledPolicyError) else 1) from None
-    raise SystemExit(code or 0)
+
+
+def _complain(message: str) -> None:
+    Console(stderr=True, highlight=False).print(f"[red]warmroute:[/red] {escape(message)}", soft_wrap=True)
 
 
 if __name__ == "__main__":

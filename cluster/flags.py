@@ -27,7 +27,7 @@ def run_late(context: typer.Context, command: Callable[..., None]) -> None:
 
     So what the command needs for its options is imported when it is called, and not when another one is.
     """
-    app = typer.Typer(add_completion=False, context_settings=HELP_NAMES)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, context_settings=HELP_NAMES)
     app.command(help=context.command.help)(command)
     if code := app(context.args, prog_name=context.command_path, standalone_mode=False):
         raise typer.Exit(code)

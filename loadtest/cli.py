@@ -49,8 +49,9 @@ def replay(context: typer.Context) -> None:
 
     @with_settings(
         ReplaySettings,
-        "trace workload scenario policies replicas routers load length_scale first last block_size profile "
-        "blocks event_lag gossip_lag slow changes join_at death_at capacity seeds output jobs",
+        "trace workload scenario policies replicas routers load length_scale block_size tokens_per_id "
+        "time_unit first last profile blocks event_lag gossip_lag slow changes join_at death_at capacity "
+        "seeds output jobs",
     )
     def run(**given: Any) -> None:
         run_replay(load_settings(ReplaySettings, **given), *_surroundings())

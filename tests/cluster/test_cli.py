@@ -137,6 +137,24 @@ def test_our_errors_are_messages(monkeypatch, capsys, error, code):
     assert run_main([], capsys) == (code, "warmroute: no")
 
 
+def test_ctrl_c_ends_a_command_without_a_traceback(monkeypatch, capsys):
+    """With the exit code that shells expect."""
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cluster.operate.status.fetch_replicas", interrupted)
+    assert run_main(["status"], capsys) == (130, "")
+
+
+def test_without_a_command_there_is_help(capsys):
+    """And an exit code that says that nothing was done."""
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code in (0, 2)
+    assert "router" in capsys.readouterr().out
+
+
 def test_table_of_replicas_shows_alarms_as_they_are():
     """Every replica has a row; text from elsewhere is not taken for markup."""
     replica = {

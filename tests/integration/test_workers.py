@@ -195,7 +195,9 @@ async def test_redis_away_at_the_start(system: System) -> None:
 
 async def test_worker_that_cannot_start_ends_the_command(system: System) -> None:
     """What no restart mends is an error and not a loop."""
-    result = await asyncio.to_thread(run, "--workers", "2", "--port", "0", "--redis-url", "nonsense://x")
+    result = await asyncio.to_thread(
+        run, "--workers", "2", "--port", "0", "--redis-url", "redis+sentinel://h:1"
+    )
     assert result.returncode == 2
     assert "bad Redis URL" in result.stderr
     assert "of the router could not start (exit code 3)" in result.stderr
