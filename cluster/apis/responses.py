@@ -122,7 +122,8 @@ def _plain(item: Json) -> Json:
             parts.append({"type": "image_url", "image_url": {"url": part["image_url"]}})
         else:
             raise KeyError(part["type"])
-    return {"role": item["role"], "content": parts}
+    alone = len(parts) == 1 and parts[0]["type"] == "text"  # what is nothing but text is rendered sooner
+    return {"role": item["role"], "content": parts[0]["text"] if alone else parts}
 
 
 def _answer(messages: Sequence[Json]) -> Json | None:
