@@ -6,7 +6,7 @@ import msgspec
 
 from cluster.apis.answer_blocks import Json, event
 from router.errors import BodyTooLargeError, NotDecidedError, NotFoundError
-from router.http.stream_formats import RESPONSE, PassedEvents, usage_of_input
+from router.http.stream_formats import NO_ANSWER, RESPONSE, PassedEvents, usage_of_input
 from router.stored.history import StoredResponses, Turn
 
 WITH_RESPONSE = (b"event: response.created\n", b"event: response.in_progress\n", *RESPONSE.ends)
@@ -28,7 +28,11 @@ class Keeper:
 
     async def whole(self, body: bytes) -> bytes:
         """What the client gets of a whole answer."""
-        return msgspec.json.encode(await self._kept(self.turn.shown(msgspec.json.decode(body))))
+        try:
+            response = self.turn.shown(msgspec.json.decode(body))
+        except NO_ANSWER:
+            return body
+        return msgspec.json.encode(await self._kept(response))
 
     async def end(self, events: Any) -> bytes:
         """The event that was held back."""
@@ -60,8 +64,11 @@ class KeptEvents(PassedEvents):
         for one in self.split(data):
             self._read(one)
             if one.startswith(WITH_RESPONSE):
-                fields = msgspec.json.decode(one.partition(b"data:")[2])
-                fields["response"] = self.turn.shown(fields["response"])
+                try:
+                    fields = msgspec.json.decode(one.partition(b"data:")[2])
+                    fields["response"] = self.turn.shown(fields["response"])
+                except NO_ANSWER:
+                    continue
                 if one.startswith(RESPONSE.ends):
                     self.final = fields
                     continue

@@ -97,6 +97,7 @@ class StoredEndpoint(GenerationEndpoint):
                 answering.result()
             else:
                 record.outcome = "cancelled"
+                flushing.result()
         except ApiError as error:
             record.outcome, record.status, record.error = error.outcome, error.status, error.message
         finally:
