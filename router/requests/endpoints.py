@@ -151,6 +151,9 @@ ENDPOINTS: Mapping[str, Endpoint] = {
             _counted_only(f"{path}/render")
             for path in (CHAT_PATH, COMPLETION_PATH, MESSAGES_PATH, RESPONSES_PATH)
         ),
+        _passed(f"{CHAT_PATH}/batch", "chat"),
+        _passed("/inference/v1/generate", "text_completion", CHUNKS),
+        _passed("/v1/systemone", "chat"),
         _passed("/v1/embeddings", "embeddings"),
         _passed("/v2/embed", "embeddings"),
         _passed("/pooling", "pooling"),

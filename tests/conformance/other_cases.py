@@ -42,18 +42,7 @@ RANKS = [
     {"query": "a", "documents": []},
 ]
 PATHS_OF_ENGINES = [
-    *(
-        "/load",
-        "/server_info",
-        "/kv_event_sources",
-        "/tokenizer_info",
-        "/inference/v1/generate",
-        "/invocations",
-    ),
-    *(
-        "/v1/chat/completions/batch",
-        "/v1/realtime",
-    ),
+    *("/load", "/server_info", "/kv_event_sources", "/tokenizer_info", "/invocations", "/v1/realtime"),
 ]
 METHODS = ("GET", "PUT", "PATCH", "DELETE", "HEAD")
 
