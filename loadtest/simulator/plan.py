@@ -46,4 +46,4 @@ class Plan:
     """One way between router and engine."""
     changes: tuple[Change, ...] = ()
     ledger: Callable[[Workload], Programs] | None = None
-    """Who decides which programs are kept; None: the product's own ledger."""
+    """Who decides which programs are kept, with one router; None: the product's own ledger."""

@@ -26,7 +26,7 @@ WARM_UP = 0.25
 """Share of the requests, the first ones, whose times do not count: caches are empty at the beginning."""
 FIGURES = ("mean", "p99")
 
-console = Console(highlight=False, width=140)
+console = Console(highlight=False, width=170)
 
 Key = tuple[int, float, str]
 """Seed, load and rule."""
