@@ -5,7 +5,8 @@ others will soon use again. Where the cheapest replica would lose some, and has 
 with, the request waits: its delay costs less than what would have to be computed again, and again.
 
 Where memory suffices for all programs at work, or where conversations do not come back soon, nothing is
-evicted that will soon be used, and this is ``warm``. Related rules: `policies.catalog` of published ones.
+evicted that will soon be used, and this is ``warm``. Decision 62 derives it; `loadtest.simulator.ledgers` has
+the rules of others.
 """
 
 import numpy as np
