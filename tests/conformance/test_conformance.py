@@ -14,8 +14,8 @@ from workers.sim.engine import serve_engines
 from workers.sim.settings import SimSettings
 
 
-async def all_differences(port, router, at_once=1):
-    """From an engine's answers, of every case."""
+async def all_differences(port, router, at_once=1, every=1):
+    """From an engine's answers, of every case, or of every so many."""
     found: list[str] = []
     free = asyncio.Semaphore(at_once)
 
@@ -24,7 +24,7 @@ async def all_differences(port, router, at_once=1):
             said = await asyncio.to_thread(compare, case, port, router.port)
             found.extend(f"{case.name}: {difference}: {case.request!s:.300}" for difference in said)
 
-    await asyncio.gather(*map(look, all_cases()))
+    await asyncio.gather(*map(look, all_cases()[::every]))
     return "\n".join(found)
 
 
@@ -86,9 +86,9 @@ def vllm_port(tmp_path):
 
 
 @pytest.mark.vllm
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(900)
 async def test_router_answers_as_vllm(vllm_port):
-    """All differences are meant."""
+    """All differences are meant; ``python -m tests.conformance`` looks at all cases, for many minutes."""
     async with router_before(f"http://127.0.0.1:{vllm_port}", MODEL) as router:
-        assert await all_differences(vllm_port, router) == ""
+        assert await all_differences(vllm_port, router, every=6) == ""
         await router.drained()

@@ -18,9 +18,6 @@ from tests.router.vllm_rendering import LENIENT_TEMPLATE, STRICT_TEMPLATE, VllmR
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800), pytest.mark.filterwarnings("ignore")]
 
-EXAMPLES = 350
-"""Per template and API."""
-
 texts = st.text(max_size=12) | st.sampled_from(
     ["", " ", "x-anthropic-billing-header: 1", "a\nb", "<|im_end|>"]
 )
@@ -242,13 +239,7 @@ def test_random_requests_have_vllms_tokens(model, path):
     render = vllm.messages if path == "/v1/messages" else vllm.responses
     outcomes = []
 
-    @settings(
-        max_examples=EXAMPLES,
-        deadline=None,
-        database=None,
-        derandomize=True,
-        suppress_health_check=list(HealthCheck),
-    )
+    @settings(database=None, suppress_health_check=list(HealthCheck))
     @given(messages_bodies if path == "/v1/messages" else responses_bodies)
     def compare(body):
         expected, found = runner.run(render(body)), ours(path, body, tokenizer)
