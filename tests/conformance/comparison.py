@@ -105,16 +105,35 @@ def _read(answer: Answer) -> Any:
 
 
 def _stream(text: str) -> tuple[list[str], dict[str, str]]:
-    """The order of the kinds of events, repetitions left out, and the texts put together."""
+    """The order of the kinds of events, repetitions left out, and the texts put together.
+
+    A busy engine puts its last tokens into the event that says why it ended: that counts as if it always did.
+    """
     kinds: list[str] = []
     texts: dict[str, str] = {}
     assert text.endswith("\n\n"), text[-200:]
     for event in text.removesuffix("\n\n").split("\n\n"):
         name, _, data = event.rpartition("data: ")
-        kind = name + (data if data == "[DONE]" else json.dumps(_kind(json.loads(data), "", texts)))
-        if kind not in kinds[-1:]:
-            kinds.append(kind)
+        found = None if data == "[DONE]" else _kind(json.loads(data), "", texts)
+        if kinds[-1:] in ([name + json.dumps(each)] for each in (found, _unfinished(found))):
+            kinds.pop()
+        kinds.append(name + (data if found is None else json.dumps(found)))
     return kinds, texts
+
+
+def _unfinished(kind: Any) -> Any:
+    """A kind of event as it is before the last one of its choice."""
+    if not isinstance(kind, dict) or not kind.get("choices"):
+        return kind
+    choices = [
+        {
+            name: None if name == "finish_reason" else inner
+            for name, inner in choice.items()
+            if name != "stop_reason"
+        }
+        for choice in kind["choices"]
+    ]
+    return {**kind, "choices": choices}
 
 
 def _kind(value: Any, place: str, texts: dict[str, str]) -> Any:
