@@ -1,9 +1,11 @@
 """Fixtures that several folders of tests share."""
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 from tests.tiny_model import build_tiny_model
@@ -31,10 +33,17 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest tests first: one that begins last keeps a processor idle for minutes."""
-    slow = ("vllm", "chaos", "integration")
-    items.sort(key=lambda item: next((slow.index(mark) for mark in slow if item.get_closest_marker(mark)), 9))
+@pytest.fixture(autouse=True)
+def _one_real_engine(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Let the processes of a test run start real engines in turn: two at once are too slow for both."""
+    if request.node.get_closest_marker("vllm") is None:
+        yield
+        return
+    shared = tmp_path_factory.getbasetemp().parent  # by all processes of this run
+    with FileLock(shared / "real-engine.lock"):
+        yield
 
 
 @pytest.fixture(scope="session")
