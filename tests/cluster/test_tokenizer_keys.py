@@ -23,7 +23,11 @@ FRAGMENTS = [
 texts = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=3), max_size=12).map("".join)
 contents = texts | st.lists(texts | texts.map(lambda text: {"type": "text", "text": text}), max_size=3)
 calls = st.fixed_dictionaries(
-    {"function": st.fixed_dictionaries({"name": st.just("f"), "arguments": st.just('{"a": 7}') | texts})}
+    {
+        "id": st.just("1"),
+        "type": st.just("function"),
+        "function": st.fixed_dictionaries({"name": st.just("f"), "arguments": st.just('{"a": 7}') | texts}),
+    }
 )
 messages = st.fixed_dictionaries(
     {"role": st.sampled_from(["user", "assistant", "system", "tool"]), "content": contents},
