@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tests.conformance.front import router_before
-from tests.conformance.vllm_engine import MODEL, vllm_engine
+from tests.conformance.vllm_engine import vllm_engine
+from tests.small_model import small_model
 
 HERE = Path(__file__).parent
 FILES = (
@@ -39,12 +40,13 @@ REFUSED = {
 
 async def run(folder: Path, expression: str) -> int:
     """Run them twice."""
+    model = small_model()
     with tempfile.TemporaryDirectory(prefix="vllm-tests-") as name:
         copy = Path(name)
-        files = _copied(folder / "tests" / "entrypoints", copy / "tests")
-        with vllm_engine(copy / "engine.log", names=("m", str(MODEL))) as port:
+        files = _copied(folder / "tests" / "entrypoints", copy / "tests", model)
+        with vllm_engine(copy / "engine.log", names=("m", str(model))) as port:
             straight = await _passed(copy, f"http://127.0.0.1:{port}", [*files, "-k", expression])
-            async with router_before(f"http://127.0.0.1:{port}", MODEL, str(MODEL)) as router:
+            async with router_before(f"http://127.0.0.1:{port}", model, str(model)) as router:
                 through = await _passed(copy, router.url, straight)
     lost = [test for test in straight if test not in through]
     for test in lost:
@@ -59,16 +61,14 @@ def _short(test: str) -> str:
     return test.rpartition("/")[2].partition("[")[0]
 
 
-def _copied(source: Path, target: Path) -> list[str]:
+def _copied(source: Path, target: Path, model: Path) -> list[str]:
     """Copy tests, with the small model; their paths in the copy."""
     shutil.copytree(source, target / "entrypoints", ignore=shutil.ignore_patterns(*LEFT_OUT))
     for file in target.rglob("*.py"):
-        file.write_text(MODEL_LINE.sub(rf'\1"{MODEL}"', file.read_text()))
+        file.write_text(MODEL_LINE.sub(rf'\1"{model}"', file.read_text()))
     (target / "__init__.py").touch()
     shutil.copy(HERE / "own_tests_shim.py", target / "utils.py")
-    (target / "conftest.py").write_text(
-        "from tests.utils import pytest_collection_modifyitems  # noqa: F401\n"
-    )
+    (target / "conftest.py").write_text("from tests.utils import pytest_collection_modifyitems\n")
     (target.parent / "pytest.ini").write_text("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
     return [f"tests/entrypoints/{file}" for file in FILES]
 

@@ -8,8 +8,9 @@ from tests.conformance.case_list import all_cases
 from tests.conformance.comparison import Answer, compare, differences
 from tests.conformance.front import router_before
 from tests.conformance.meant import MEANT
-from tests.conformance.vllm_engine import CONTEXT, MODEL, vllm_engine
+from tests.conformance.vllm_engine import CONTEXT, vllm_engine
 from tests.integration.system import ROOT
+from tests.small_model import small_model
 from workers.sim.engine import serve_engines
 from workers.sim.settings import SimSettings
 
@@ -89,6 +90,6 @@ def vllm_port(tmp_path):
 @pytest.mark.timeout(900)
 async def test_router_answers_as_vllm(vllm_port):
     """All differences are meant; ``python -m tests.conformance`` looks at all cases, for many minutes."""
-    async with router_before(f"http://127.0.0.1:{vllm_port}", MODEL) as router:
+    async with router_before(f"http://127.0.0.1:{vllm_port}", small_model()) as router:
         assert await all_differences(vllm_port, router, every=6) == ""
         await router.drained()

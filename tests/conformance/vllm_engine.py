@@ -12,9 +12,9 @@ from pathlib import Path
 from cluster.process.bound_child import bound_command
 from tests.conformance.comparison import ask
 from tests.hostile.raw_request import RawRequest
-from tests.integration.system import ROOT, end, free_port
+from tests.integration.system import end, free_port
+from tests.small_model import small_model
 
-MODEL = ROOT / ".warmroute" / "models" / "SmolLM2-135M-Instruct"
 CONTEXT = 4096
 START_SECONDS = 600.0
 ENVIRONMENT = {
@@ -31,7 +31,7 @@ def vllm_engine(log: Path, *options: str, names: Sequence[str] = ("m",)) -> Iter
     """Its port, once it is healthy; it writes to ``log``."""
     port = free_port()
     command = [
-        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(MODEL)),
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(small_model())),
         *("--served-model-name", *names, "--host", "127.0.0.1", "--port", str(port)),
         *("--enforce-eager", "--enable-prompt-tokens-details", "--max-model-len", str(CONTEXT)),
         *("--enable-auto-tool-choice", "--tool-call-parser", "hermes", *options),

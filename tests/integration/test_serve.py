@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
 import psutil
 import pytest
 from playwright.async_api import async_playwright, expect
@@ -115,7 +116,8 @@ async def test_real_engines_keep_conversations_and_survive_a_kill(served: Served
             "ignore_eos": True,
             "stream": True,
         }
-        async with served.system.session.post(f"{served.url}/v1/chat/completions", json=body) as response:
+        url, patience = f"{served.url}/v1/chat/completions", aiohttp.ClientTimeout(total=START_SECONDS)
+        async with served.system.session.post(url, json=body, timeout=patience) as response:
             assert response.status == 200, await response.text()
             received = b""
             async for part in response.content.iter_any():

@@ -21,8 +21,8 @@ from cluster.prompts.chat_rendering import ChatOptions
 from cluster.prompts.tokenizer import PromptTokenizer
 from tests.rendering.chat_requests import REQUESTS
 from tests.rendering.comparison import OPTIONS, Engine, Tally, compare
-from tests.rendering.test_rendered_as_vllm import MODEL
 from tests.rendering.vllm_renderer import VllmRenderer
+from tests.small_model import small_model
 
 
 class Server:
@@ -63,12 +63,12 @@ async def bodies(count: int, number: int) -> list[dict[str, Any]]:
 async def main(count: int, number: int, url: str) -> int:
     """The number of differences that the router would not have noticed."""
     servers = {name: options for name, options in OPTIONS.items() if not url or in_request(options)}
-    total = Tally()
+    model, total = small_model(weights=False), Tally()
     connector = aiohttp.TCPConnector(force_close=True)  # the engine closes idle ones after 5 s
     async with aiohttp.ClientSession(connector=connector) as session:
         for at, (name, options) in enumerate(servers.items()):
-            tokenizer = PromptTokenizer(MODEL, options=options)
-            engine: Engine = Server(url, session, options) if url else VllmRenderer(MODEL, options)
+            tokenizer = PromptTokenizer(model, options=options)
+            engine: Engine = Server(url, session, options) if url else VllmRenderer(model, options)
             tally = Tally()
             for body in await bodies(-(-count // len(servers)), number + at):
                 await compare(tokenizer, engine, body, tally)

@@ -12,12 +12,12 @@ from router.requests.schema import parse_chat
 from tests.integration.system import System, end, eventually, free_port
 from tests.rendering.__main__ import Server, bodies, in_request
 from tests.rendering.comparison import OPTIONS, Tally, compare
-from tests.rendering.test_rendered_as_vllm import MODEL
+from tests.small_model import small_model
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
 OPTIONS_OF_ENGINE = (
-    *("--model", str(MODEL), "--served-model-name", "m", "--enforce-eager", "--max-model-len", "8192"),
+    *("--served-model-name", "m", "--enforce-eager", "--max-model-len", "8192"),
     *("--enable-scale-out", "--trust-request-chat-template"),
     *("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
 )
@@ -45,24 +45,25 @@ async def test_a_real_engine_renders_as_the_router_does(tmp_path):
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
-        system = System(tmp_path, MODEL, session)
+        model = small_model()
+        system = System(tmp_path, model, session)
         try:
             command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *OPTIONS_OF_ENGINE]
-            system.start("engine", [*command, "--port", str(port)], **ENVIRONMENT)
+            system.start("engine", [*command, "--model", str(model), "--port", str(port)], **ENVIRONMENT)
             await eventually(lambda: system.answers(f"{url}/health"), 400, "engine healthy", every=1.0)
             for number, options in enumerate(filter(in_request, OPTIONS.values())):
-                tokenizer, tally = PromptTokenizer(MODEL, options=options), Tally()
+                tokenizer, tally = PromptTokenizer(model, options=options), Tally()
                 for body in await bodies(60, number):
                     await compare(tokenizer, Server(url, session, options), body, tally)
                 assert not tally.differences, "\n".join(tally.differences)
                 assert tally.outcomes["equal"] > 20
-            await _tokenize_is_asked_the_same(url, session)
+            await _tokenize_is_asked_the_same(url, session, PromptTokenizer(model))
         finally:
             for process in system.processes:
                 end(process)
 
 
-async def _tokenize_is_asked_the_same(url, session):
+async def _tokenize_is_asked_the_same(url, session, tokenizer):
     """Where tokens do not differ, the engine's ``/tokenize`` agrees."""
 
     class Upstream:
@@ -71,5 +72,5 @@ async def _tokenize_is_asked_the_same(url, session):
                 assert response.status == 200, await response.text()
                 return (await response.json())["tokens"]
 
-    where = await locate(Upstream(), url, "m", PromptTokenizer(MODEL), parse_chat(ASKED))
+    where = await locate(Upstream(), url, "m", tokenizer, parse_chat(ASKED))
     assert "/tokenize agrees" in where

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from cluster.prompts.tokenizer import PromptTokenizer
-from tests.integration.system import ROOT
 from tests.rendering.chat_requests import REQUESTS
 from tests.rendering.comparison import OPTIONS, Tally, compare
 from tests.rendering.vllm_renderer import VllmRenderer
+from tests.small_model import small_model
 
 pytestmark = [
     pytest.mark.integration,
@@ -17,15 +17,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # of what vLLM imports
 ]
 
-MODEL = ROOT / ".warmroute" / "models" / "SmolLM2-135M-Instruct"
-
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_random_requests_are_rendered_as_vllm_renders_them(name):
     """Over all fields that change prompts, in vLLM's own code without an engine."""
-    if not MODEL.is_dir():
-        pytest.skip("the small model is not set up")
-    tokenizer, engine = PromptTokenizer(MODEL, options=OPTIONS[name]), VllmRenderer(MODEL, OPTIONS[name])
+    model = small_model(weights=False)
+    tokenizer, engine = PromptTokenizer(model, options=OPTIONS[name]), VllmRenderer(model, OPTIONS[name])
     tally = Tally()
 
     @settings(suppress_health_check=list(HealthCheck))

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from router.requests.exactness import BILLING_LINE, ENDS, MAX_FEATURES, MAX_NAME, shape_of
+from cluster.apis.messages import BILLING_HEADER
+from router.requests.exactness import ENDS, MAX_FEATURES, MAX_NAME, shape_of
 from router.requests.schema import parse_chat, parse_completion
 
 HELLO = {"role": "user", "content": "Hello!"}
@@ -30,8 +31,8 @@ USUAL = {
         "tool_choice": "auto",
     },
     "sampling": {"temperature": 0.5, "max_tokens": 3, "stop": ["x"], "documents": None},
-    "billing in the text of a user": {"messages": [{"role": "user", "content": f"{BILLING_LINE}: 1"}]},
-    "billing in the middle of a line": {"messages": [{"role": "system", "content": f"x {BILLING_LINE}"}]},
+    "billing in the text of a user": {"messages": [{"role": "user", "content": f"{BILLING_HEADER}: 1"}]},
+    "billing in the middle of a line": {"messages": [{"role": "system", "content": f"x {BILLING_HEADER}"}]},
 }
 UNUSUAL = {
     "kwargs.add_generation_prompt": {"chat_template_kwargs": {"add_generation_prompt": False}},
@@ -65,9 +66,9 @@ UNUSUAL = {
         ]
     },
     "no content": {"messages": [{"role": "user"}]},
-    "billing": {"messages": [{"role": "system", "content": f"{BILLING_LINE}: cch=1;\nYou are"}, HELLO]},
+    "billing": {"messages": [{"role": "system", "content": f"{BILLING_HEADER}: cch=1;\nYou are"}, HELLO]},
     "billing in a part": {
-        "messages": [{"role": "system", "content": [{"type": "text", "text": f"a\n{BILLING_LINE}: 1"}]}]
+        "messages": [{"role": "system", "content": [{"type": "text", "text": f"a\n{BILLING_HEADER}: 1"}]}]
     },
 }  # fmt: skip
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,6 +14,7 @@ from router.requests.agent_calls import fitted
 from router.requests.endpoints import ENDPOINTS
 from router.requests.schema import MESSAGES_PATH
 from tests.router.vllm_rendering import LENIENT_TEMPLATE, STRICT_TEMPLATE, VllmRendering, model_with
+from tests.small_model import small_model
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800), pytest.mark.filterwarnings("ignore")]
 
@@ -206,7 +206,7 @@ responses_bodies = record(
 @pytest.fixture(scope="module", params=["own", "strict", "lenient"])
 def model(request, tmp_path_factory):
     """vLLM's renderer and our tokenizer for one template."""
-    real_model = directory = Path(".warmroute/models/SmolLM2-135M-Instruct").resolve()
+    real_model = directory = small_model(weights=False)
     if request.param != "own":
         template = STRICT_TEMPLATE if request.param == "strict" else LENIENT_TEMPLATE
         directory = model_with(template, real_model, tmp_path_factory.mktemp("model") / request.param)
