@@ -77,10 +77,6 @@ def _as_text(value: Any) -> str:
 
 def _plain(value: Any) -> Any:
     """As it is typed: collections as texts, as the environment has them."""
-    return (
-        _as_text(value)
-        if isinstance(value, Mapping)
-        else ",".join(value)
-        if isinstance(value, tuple | frozenset)
-        else value
-    )
+    if isinstance(value, Mapping):
+        return _as_text(value)
+    return ",".join(value) if isinstance(value, tuple | frozenset) else value

@@ -22,8 +22,8 @@ OTHER_FORMATS = {
     b"SQLite format 3": "an SQLite database",
 }
 """First bytes of what people have instead of text."""
-BETWEEN = re.compile(r"[\s,\[\]]*")
-"""What may stand between the elements of an array, and around them."""
+VALUE = re.compile(r"[^\s,\[\]]")
+"""What no value begins with may stand between the elements of an array, and around them."""
 
 
 class TextFormatError(ValueError):
@@ -113,7 +113,8 @@ def _spread_values(
     utf8 = getincrementaldecoder("utf-8")("replace")
     text, position = utf8.decode(read), 0
     while True:
-        start, position = position, BETWEEN.match(text, position).end()  # type: ignore[union-attr]
+        start, found = position, VALUE.search(text, position)
+        position = found.start() if found else len(text)
         number += text.count("\n", start, position)
         try:
             _, end = decode(text, position)

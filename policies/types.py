@@ -73,7 +73,7 @@ class Decision(NamedTuple):
     room_tokens: float = math.inf
     """The request waits in the router while the replica's engine has so many tokens to compute, or more."""
     waits: bool = False
-    """The request is not sent for now: it waits until conversations have made room, and is decided again."""
+    """The request waits in the router until conversations have made room, and is then decided again."""
 
 
 Policy: TypeAlias = Callable[[Request, Snapshot], Decision]

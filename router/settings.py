@@ -143,9 +143,9 @@ class RouterSettings(ClusterSettings):
             raise ValueError("a package is missing for it: pip install 'warmroute[stored]'")
         return value
 
-    @field_validator("stored_keys", mode="before")
+    @field_validator("stored_keys", "cors_origins", "hide_cache_headers", mode="before")
     @classmethod
-    def _secrets(cls, value: object) -> object:
+    def _several(cls, value: object) -> object:
         return _names(value, ",") if isinstance(value, str) else value
 
     @field_validator("stored_keys")
@@ -225,22 +225,12 @@ class RouterSettings(ClusterSettings):
             raise ValueError(f"{', '.join(twice)}: a tenant belongs to one group at most")
         return value
 
-    @field_validator("cors_origins", mode="before")
-    @classmethod
-    def _origins(cls, value: object) -> object:
-        return _names(value, ",") if isinstance(value, str) else value
-
     @field_validator("cors_origins")
     @classmethod
     def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if wrong := [origin for origin in value if origin != EVERYBODY and not ORIGIN.fullmatch(origin)]:
             raise ValueError(f"{wrong[0]!r} is no origin: scheme://host[:port], lower case, without a path")
         return value
-
-    @field_validator("hide_cache_headers", mode="before")
-    @classmethod
-    def _tenants(cls, value: object) -> object:
-        return _names(value, ",") if isinstance(value, str) else value
 
     @field_validator("hide_cache_headers")
     @classmethod

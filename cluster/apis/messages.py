@@ -6,14 +6,15 @@ rendered here is the engine's. What vLLM drops is dropped: ``cache_control``, si
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 
-Json: TypeAlias = dict[str, Any]
+from cluster.apis.answer_blocks import Json
 
 BILLING_HEADER = "x-anthropic-billing-header"
-"""System blocks that begin so hold a hash of the request: engines leave them out."""
+"""System blocks, and first lines of system prompts, that begin so hold a hash of the request: engines leave
+them out."""
 TOOL_CHANGES = ("tool_addition", "tool_removal")
 KNOWN_BLOCKS = frozenset(
     {

@@ -7,11 +7,11 @@ parts only the first one counts.
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 
-Json: TypeAlias = dict[str, Any]
+from cluster.apis.answer_blocks import Json
 
 SAME_FIELDS = (
     "model",

@@ -190,9 +190,8 @@ class Programs:
 
     def dismiss(self, slot: int) -> None:
         """A replica is gone, or holds nothing any more."""
-        for program in self._programs.values():
-            if program.slot == slot:
-                self._let_go(program)
+        for program in list(self._members[slot].values()):
+            self._let_go(program)
 
     def check_integrity(self) -> None:
         """What is kept is the sum of what each program keeps. Raises `AssertionError` otherwise."""

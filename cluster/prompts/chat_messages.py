@@ -10,12 +10,11 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from cluster.apis.messages import BILLING_HEADER
 from cluster.errors import PromptError
 
 Message: TypeAlias = dict[str, Any]
 
-BILLING_LINE = "x-anthropic-billing-header"
-"""A first line of a system prompt that begins so is left out."""
 TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal",
               "thinking": "thinking"}  # fmt: skip
 """Where parts of these types have their text."""
@@ -99,7 +98,7 @@ def _without_billing(parts: Iterable[Any]) -> Iterable[Any]:
     for part in parts:
         text = part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else part
         # `str.startswith`, since texts of other classes refuse to be looked at (`chat_skeletons`).
-        if not (isinstance(text, str) and str.startswith(text, BILLING_LINE)):
+        if not (isinstance(text, str) and str.startswith(text, BILLING_HEADER)):
             yield part
         elif rest := text.partition("\n")[2]:
             yield rest if isinstance(part, str) else {**part, "text": rest}

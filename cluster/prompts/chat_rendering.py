@@ -18,8 +18,9 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import jinja2
 import jinja2.meta
 
+from cluster.apis.messages import BILLING_HEADER
 from cluster.errors import PromptError
-from cluster.prompts.chat_messages import BILLING_LINE, conversation, tools_of
+from cluster.prompts.chat_messages import conversation, tools_of
 from cluster.prompts.chat_skeletons import Skeleton, SkeletonMaker
 from cluster.prompts.content_format import reads_parts
 
@@ -139,7 +140,7 @@ class ChatRenderer:
             if not isinstance(text, str) or not text or text.isspace():
                 return False
             role = message["role"]
-            if len(role) > MAX_SKELETON_ROLE or (role == "system" and text.startswith(BILLING_LINE)):
+            if len(role) > MAX_SKELETON_ROLE or (role == "system" and text.startswith(BILLING_HEADER)):
                 return False
             if len(message) > 2 and not SHAPING_KEYS.isdisjoint(message):
                 return False

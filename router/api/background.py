@@ -5,14 +5,14 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 
 from cluster.apis.answer_blocks import Json
 from router.api.keeper import ENDS
 from router.errors import ApiError, NotFoundError
-from router.http.client_request import ClientRequest, Source
+from router.http.admission import Party
+from router.http.answer_ways import Sink, Source
 from router.http.sse import EventFilter
 from router.stored.history import WORKING, StoredResponses, Turn
 
@@ -28,7 +28,7 @@ class Background:
 
     stored: StoredResponses
     turn: Turn
-    party: Any
+    party: Party
     ended_by: ApiError | None = None
     error: str = ""
     _events: EventFilter | None = None
@@ -37,12 +37,7 @@ class Background:
     _broken: str | None = None
     _over: asyncio.Event = field(default_factory=asyncio.Event)
 
-    @property
-    def claim(self) -> "Background":
-        """It takes nothing of what clients share."""
-        return self
-
-    def release_body(self) -> None:
+    def drop_body(self) -> None:
         """There is none."""
 
     async def reply(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
@@ -54,7 +49,7 @@ class Background:
     ) -> str | None:
         """Take the stream."""
         self._events = events
-        source.relay(self)  # type: ignore[arg-type]  # it does what a client's request does
+        source.relay(self)
         await self._over.wait()
         return self._broken
 
@@ -112,8 +107,9 @@ class EventSource:
         self._events = events
         self._resumed = asyncio.Event()
         self._resumed.set()
+        self._task: asyncio.Task[None] | None = None
 
-    def relay(self, sink: ClientRequest) -> None:
+    def relay(self, sink: Sink) -> None:
         """Call the sink with what comes."""
         self._task = asyncio.create_task(self._feed(sink))
 
@@ -125,14 +121,17 @@ class EventSource:
         """Go on."""
         self._resumed.set()
 
-    async def _feed(self, sink: ClientRequest) -> None:
+    def close(self) -> None:
+        """Nobody takes any more."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _feed(self, sink: Sink) -> None:
         broken: str | None = "the stored events cannot be read"
         try:
             with suppress(ApiError):
                 async for data in self._events:
                     await self._resumed.wait()
-                    if sink.is_gone:
-                        return
                     sink.received(data)
                 broken = None
         finally:

@@ -16,8 +16,8 @@ from router.requests.endpoints import ENDPOINTS
 ASKED_METHOD = "access-control-request-method"
 METHODS = ("GET", "HEAD", "POST")
 EXPOSED = (
-    *("Retry-After", "X-Request-Id", "X-Warmroute-Replica", "X-Warmroute-Reason", "X-Warmroute-Policy"),
-    "X-Warmroute-Expected-Cached-Tokens",
+    *("Retry-After", "X-Request-Id", "X-Warmroute-Request-Id", "X-Warmroute-Replica", "X-Warmroute-Reason"),
+    *("X-Warmroute-Policy", "X-Warmroute-Expected-Cached-Tokens"),
 )
 """Headers of answers that pages may read."""
 PUBLIC = frozenset((*ENDPOINTS, *ANSWERED_HERE))

@@ -26,7 +26,6 @@ PROMPTS: dict[str, dict[str, Any]] = {
     "/v1/embeddings": {"input": TEXTS},
     "/pooling": {"input": TEXTS},
     "/classify": {"input": TEXTS},
-    **{key: {"text_1": TEXTS, "text_2": TEXTS} for key in ("/score", "/v1/score")},
     **{path: {"text_1": TEXTS, "text_2": TEXTS} for path in ("/score", "/v1/score")},
     **{path: {"query": TEXT, "documents": TEXTS} for path in ("/rerank", "/v1/rerank", "/v2/rerank")},
     "/tokenize": {"prompt": TEXT},

@@ -23,6 +23,7 @@ from router.explain.conversations import MAX_REQUEST_BYTES
 from router.health.new_names import NewNames
 from router.history.record import RequestRecord
 from router.http.admission import Admission, max_connections
+from router.http.answer_ways import Client
 from router.http.client_request import ClientRequest, client_request
 from router.http.sse import STREAM_HEADERS, usage_of_reply
 from router.http.stream_formats import NO_ANSWER, TranslatedEvents
@@ -111,10 +112,10 @@ class GenerationEndpoint:
         raw: bytes,
         headers: dict[bytes, bytes],
         record: RequestRecord,
-        client: ClientRequest,
+        client: Client,
         keeper: "Keeper | None" = None,
     ) -> None:
-        party, endpoint = client.claim.party, self.endpoint
+        party, endpoint = client.party, self.endpoint
         content_type = headers.get(b"content-type", b"").decode("latin-1")
         call = await parse_body(endpoint.path, raw, record.scope, self.threads, party, content_type)
         del raw  # nothing here holds a long body once its answer streams
@@ -143,7 +144,7 @@ class GenerationEndpoint:
             exchange.maker = endpoint.maker(call.raw)
         if call.stream and len(call.raw) > MAX_REQUEST_BYTES:
             call = call.without_body()
-            client.claim.release_body()
+            client.drop_body()
         succeeded = False
         try:
             if call.stream and exchange.reply.status == 200:
@@ -160,7 +161,7 @@ async def _relay_whole(
     endpoint: Endpoint,
     exchange: Exchange,
     record: RequestRecord,
-    client: ClientRequest,
+    client: Client,
     keeper: "Keeper | None",
 ) -> bool:
     """Pass on an answer that has been read whole. True when the engine succeeded."""
@@ -189,7 +190,7 @@ async def _relay_stream(
     call: Call,
     exchange: Exchange,
     record: RequestRecord,
-    client: ClientRequest,
+    client: Client,
     keeper: "Keeper | None",
 ) -> bool:
     """Pass on a stream event by event. True when it was complete."""

@@ -8,7 +8,6 @@ import dataclasses
 from contextlib import suppress
 from dataclasses import dataclass
 from secrets import token_hex
-from typing import Any
 
 import msgspec
 
@@ -19,7 +18,7 @@ from router.api.keeper import Keeper
 from router.api.stored_routes import stored_routes
 from router.errors import ApiError, NotFoundError, OverloadedError
 from router.history.record import RequestRecord
-from router.http.client_request import ClientRequest
+from router.http.answer_ways import Client
 from router.http.sse import UNREADABLE
 from router.requests.bodies import THREAD_SECONDS, parse_seconds
 from router.requests.schema import RESPONSES_PATH
@@ -42,7 +41,7 @@ class StoredEndpoint(GenerationEndpoint):
         raw: bytes,
         headers: dict[bytes, bytes],
         record: RequestRecord,
-        client: Any,
+        client: Client,
         keeper: Keeper | None = None,
     ) -> None:
         turn = None
@@ -59,11 +58,11 @@ class StoredEndpoint(GenerationEndpoint):
             await self._start(turn, headers, record, client)
 
     async def _start(
-        self, turn: Turn, headers: dict[bytes, bytes], record: RequestRecord, client: ClientRequest
+        self, turn: Turn, headers: dict[bytes, bytes], record: RequestRecord, client: Client
     ) -> None:
         if len(self.tasks) >= MAX_BACKGROUND:
             raise OverloadedError("This router generates as many responses in the background as it may.")
-        background = Background(self.stored, turn, client.claim.party)
+        background = Background(self.stored, turn, client.party)
         await background.flush()
         response = await self.stored.begin(turn)
         own = RequestRecord(token_hex(16), record.path, tenant=record.tenant, scope=record.scope)
@@ -74,9 +73,11 @@ class StoredEndpoint(GenerationEndpoint):
         about = {"content-type": "application/json", "x-request-id": record.request_id}
         if turn.fields.get("stream"):
             about["content-type"] = "text/event-stream; charset=utf-8"
-            await client.relay(
-                200, about, EventSource(events_of(self.stored, turn.owner, turn.id)), Unread(True)
-            )
+            source = EventSource(events_of(self.stored, turn.owner, turn.id))
+            try:
+                await client.relay(200, about, source, Unread(keep_usage=True))
+            finally:
+                source.close()
             await client.end(b"")
         else:
             await client.reply(200, about, msgspec.json.encode(response))
@@ -86,10 +87,8 @@ class StoredEndpoint(GenerationEndpoint):
     ) -> None:
         stored, turn = self.stored, background.turn
         answering = asyncio.create_task(
-            GenerationEndpoint._answer(
-                self, turn.body, headers, record, background, Keeper(stored, turn)  # type: ignore[arg-type]
-            )
-        )  # fmt: skip
+            GenerationEndpoint._answer(self, turn.body, headers, record, background, Keeper(stored, turn))
+        )
         flushing = asyncio.create_task(background.flush_until_cancelled())
         try:
             await asyncio.wait([answering, flushing], return_when=asyncio.FIRST_COMPLETED)

@@ -7,31 +7,19 @@ one callback. Starlette's endpoints use the same request through ASGI.
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from starlette.types import Scope
 from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from router.errors import ApiError, BodyTooLargeError, ClientStalledError, OverloadedError
-from router.http.admission import Claim
+from router.http.admission import Claim, Party
+from router.http.answer_ways import Source
 from router.http.sse import EventFilter
 
 IN_SCOPE = "warmroute.request"
 """Where the scope that an application gets holds the request itself."""
-
-
-class Source(Protocol):
-    """Where an engine's answer comes from: `router.upstream.reply.UpstreamReply`."""
-
-    def relay(self, sink: "ClientRequest", /) -> None:
-        """Call the sink with what comes."""
-
-    def pause(self) -> None:
-        """Stop reading from the engine until `resume`."""
-
-    def resume(self) -> None:
-        """Go on after `pause`."""
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -72,6 +60,11 @@ class ClientRequest:
                 self.claim.expect(self._declared)
             except OverloadedError as error:
                 self.refuse_body(error)
+
+    @property
+    def party(self) -> Party:
+        """Whose share of the router's bounds the request takes."""
+        return self.claim.party
 
     @property
     def is_gone(self) -> bool:
@@ -253,7 +246,7 @@ class ClientRequest:
         self._cycle.disconnected = True
         self._transport.abort()
 
-    # ---- called by the engine's connection: see `router.upstream.reply.Sink` ----
+    # ---- called by the engine's connection: see `router.http.answer_ways.Sink` ----
 
     def received(self, data: bytes) -> None:
         """Pass on what passes the filter."""

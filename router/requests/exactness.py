@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
+from cluster.apis.messages import BILLING_HEADER
 from router.requests.schema import Call
 
 MAX_CONVERSATIONS = 10_000
@@ -56,8 +57,6 @@ PROMPT_FIELDS = frozenset(
 USUAL_ROLES = ("system", "user", "assistant", "tool")
 USUAL_KEYS = frozenset({"role", "content", "tool_calls", "tool_call_id"})
 """Of a message."""
-BILLING_LINE = "x-anthropic-billing-header"
-"""A line of a system prompt that begins so is left out by some engines."""
 
 ENDS = 8
 """Messages looked at from either end of a conversation."""
@@ -269,14 +268,14 @@ def _message(message: Mapping[str, Any]) -> Iterator[str]:
             yield "unusual tool calls"
     if isinstance(content, str):
         if role == "system" and _has_billing_line(content):
-            yield BILLING_LINE
+            yield BILLING_HEADER
     elif isinstance(content, list):
         for part in islice(content, MAX_LOOKED_AT):
             kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
             if kind != "text":
                 yield f"part {_name(kind)}"
             elif role == "system" and _has_billing_line(part.get("text")):
-                yield BILLING_LINE
+                yield BILLING_HEADER
     elif not message.get("tool_calls"):
         yield "no content"
 
@@ -291,7 +290,7 @@ def _are_plain_calls(calls: Any) -> bool:
 def _has_billing_line(text: Any) -> bool:
     if not isinstance(text, str):
         return False
-    return text.startswith(BILLING_LINE) or text.find("\n" + BILLING_LINE, 0, MAX_TEXT) >= 0
+    return text.startswith(BILLING_HEADER) or text.find("\n" + BILLING_HEADER, 0, MAX_TEXT) >= 0
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

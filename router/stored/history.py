@@ -5,18 +5,18 @@ each response its own input and output are kept, and the ids of those before it.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from secrets import token_hex
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
+from cluster.apis.answer_blocks import Json
 from cluster.apis.response_answers import ResponseMaker
 from router.errors import BodyTooLargeError, InvalidRequestError, NotDecidedError, NotFoundError, quoted
 from router.stored.vault import Vault
 
-Json: TypeAlias = dict[str, Any]
 T = TypeVar("T")
 
 MAX_TURNS = 1000
@@ -161,7 +161,7 @@ class StoredResponses:
         self,
         owner: str,
         conversation_id: str,
-        added: list[Json] = [],  # noqa: B006  # not changed
+        added: Sequence[Json] = (),
         removed: str = "",
         metadata: Json | None = None,
     ) -> Conversation:
@@ -223,7 +223,7 @@ def items_of(given: Any) -> list[Json]:
     return given
 
 
-def named(items: list[Json]) -> list[Json]:
+def named(items: Sequence[Json]) -> list[Json]:
     """The same items, each with an id."""
     return [item if item.get("id") else {**item, "id": f"item_{token_hex(24)}"} for item in items]
 

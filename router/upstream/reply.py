@@ -2,27 +2,17 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
 
 from router.errors import ReplyBrokenError, ReplyTooLargeError
+from router.http.answer_ways import Sink
 from router.http.sse import ANNOUNCEMENTS, MAX_EVENT_BYTES, first_event, without_comments
 from router.http.time_limits import NEVER
-from router.upstream.engine_connection import ChunkReceiver, EngineConnection
+from router.upstream.engine_connection import EngineConnection
 
 READ_BUFFER_BYTES = 64 * 1024
 MAX_REPLY_BYTES = 64 * 1024 * 1024
 CLOSING_SECONDS = 1.0
 """How long after a request was sent the news may come that its connection was closing just then."""
-
-
-class Sink(ChunkReceiver, Protocol):
-    """Takes a body piece by piece, as it arrives."""
-
-    def received(self, data: bytes) -> None:
-        """Some bytes; never none."""
-
-    def ended(self, broken: str | None) -> None:
-        """The body is over, or broke off for this reason."""
 
 
 class UpstreamReply:
