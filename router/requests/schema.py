@@ -285,7 +285,7 @@ def call_of(
     model, options = fields.get("model"), fields.get("stream_options")
     if model is not None and not isinstance(model, str):
         raise InvalidRequestError("'model' must be a string.", param="model")
-    # Options that the engine will refuse count as a wish: then nothing about them is changed.
+    # Options that the engine will refuse count as asking for it: then nothing about them is changed.
     wants_usage = options is not None
     if isinstance(options, dict):
         wants_usage = truth(options.get("include_usage")) is not False

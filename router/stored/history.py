@@ -1,6 +1,6 @@
 """Responses that are kept, and conversations: what a later request refers to becomes items that it holds.
 
-Engines get whole histories and are told to keep nothing, so that any router and any replica can go on. Of
+Engines get whole histories and keep nothing, so that any router and any replica can go on. Of
 each response its own input and output are kept, and the ids of those before it.
 """
 
