@@ -29,7 +29,7 @@ PART_FIELDS = frozenset(
 def conversation(
     messages: Iterable[Mapping[str, Any]], *, parts_as_objects: bool, knows_developer: bool
 ) -> list[Message]:
-    """The messages as a template gets them. One that does not know developers gets a system message instead."""
+    """The messages as a template gets them. One without developers gets system messages."""
     found = [_message(message, parts_as_objects) for message in messages]
     if any(message["role"] == "developer" for message in found):
         if knows_developer and any(message.get("tools") is not None for message in found):

@@ -17,7 +17,7 @@ _COMMENT = re.compile(rb"(?::[^\r\n]*)?\r?\n")
 DONE = b"data: [DONE]"
 _DONE_LATER = b"\n" + DONE
 ANNOUNCEMENTS = (b"event: response.created\n", b"event: response.in_progress\n")
-"""Engines send these before they have begun to work on a request: they say nothing about what becomes of it."""
+"""Engines send these before they have begun to work on a request."""
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 """What keeps nginx and its like from collecting a stream's events before they pass them on."""
 _CHUNK_SIZES = [b"%x\r\n" % size for size in range(4096)]

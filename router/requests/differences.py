@@ -1,6 +1,6 @@
-"""Finds out where the router's tokens and an engine's part: at which message, and at which token.
+"""Finds where the router's tokens and an engine's part: at which message, and at which token.
 
-The engine's come from its ``/tokenize``. What is found is described in numbers and roles, never in clients' words.
+The engine's come from its ``/tokenize``. Findings are in numbers and roles, never in clients' words.
 """
 
 import asyncio
