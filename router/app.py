@@ -37,7 +37,6 @@ from router.admin.stream import Stream, stream_routes
 from router.api.dispatch import Dispatcher
 from router.api.generate import GenerationEndpoint, RouterApplication, model_routes
 from router.api.plain import misspelt_routes, nothing_at, plain_routes
-from router.auth import authenticator
 from router.errors import MAX_QUOTED, ApiError, InvalidRequestError, UnknownPathError, quoted
 from router.explain.conversations import Conversations
 from router.explain.explainer import Explainer
@@ -58,6 +57,7 @@ from router.requests.prompt_threads import PromptThreads
 from router.requests.tokenizers import Tokenizers
 from router.settings import RouterSettings
 from router.steer.steering import Steering
+from router.tenants.keys import authenticator
 from router.upstream.client import Upstream
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from cluster.index.prefix_index import DEFAULT_MAX_BLOCKS
 from cluster.prompts.chat_rendering import ChatOptions
 from cluster.settings import ClusterSettings
 from policies.catalog import DEFAULT_POLICY, POLICIES
-from router.auth import EVERYBODY, header_forms
+from router.tenants.keys import EVERYBODY, header_forms
 
 TenantName: TypeAlias = Annotated[str, Field(min_length=1, max_length=64)]
 """It stands in every log line of the tenant's requests."""

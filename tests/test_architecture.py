@@ -36,7 +36,7 @@ ROOMS = [
     "cluster.store", "cluster.index", "cluster.prompts", "cluster.fleet", "cluster.sync", "cluster.operate",
     "workers.errors", "workers.settings", "workers.concurrency",
     "workers.events", "workers.engines", "workers.agent", "workers.replica", "workers.sim",
-    "router.errors", "router.auth", "router.settings",
+    "router.errors", "router.tenants", "router.settings",
     "router.http", "router.upstream", "router.stored", "router.requests", "router.explain", "router.answers",
     "router.steer", "router.history", "router.health", "router.observe", "router.api", "router.admin",
     "router.app", "router.server", "router.processes",

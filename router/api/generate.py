@@ -17,7 +17,6 @@ from router.answers import schemas
 from router.api.cors import Cors
 from router.api.dispatch import Dispatcher, Exchange
 from router.api.documented import public_paths
-from router.auth import Authenticator, credentials
 from router.errors import ApiError, ClientStalledError, UpstreamError
 from router.explain.conversations import MAX_REQUEST_BYTES
 from router.health.new_names import NewNames
@@ -42,6 +41,7 @@ from router.requests.schema import (
 )
 from router.requests.tokenizers import Tokenizers
 from router.settings import RouterSettings
+from router.tenants.keys import Authenticator, credentials
 from router.upstream.reply import UpstreamReply
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from cluster.apis.answer_blocks import Json
 from router.api.background import events_of, forget, retrieved
-from router.auth import Authenticator, credentials
 from router.errors import InvalidRequestError, NotFoundError, quoted
 from router.http.client_request import client_request
 from router.http.sse import UNREADABLE
 from router.stored.history import WORKING, StoredResponses, items_of, named
+from router.tenants.keys import Authenticator, credentials
 
 MAX_LISTED = 100
 

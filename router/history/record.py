@@ -34,7 +34,7 @@ class RequestRecord(msgspec.Struct, gc=False):  # nothing in it refers to it
     """Where traces are sent."""
     tenant: str = ""
     scope: str = ""
-    """The scope of its `router.auth.Tenant`: with whom that shares caches."""
+    """The scope of its `router.tenants.keys.Tenant`: with whom that shares caches."""
     sees_caches: bool = True
     """Whether its answer carries headers about caches."""
     model: str = ""

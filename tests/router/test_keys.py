@@ -4,9 +4,9 @@ import pytest
 
 from cluster.errors import StartUpError
 from cluster.settings import load_settings
-from router.auth import Tenant, authenticator
 from router.errors import AuthenticationError
 from router.settings import RouterSettings
+from router.tenants.keys import Tenant, authenticator
 
 KEYS = {"alice": ("key-a", "key-of-tomorrow"), "bob": ("key-b",), "zoë": ("schlüssel", "鍵")}
 authenticate = authenticator(KEYS)
