@@ -208,6 +208,29 @@ def top(
     asyncio.run(show(url, token, console))
 
 
+@app.command()
+@with_settings(ClusterSettings, "admin_token")
+def reset(
+    router_url: RouterUrl = None,
+    tenant: Annotated[str | None, typer.Option(help="Only what was computed for this tenant.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only what this model has computed.")] = None,
+    **given: Any,
+) -> None:
+    """Let no request use what was computed before, on any replica, within a second."""
+    from cluster.operate.status import reset_caches
+
+    url, settings = _found(router_url, given)
+    asyncio.run(reset_caches(url, settings.admin_headers, tenant=tenant, model=model))
+
+
+@app.command(**UNREAD)
+def keys(context: typer.Context) -> None:
+    """Add, list and revoke API keys of a file that routers read (WARMROUTE_API_KEYS_FILE)."""
+    from router.tenants.keys_cli import keys_app
+
+    keys_app(context.args, prog_name=context.command_path, standalone_mode=False)
+
+
 def _found(router_url: str | None, given: dict[str, Any]) -> tuple[str, ClusterSettings]:
     """The router that is meant, and the settings with which it is asked: those of a `serve` that runs here,
     where neither flags nor the environment say others.

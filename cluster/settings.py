@@ -41,6 +41,14 @@ class EnvironmentSettings(BaseSettings):
         return {name: value for name, value in data.items() if not _is_service_link(name, value)}
 
 
+def name_pairs(value: str) -> list[tuple[str, str]]:
+    """The names and values of ``NAME=VALUE,…``. Raises `ValueError` for what is none."""
+    pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
+    if not all(separator and name.strip() and content.strip() for name, separator, content in pairs):
+        raise ValueError("expected NAME=VALUE pairs separated by commas")
+    return [(name.strip(), content.strip()) for name, _, content in pairs]
+
+
 def _is_service_link(name: str, value: object) -> bool:
     return name.endswith("port") and isinstance(value, str) and SERVICE_LINK.match(value) is not None
 

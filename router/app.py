@@ -57,6 +57,8 @@ from router.requests.prompt_threads import PromptThreads
 from router.requests.tokenizers import Tokenizers
 from router.settings import RouterSettings
 from router.steer.steering import Steering
+from router.tenants.cache_scopes import CacheScopes
+from router.tenants.key_file import KeyFile
 from router.tenants.keys import authenticator
 from router.upstream.client import Upstream
 
@@ -101,7 +103,15 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         sharing = HistorySharing(history, savings, history_store, router_id)
         explanations = Explanations(redis, settings.keys, router_id)
         accounts = Accounts(explainer, metrics, explanations, history)
-        authenticate = authenticator(settings.api_keys, settings.share_cache, settings.hide_cache_headers)
+        key_file = KeyFile(settings.api_keys_file) if settings.api_keys_file else None
+        authenticate = authenticator(
+            settings.api_keys,
+            settings.share_cache,
+            settings.hide_cache_headers,
+            settings.cache_seconds,
+            (lambda: key_file.tenants) if key_file else None,
+        )
+        scopes = CacheScopes(lambda: commands.cache_resets)
         tracing = _tracing(settings, router_id)
         dispatcher = Dispatcher(fleet, upstream, probes, steering, explainer, settings)
         threads = PromptThreads()
@@ -114,6 +124,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
                 dispatcher,
                 accounts,
                 authenticate,
+                scopes,
                 tracing,
                 threads,
                 settings,
@@ -162,6 +173,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
             overview,
             stream,
             sharing,
+            *((key_file,) if key_file else ()),
         )
         kept = (following, *(Kept(part.run) for part in parts))
         tasks = [asyncio.create_task(part.run()) for part in kept]

@@ -88,6 +88,13 @@ class AdminForbiddenError(ApiError, status=403, code="admin_forbidden"):
     """The admin API is closed to requests of this kind, with or without a token."""
 
 
+class ModelForbiddenError(ApiError, status=403, code="model_forbidden"):
+    """The API key may not use this model."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"This API key may not use the model {quoted(model)}.", param="model")
+
+
 class NotFoundError(ApiError, status=404, code="not_found"):
     """An operator asks for something that is not there."""
 

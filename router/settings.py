@@ -10,10 +10,12 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
+from cluster.errors import StartUpError
 from cluster.index.prefix_index import DEFAULT_MAX_BLOCKS
 from cluster.prompts.chat_rendering import ChatOptions
-from cluster.settings import ClusterSettings
+from cluster.settings import ClusterSettings, name_pairs
 from policies.catalog import DEFAULT_POLICY, POLICIES
+from router.tenants.key_file import read_keys
 from router.tenants.keys import EVERYBODY, header_forms
 
 TenantName: TypeAlias = Annotated[str, Field(min_length=1, max_length=64)]
@@ -57,6 +59,13 @@ class RouterSettings(ClusterSettings):
     hide_cache_headers: Annotated[frozenset[str], NoDecode] = frozenset()
     """Tenants, separated by commas, whose answers carry no headers about replicas and caches; ``*`` for
     everybody."""
+    api_keys_file: Path | None = None
+    """File of further API keys with their rights, as ``warmroute keys`` writes it; read when it changes."""
+    cache_seconds: Annotated[dict[TenantName, Annotated[int, Field(ge=1)]], NoDecode] = Field(
+        default_factory=dict
+    )
+    """TENANT=SECONDS pairs, separated by commas; ``*`` for all others: after so long what was computed for a
+    tenant is not used any more."""
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     """Origins, separated by commas, whose pages may use the API from browsers: ``https://chat.example.com``;
     ``*`` for all."""
@@ -157,10 +166,10 @@ class RouterSettings(ClusterSettings):
             raise ValueError(f"a key needs at least {MIN_SECRET} characters")
         return value
 
-    @field_validator("tokenizers", mode="before")
+    @field_validator("tokenizers", "cache_seconds", mode="before")
     @classmethod
-    def _directories(cls, value: object) -> object:
-        return dict(_pairs(value)) if isinstance(value, str) else value
+    def _of_names(cls, value: object) -> object:
+        return dict(name_pairs(value)) if isinstance(value, str) else value
 
     @field_validator("tokenizers")
     @classmethod
@@ -191,7 +200,7 @@ class RouterSettings(ClusterSettings):
         if not isinstance(value, str):
             return value
         keys: dict[str, list[str]] = {}
-        for name, key in _pairs(value):
+        for name, key in name_pairs(value):
             keys.setdefault(name, []).append(key)
         return keys
 
@@ -232,18 +241,21 @@ class RouterSettings(ClusterSettings):
             raise ValueError(f"{wrong[0]!r} is no origin: scheme://host[:port], lower case, without a path")
         return value
 
-    @field_validator("hide_cache_headers")
+    @field_validator("hide_cache_headers", "cache_seconds")
     @classmethod
-    def _known_tenants(cls, value: frozenset[str], info: ValidationInfo) -> frozenset[str]:
-        _require_tenants(value - {EVERYBODY}, info)
+    def _known_tenants(cls, value: frozenset[str] | dict[str, int], info: ValidationInfo) -> object:
+        _require_tenants(set(value) - {EVERYBODY}, info)
         return value
 
-
-def _pairs(value: str) -> list[tuple[str, str]]:
-    pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
-    if not all(separator and name.strip() and content.strip() for name, separator, content in pairs):
-        raise ValueError("expected NAME=VALUE pairs separated by commas")
-    return [(name.strip(), content.strip()) for name, _, content in pairs]
+    @field_validator("api_keys_file")
+    @classmethod
+    def _readable_keys(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            try:
+                read_keys(value)
+            except StartUpError as error:
+                raise ValueError(str(error)) from error
+        return value
 
 
 def _names(value: str, separator: str) -> list[str]:

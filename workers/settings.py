@@ -1,13 +1,18 @@
 """Settings of agents and of the engines they stand beside, read once from flags and environment."""
 
-from pydantic import Field
+from typing import Annotated
 
-from cluster.settings import ClusterSettings
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode
+
+from cluster.settings import ClusterSettings, name_pairs
 
 
 class WorkerSettings(ClusterSettings):
     """How an agent follows its engine and how a supervised engine is kept alive."""
 
+    labels: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict)
+    """NAME=VALUE pairs, separated by commas, such as ``region=eu``: API keys may ask for replicas by them."""
     log_length: int = Field(10_000, ge=100, le=1_000_000)
     """Batches that Redis keeps for routers that catch up."""
 
@@ -49,3 +54,8 @@ class WorkerSettings(ClusterSettings):
     """Pause before the first restart; it doubles up to a minute."""
     engine_log_megabytes: float = Field(20.0, gt=0, le=10_000)
     """Size at which an engine's log file is put aside; one older file is kept."""
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _of_names(cls, value: object) -> object:
+        return dict(name_pairs(value)) if isinstance(value, str) else value

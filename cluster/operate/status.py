@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlencode
 
 import aiohttp
 from rich import box
@@ -33,14 +34,22 @@ async def fetch_missing(router_url: str) -> list[str]:
     return list((await _fetch(router_url, "/readyz"))["missing"])
 
 
-async def _fetch(router_url: str, path: str, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
+async def reset_caches(router_url: str, headers: Mapping[str, str], **whose: str | None) -> None:
+    """Let no request use what was computed before. Raises `StartUpError` when the router refuses."""
+    query = urlencode({name: value for name, value in whose.items() if value is not None})
+    await _fetch(router_url, f"/admin/caches/reset?{query}", headers, "POST")
+
+
+async def _fetch(
+    router_url: str, path: str, headers: Mapping[str, str] | None = None, method: str = "GET"
+) -> dict[str, Any]:
     try:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS)) as session,
-            session.get(router_url.rstrip("/") + path, headers=headers) as response,
+            session.request(method, router_url.rstrip("/") + path, headers=headers) as response,
         ):
             answer: dict[str, Any] = await response.json()
-            if response.status in (401, 403):
+            if "error" in answer:
                 raise StartUpError(f"the router at {router_url} refuses: {answer['error']['message']}")
             return answer
     except (aiohttp.ClientError, TimeoutError) as error:

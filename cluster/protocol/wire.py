@@ -51,6 +51,8 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     publishes_events: bool = False
     """Whether this replica's ownership can be believed; without it the replica is routed to by ring and
     load."""
+    labels: dict[str, str] = {}
+    """What an operator says of it, such as its region: API keys may ask for replicas by labels."""
     alarms: tuple[str, ...] = ()
     """What an operator should look at, in words."""
     agent_url: str = ""

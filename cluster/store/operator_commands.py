@@ -23,6 +23,10 @@ SEEN_SECONDS = 3600.0
 """How often it is noted that a drained replica is still there."""
 MAX_PREFIXES = 100
 """Resets of single blocks; the oldest are dropped."""
+MAX_CACHES = 1_000
+"""Resets of caches; beyond, all caches are reset and these are dropped."""
+TENANT, MODEL = "tenant=", "model="
+"""How the target of a reset of caches begins; all caches have none."""
 
 
 class Kind(StrEnum):
@@ -36,6 +40,8 @@ class Kind(StrEnum):
     """Routers forget what a replica holds, and read it again."""
     RESET_PREFIX = "prefix"
     """Routers forget who holds a block."""
+    RESET_CACHE = "cache"
+    """Nothing that was computed before is used again, by a tenant, of a model, or at all."""
 
 
 class OperatorCommand(msgspec.Struct, frozen=True, array_like=True):
@@ -46,9 +52,35 @@ class OperatorCommand(msgspec.Struct, frozen=True, array_like=True):
     """Seconds since 1970, which also tells one reset from the next."""
 
 
+NEVER = OperatorCommand(False, 0.0)
+
+
 Name: TypeAlias = tuple[Kind, str]
-"""Kind and target: a replica's id, or a block's key as 16 hexadecimal digits."""
+"""Kind and target: a replica's id, a block's key as 16 hexadecimal digits, or whose caches."""
 CommandsByName: TypeAlias = Mapping[Name, OperatorCommand]
+
+
+class CacheResets(msgspec.Struct, frozen=True):
+    """When caches were reset, in seconds since 1970; never is 0."""
+
+    everything: float = 0.0
+    tenants: Mapping[str, float] = {}
+    models: Mapping[str, float] = {}
+
+
+def cache_resets(issued: CommandsByName) -> CacheResets:
+    """The resets of caches among these commands, without those that a later one of everything covers."""
+    resets = {target: command.at for (kind, target), command in issued.items() if kind is Kind.RESET_CACHE}
+    everything = resets.get("", 0.0)
+    tenants, models = (
+        {
+            target.removeprefix(begin): at
+            for target, at in resets.items()
+            if target.startswith(begin) and at > everything
+        }
+        for begin in (TENANT, MODEL)
+    )
+    return CacheResets(everything, tenants, models)
 
 
 class CommandStore:
@@ -85,10 +117,14 @@ class CommandStore:
     async def issue(self, kind: Kind, target: str, on: bool = True) -> float:
         """Issue a command, or take it back. Returns when that was, in seconds since 1970."""
         async with self._lock:
+            if kind is Kind.RESET_CACHE and sum(name[0] is kind for name in self._known) >= MAX_CACHES:
+                target = ""
             return await self._write((kind, target), on)
 
     async def _write(self, name: Name, on: bool) -> float:
-        command = OperatorCommand(on, time.time())
+        # Later than all before, whatever other machines' clocks have said: a reset must change something.
+        newest = max((one.at for known, one in self._known.items() if known[0] is name[0]), default=0.0)
+        command = OperatorCommand(on, max(time.time(), newest + 1e-3))
         await self._execute("HSET", self._key, _field(name), msgspec.json.encode(command))
         self._known[name] = command
         return command.at
@@ -96,7 +132,17 @@ class CommandStore:
 
 def outdated(issued: CommandsByName, now: float) -> set[Name]:
     """What nobody needs any more, at a time in seconds since 1970."""
-    old = {name for name in issued if now - _last_seen(name, issued) > KEPT_SECONDS}
+    # Engines may keep blocks for ever, and so it is remembered which of them are not to be used.
+    everything = issued.get((Kind.RESET_CACHE, ""), NEVER).at
+    old = {
+        name
+        for name, command in issued.items()
+        if (
+            command.at < everything
+            if name[0] is Kind.RESET_CACHE
+            else now - _last_seen(name, issued) > KEPT_SECONDS
+        )
+    }
     resets = sorted((command.at, name) for name, command in issued.items() if name[0] is Kind.RESET_PREFIX)
     return old | {name for _, name in resets[:-MAX_PREFIXES]}
 

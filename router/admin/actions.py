@@ -11,16 +11,18 @@ from fastapi import APIRouter, Path, Query, Request
 from cluster.errors import StoreUnavailableError
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.replicas import Replica
+from cluster.store.operator_commands import MODEL, TENANT
 from router.admin.access import DOCUMENTED, who_asks
 from router.admin.audit import MAX_ENTRIES, AuditEntry, AuditLog
 from router.admin.prefixes import holders_of
 from router.answers import Answer, ErrorAnswer, JsonResponse, answers, described
-from router.errors import NotDecidedError, NotFoundError, quoted
+from router.errors import InvalidRequestError, NotDecidedError, NotFoundError, quoted
 from router.steer.operator_commands import CommandFollower
 
 T = TypeVar("T")
 PrefixKey = Annotated[str, Path(pattern="^[0-9a-fA-F]{16}$", description="16 hexadecimal digits")]
 UNDECIDED = {503: described(ErrorAnswer, "Redis does not answer; nothing has changed")}
+BOTH = described(ErrorAnswer, "Both a tenant and a model were named")
 ERRORS = {404: described(ErrorAnswer, "Nothing of this name is known"), **UNDECIDED}
 
 
@@ -36,6 +38,14 @@ class ReplicaResetAnswer(Answer):
     """The blocks of a replica are being read again."""
 
     replica: str
+    reset: float
+
+
+class CachesResetAnswer(Answer):
+    """Nothing that was computed before this time is used again."""
+
+    tenant: str | None
+    model: str | None
     reset: float
 
 
@@ -92,6 +102,28 @@ def action_routes(fleet: Fleet, commands: CommandFollower, audit: AuditLog) -> A
         at = await decided(commands.reset_prefix(number))
         await audit.write(who_asks(request), "reset_prefix", f"{number:016x}")
         return JsonResponse(PrefixResetAnswer(key=f"{number:016x}", reset=at))
+
+    @routes.post("/admin/caches/reset", **answers(CachesResetAnswer, {**ERRORS, 400: BOTH}))
+    async def reset_caches(
+        request: Request,
+        tenant: Annotated[str | None, Query(min_length=1, max_length=64)] = None,
+        model: Annotated[str | None, Query(min_length=1, max_length=256)] = None,
+    ) -> JsonResponse:
+        """Let no request, at any replica, use what was computed before: of a tenant, of a model under all its
+        names, or at all. Engines may keep the blocks; nothing leads to them any more."""
+        if tenant is not None and model is not None:
+            raise InvalidRequestError("Name a tenant, a model, or nothing for all caches.", "tenant")
+        if model is not None and model not in fleet.models:
+            raise NotFoundError(f"There is no model {quoted(model)}.", "model")
+        if model is None:
+            targets = ["" if tenant is None else TENANT + tenant]
+        else:
+            base = fleet.models[model].base
+            targets = [MODEL + name for name, one in fleet.models.items() if one.base == base]
+        for target in targets:
+            at = await decided(commands.reset_caches(target))
+        await audit.write(who_asks(request), "reset_caches", targets[0])
+        return JsonResponse(CachesResetAnswer(tenant=tenant, model=model, reset=at))
 
     @routes.get("/admin/audit", **answers(AuditAnswer, UNDECIDED))
     async def entries(limit: Annotated[int, Query(ge=1, le=MAX_ENTRIES)] = 100) -> JsonResponse:

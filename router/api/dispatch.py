@@ -31,6 +31,7 @@ from router.requests.schema import CHAT_PATH, CHAT_PATHS, Call
 from router.settings import RouterSettings
 from router.steer.experiment import Assignment
 from router.steer.steering import Steering
+from router.tenants.keys import Tenant
 from router.upstream.client import Upstream
 from router.upstream.reply import UpstreamReply
 
@@ -250,11 +251,12 @@ class Dispatcher:
         may_wait = not failures and time.monotonic() < record.started + self.settings.max_paused_seconds
         request = Request(prompt.prompt_tokens, prompt.opening_tokens, key, may_wait)
         useless = [name for name, failure in failures.items() if failure.timed_out or failure.answer]
+        barred = _barred(model, record.rights)
         for excluded, heed_failures, reachable in (
-            (failures, True, True),
-            (failures, False, True),
-            (failures, False, False),
-            (useless, False, True),
+            ((*failures, *barred), True, True),
+            ((*failures, *barred), False, True),
+            ((*failures, *barred), False, False),
+            ((*useless, *barred), False, True),
         ):
             snapshot = self.fleet.snapshot(
                 model,
@@ -273,6 +275,9 @@ class Dispatcher:
                     return snapshot, policy(request, snapshot)
                 snapshot = _out_of_reach(snapshot, model, excluded, prompt.context_tokens)
                 return snapshot, policy(request, snapshot)._replace(room_tokens=math.inf)
+        if len(barred) == len(model.replicas):
+            wanted = ", ".join(f"{name}={label}" for name, label in record.rights.replicas.items())
+            raise NoReplicaReadyError(f"No replica of {model.name!r} has {wanted}, as this API key wants.")
         if failures and model.ready:
             raise AttemptsFailedError(record.attempts, list(failures.values())[-1])
         if any(replica.drained for replica in model.replicas):
@@ -281,6 +286,13 @@ class Dispatcher:
             raise NoReplicaReadyError(f"No replica of {model.name!r} takes requests: some are asleep.")
         lacks = f" and has room for {prompt.context_tokens} tokens" if model.ready else ""
         raise NoReplicaReadyError(f"No replica of {model.name!r} is ready{lacks}; try again shortly.")
+
+
+def _barred(model: Model, rights: Tenant) -> list[str]:
+    """Replicas that may not serve a tenant."""
+    if not rights.replicas:
+        return []
+    return [one.lease.replica for one in model.replicas if not rights.admits(one.lease.labels)]
 
 
 def _out_of_reach(

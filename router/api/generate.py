@@ -17,7 +17,7 @@ from router.answers import schemas
 from router.api.cors import Cors
 from router.api.dispatch import Dispatcher, Exchange
 from router.api.documented import public_paths
-from router.errors import ApiError, ClientStalledError, UpstreamError
+from router.errors import ApiError, ClientStalledError, ModelForbiddenError, UpstreamError
 from router.explain.conversations import MAX_REQUEST_BYTES
 from router.health.new_names import NewNames
 from router.history.record import RequestRecord
@@ -41,6 +41,7 @@ from router.requests.schema import (
 )
 from router.requests.tokenizers import Tokenizers
 from router.settings import RouterSettings
+from router.tenants.cache_scopes import CacheScopes
 from router.tenants.keys import Authenticator, credentials
 from router.upstream.reply import UpstreamReply
 
@@ -62,6 +63,7 @@ class GenerationEndpoint:
     dispatcher: Dispatcher
     accounts: Accounts
     authenticate: Authenticator
+    scopes: CacheScopes
     tracing: "Tracing | None"
     threads: PromptThreads
     settings: RouterSettings
@@ -92,7 +94,7 @@ class GenerationEndpoint:
     ) -> None:
         try:
             tenant = self.authenticate(credentials(headers))
-            record.tenant, record.scope, record.sees_caches = tenant.name, tenant.scope, tenant.sees_caches
+            record.tenant, record.rights = tenant.name, tenant
             stayed = False
             if (raw := await client.read_body(self.settings.max_body_bytes)) is not None:
                 client.claim.admit(tenant.name)
@@ -117,13 +119,16 @@ class GenerationEndpoint:
     ) -> None:
         party, endpoint = client.party, self.endpoint
         content_type = headers.get(b"content-type", b"").decode("latin-1")
-        call = await parse_body(endpoint.path, raw, record.scope, self.threads, party, content_type)
+        scope = self.scopes.of(record.rights)
+        call = await parse_body(endpoint.path, raw, scope, self.threads, party, content_type)
         del raw  # nothing here holds a long body once its answer streams
         record.stream = call.stream
         model = self.fleet.models.get(call.model) or await self.new_names.model_of(call.model)
         if not call.model:
             call = msgspec.structs.replace(call, model=model.name)
         record.model = model.name
+        if not record.rights.may_use(model.name):
+            raise ModelForbiddenError(model.name)
         if endpoint.keyed:
             began = time.monotonic()
             tokenizer = self.tokenizers.for_call(model.name, call, call.conversation_key)
@@ -227,7 +232,7 @@ async def _relay_stream(
 
 def _reply_headers(reply: UpstreamReply, record: RequestRecord) -> Mapping[str, str]:
     headers = {**reply.headers, **_request_ids(record)}
-    if not record.sees_caches:
+    if not record.rights.sees_caches:
         return headers
     return headers | {
         "x-warmroute-replica": record.replica,
@@ -288,17 +293,19 @@ def model_routes(fleet: Fleet, new_names: NewNames, authenticate: Authenticator)
     @routes.get("/v1/models")
     async def list_models(request: Request) -> dict[str, Any]:
         """All models and adapters that clients can name, whether a replica is ready for them or not."""
-        authenticate(credentials(dict(reversed(request.headers.raw))))
+        tenant = authenticate(credentials(dict(reversed(request.headers.raw))))
         models = sorted(fleet.models.values(), key=lambda model: model.name)
-        return {"object": "list", "data": [_described(model) for model in models]}
+        return {"object": "list", "data": [_described(one) for one in models if tenant.may_use(one.name)]}
 
     @routes.head("/v1/models/{name:path}", include_in_schema=False)
     @routes.get("/v1/models/{name:path}")
     async def one_model(request: Request, name: str) -> dict[str, Any]:
         """One of these models."""
-        authenticate(credentials(dict(reversed(request.headers.raw))))
+        tenant = authenticate(credentials(dict(reversed(request.headers.raw))))
         if not name:
             raise HTTPException(404)
+        if not tenant.may_use(name):
+            raise ModelForbiddenError(name)
         return _described(await new_names.model_of(name))
 
     return routes

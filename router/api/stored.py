@@ -65,7 +65,7 @@ class StoredEndpoint(GenerationEndpoint):
         background = Background(self.stored, turn, client.party)
         await background.flush()
         response = await self.stored.begin(turn)
-        own = RequestRecord(token_hex(16), record.path, tenant=record.tenant, scope=record.scope)
+        own = RequestRecord(token_hex(16), record.path, tenant=record.tenant, rights=record.rights)
         task = asyncio.create_task(self._generate(background, headers, own))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)

@@ -9,6 +9,9 @@ from router.explain.explainer import Prediction
 from router.explain.misses import Considered, Divergence, Misses
 from router.http.sse import Usage
 from router.steer.experiment import Assignment
+from router.tenants.keys import Tenant
+
+EVERYBODY = Tenant()
 
 
 class Trace(Protocol):
@@ -33,10 +36,8 @@ class RequestRecord(msgspec.Struct, gc=False):  # nothing in it refers to it
     trace: Trace | None = None
     """Where traces are sent."""
     tenant: str = ""
-    scope: str = ""
-    """The scope of its `router.tenants.keys.Tenant`: with whom that shares caches."""
-    sees_caches: bool = True
-    """Whether its answer carries headers about caches."""
+    rights: Tenant = EVERYBODY
+    """What its tenant may use, and with whom it shares caches."""
     model: str = ""
     stream: bool = False
     prompt_tokens: int = 0

@@ -23,6 +23,7 @@ from router.requests.endpoints import ENDPOINTS
 from router.requests.forms import parse_form
 from router.requests.prompt_threads import Pause, PromptBusyError, PromptThreads
 from router.requests.schema import Call
+from router.tenants.cache_scopes import CacheScope
 
 UNMEASURED_BYTES = 32 * 1024
 """Up to this size the worst body is parsed in 4 ms."""
@@ -53,7 +54,7 @@ Answer: TypeAlias = Call | tuple[str, str | None]
 
 
 async def parse_body(
-    path: str, raw: bytes, scope: str, threads: PromptThreads, client: Hashable, content_type: str = ""
+    path: str, raw: bytes, scope: CacheScope, threads: PromptThreads, client: Hashable, content_type: str = ""
 ) -> Call:
     """Parse the body of a request to this path, isolated for a scope. Only forms need the content type.
 
@@ -75,10 +76,12 @@ async def parse_body(
         raise OverloadedError(f"The request body has not been read: {error}.") from error
 
 
-def _parse(path: str, raw: bytes, scope: str) -> Call:
+def _parse(path: str, raw: bytes, scope: CacheScope) -> Call:
     endpoint = ENDPOINTS[path]
     assert endpoint.read is not None
-    call = endpoint.read(raw).isolated(scope if endpoint.salted else "")
+    call = endpoint.read(raw)
+    if endpoint.salted:
+        call = call.isolated(*scope.of(call.model, call.conversation))
     return call if call.is_readable else call.sealed()
 
 
@@ -95,14 +98,14 @@ def parse_seconds(raw: bytes) -> float:
     return seconds
 
 
-def _parse_in_thread(path: str, raw: bytes, scope: str, pause: Pause) -> Call:
+def _parse_in_thread(path: str, raw: bytes, scope: CacheScope, pause: Pause) -> Call:
     if parse_seconds(raw) <= THREAD_SECONDS:
         return _parse(path, raw, scope)
     with open(os.memfd_create("body"), "w+b") as body:
         body.write(raw)
         body.seek(0)
         child = subprocess.Popen(
-            [sys.executable, "-m", "router.requests.bodies", path, scope],
+            [sys.executable, "-m", "router.requests.bodies", path, msgspec.json.encode(scope)],
             stdin=body,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -128,12 +131,12 @@ def _parse_in_thread(path: str, raw: bytes, scope: str, pause: Pause) -> Call:
 def main(path: str, scope: str) -> None:
     """Parse the body on standard input, and write what there is to know of it to standard output."""
     resource.setrlimit(resource.RLIMIT_CPU, (CHILD_SECONDS, CHILD_SECONDS))
-    raw = sys.stdin.buffer.read()
+    raw, shared_by = sys.stdin.buffer.read(), msgspec.json.decode(scope, type=CacheScope)
     memory = CHILD_BYTES + CHILD_BYTES_PER_BYTE * len(raw)
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     answer: Answer
     try:
-        call = _parse(path, raw, scope).sealed()
+        call = _parse(path, raw, shared_by).sealed()
         upstream = b"" if call.upstream == raw else call.upstream
         answer = msgspec.structs.replace(call, raw=b"", upstream=upstream)
     except ApiError as error:

@@ -134,12 +134,12 @@ class Call(msgspec.Struct, frozen=True):
         wanted = self.fields.get("max_tokens") if given is None else given
         return wanted if isinstance(wanted, int) else 0
 
-    def isolated(self, scope: str) -> "Call":
-        """The same call with a cache that only calls of this scope with the same salt share; an empty scope
-        changes nothing."""
-        if not scope:
+    def isolated(self, *scope: str) -> "Call":
+        """The same call with a cache that only calls of this scope with the same salt share; a scope without
+        texts changes nothing."""
+        if not any(scope):
             return self
-        return msgspec.structs.replace(self, cache_salt=_scoped_salt(scope, self.cache_salt))
+        return msgspec.structs.replace(self, cache_salt=_scoped_salt(*scope, self.cache_salt))
 
     def without_body(self) -> "Call":
         """What is left to know of it once its answer streams: it is not sent again."""
@@ -255,9 +255,9 @@ def truth(value: Any) -> bool | None:
     return False if value == 0 or (isinstance(value, str) and value.lower() in FALSE) else None
 
 
-def _scoped_salt(scope: str, salt: str) -> str:
-    """Of lengths and texts, so that no two pairs of scope and salt make the same one."""
-    parts = (part.encode() for part in (scope, salt))
+def _scoped_salt(*texts: str) -> str:
+    """Of lengths and texts, so that no two scopes and salts make the same one."""
+    parts = (part.encode() for part in texts)
     digest = hashlib.sha256(b"".join(len(part).to_bytes(8, "little") + part for part in parts))
     return digest.hexdigest()[:SALT_DIGITS]
 

@@ -6,7 +6,7 @@ Commands stand in Redis and hold for every router of the deployment. Without Red
 import numpy as np
 
 from cluster.fleet.fleet import Fleet
-from cluster.store.operator_commands import CommandStore, Kind
+from cluster.store.operator_commands import CacheResets, CommandStore, Kind, cache_resets
 from cluster.sync.follower import Follower
 
 
@@ -19,6 +19,7 @@ class CommandFollower:
         self._follower = follower
         self._resets: dict[tuple[Kind, str], float] | None = None
         """When each reset that has been applied was issued; None until the first ones have been read."""
+        self.cache_resets = CacheResets()
 
     @property
     def reset_prefixes(self) -> dict[int, float]:
@@ -32,6 +33,7 @@ class CommandFollower:
         self._fleet.drain(
             {target for (kind, target), command in issued.items() if kind is Kind.DRAIN and command.on}
         )
+        self.cache_resets = cache_resets(issued)
         resets = {
             name: command.at
             for name, command in issued.items()
@@ -55,6 +57,10 @@ class CommandFollower:
     async def reset_prefix(self, key: int) -> float:
         """Let all routers forget who holds a block. Raises `StoreUnavailableError`."""
         return await self._issue_reset(Kind.RESET_PREFIX, f"{key:016x}")
+
+    async def reset_caches(self, target: str) -> float:
+        """Let no request use what was computed before. Raises `StoreUnavailableError`."""
+        return await self._issue_reset(Kind.RESET_CACHE, target)
 
     async def _issue_reset(self, kind: Kind, target: str) -> float:
         at = await self._store.issue(kind, target)

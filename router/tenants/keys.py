@@ -26,6 +26,24 @@ class Tenant(msgspec.Struct, frozen=True):
     """Tenants with the same scope share caches; of an empty one caches are not separated."""
     sees_caches: bool = True
     """Whether its answers carry headers about caches."""
+    models: AbstractSet[str] = frozenset()
+    """The models that it may use; all when empty."""
+    replicas: Mapping[str, str] = {}
+    """Labels that replicas must have to serve it."""
+    cache_seconds: int = 0
+    """How long what was computed is used; 0 is no limit."""
+    private: bool = False
+    """Whether each of its conversations has a cache of its own."""
+    unshared: bool = False
+    """Whether nothing that was computed for it is used again."""
+
+    def may_use(self, model: str) -> bool:
+        """Whether it may use the model that clients name so."""
+        return not self.models or model in self.models
+
+    def admits(self, labels: Mapping[str, str]) -> bool:
+        """Whether a replica with these labels may serve it."""
+        return all(labels.get(name) == label for name, label in self.replicas.items())
 
 
 Authenticator: TypeAlias = Callable[[bytes | None], Tenant]
@@ -36,14 +54,19 @@ def authenticator(
     keys: Mapping[str, Sequence[str]],
     shared: Sequence[Sequence[str]] = (),
     hidden: AbstractSet[str] = frozenset(),
+    lifetimes: Mapping[str, int] | None = None,
+    of_file: Callable[[], Mapping[bytes, Tenant]] | None = None,
 ) -> Authenticator:
-    """How to tell who sends a request: everybody may come in when there are no ``keys``, by tenant.
+    """How to tell who sends a request: everybody may come in when there are no ``keys``, by tenant, and no
+    file of keys.
 
     Tenants of a group in ``shared`` have one namespace, that of the group's first one. Those in ``hidden``
-    are not told about caches.
+    are not told about caches. Caches are used for as long as ``lifetimes`` says, in seconds by tenant.
+    ``of_file`` returns tenants by the SHA-256 of their keys.
     """
-    if not keys:
-        everybody = Tenant(sees_caches=EVERYBODY not in hidden)
+    lifetimes = lifetimes or {}
+    if not keys and of_file is None:
+        everybody = Tenant(sees_caches=EVERYBODY not in hidden, cache_seconds=lifetimes.get(EVERYBODY, 0))
         return lambda _authorization: everybody
     scopes = {name: group[0] for group in shared for name in group}
     # Looked up by digest: the time that takes says nothing about how much of a wrong key is right.
@@ -52,6 +75,7 @@ def authenticator(
             name,
             scope="" if EVERYBODY in scopes else scopes.get(name, name),
             sees_caches=hidden.isdisjoint((name, EVERYBODY)),
+            cache_seconds=lifetimes.get(name, lifetimes.get(EVERYBODY, 0)),
         )
         for name, own in keys.items()
         for key in own
@@ -60,7 +84,8 @@ def authenticator(
 
     def authenticate(authorization: bytes | None) -> Tenant:
         scheme, _, key = (authorization or b"").partition(b" ")
-        tenant = tenants.get(_digest(key.strip())) if scheme.lower() == b"bearer" else None
+        digest = _digest(key.strip()) if scheme.lower() == b"bearer" else b""
+        tenant = tenants.get(digest) or (of_file().get(digest) if of_file else None)
         if tenant is None:
             raise AuthenticationError(
                 "Incorrect API key provided."

@@ -10,6 +10,7 @@ from router.errors import InvalidRequestError
 from router.requests import bodies
 from router.requests.bodies import THREAD_SECONDS, parse_body, parse_seconds
 from router.requests.schema import parse_chat, parse_completion
+from router.tenants.cache_scopes import CacheScope
 from tests.waiting import eventually
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
@@ -49,7 +50,7 @@ def test_long_texts_are_no_slow_bodies():
 async def test_a_slow_body_is_parsed_elsewhere_to_the_same_effect(threads, fields):
     """Routing learns the same of it, and the engine gets the same; only the prompt cannot be tokenised."""
     raw = chat(**fields)
-    here, elsewhere = parse_chat(raw), await parse_body(CHAT, raw, "", threads, "client")
+    here, elsewhere = parse_chat(raw), await parse_body(CHAT, raw, CacheScope(), threads, "client")
     for name in ("path", "model", "stream", "wants_usage", "cache_salt", "conversation", "raw"):
         assert getattr(elsewhere, name) == getattr(here, name), name
     assert elsewhere.upstream_body() == here.upstream_body()
@@ -60,7 +61,7 @@ async def test_a_slow_body_is_parsed_elsewhere_to_the_same_effect(threads, field
 async def test_a_slow_body_of_another_path(threads, path, salted):
     """It keeps its bytes, and a tenant its salt where the engine reads one."""
     raw = json.dumps({"input": [[1] * 1000] * 200, "model": "m"}).encode()
-    call = await parse_body(path, raw, "tenant", threads, "client")
+    call = await parse_body(path, raw, CacheScope("tenant"), threads, "client")
     assert (call.path, call.model, call.raw, bool(call.cache_salt)) == (path, "m", raw, salted)
     assert call.upstream_body().startswith(raw[:-1])
     assert (call.upstream_body() == raw) is not salted
@@ -80,14 +81,14 @@ async def test_what_is_wrong_with_a_slow_body_is_said_as_ever(threads, path, bod
     with pytest.raises(InvalidRequestError) as here:
         parse(raw)
     with pytest.raises(InvalidRequestError) as elsewhere:
-        await parse_body(path, raw, "", threads, "client")
+        await parse_body(path, raw, CacheScope(), threads, "client")
     assert (elsewhere.value.message, elsewhere.value.param) == (here.value.message, here.value.param)
 
 
 async def test_the_event_loop_goes_on_meanwhile(threads):
     """A body that takes a parser half a second stops nobody."""
     raw = b'{"model":"m","messages":[' + b'{"role":"user","content":"a"},' * 500_000 + b"0]}"
-    parsing = asyncio.create_task(parse_body(CHAT, raw, "", threads, "client"))
+    parsing = asyncio.create_task(parse_body(CHAT, raw, CacheScope(), threads, "client"))
     gaps, last = [], time.perf_counter()
     while not parsing.done():
         await asyncio.sleep(0.002)
@@ -107,7 +108,7 @@ async def test_a_process_ends_with_its_client(threads, monkeypatch):
         "Popen",
         lambda *args, **options: children.append(popen(*args, **options)) or children[-1],
     )
-    parsing = asyncio.create_task(parse_body(CHAT, chat(), "", threads, "client"))
+    parsing = asyncio.create_task(parse_body(CHAT, chat(), CacheScope(), threads, "client"))
     await eventually(lambda: children)
     parsing.cancel()
     await eventually(lambda: len(threads) == 0)

@@ -110,6 +110,7 @@ class Agent:
                 url=self._advertised,
                 state=self.state,
                 model="",
+                labels=self._settings.labels,
                 alarms=alarms + self._alarms.texts(),
                 agent_url=self._agent_url,
             )
@@ -119,6 +120,7 @@ class Agent:
             url=self._advertised,
             state=self.state,
             **found.names._asdict(),
+            labels=self._settings.labels,
             model_directory=found.model_directory,
             max_model_len=found.max_model_len,
             block_size=engine.block_size,
