@@ -150,7 +150,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
             steering_routes(steering, audit),
             stream_routes(overview, stream),
             request_routes(explanations),
-            prefix_routes(fleet),
+            prefix_routes(fleet, accounts.breakpoints),
             history_routes(history, savings),
             action_routes(fleet, commands, audit),
             page_routes(),

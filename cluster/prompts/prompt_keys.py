@@ -11,6 +11,8 @@ from cluster.protocol.block_keys import KEY_BYTES, TOKEN_BYTES, chained_keys
 
 SLICE_BYTES = 16 * 1024
 """Packed tokens whose keys are computed without a pause: well under a millisecond."""
+COUNTED_BYTES = 8 * 1024
+"""The longest part that is tokenised again to count the tokens before a mark in it."""
 
 
 class Beginning(msgspec.Struct, frozen=True):
@@ -39,6 +41,8 @@ class KeyedPrompt(msgspec.Struct, frozen=True):
     opening_tokens: int = 0
     """Leading tokens that other conversations are likely to share: everything before the first user
     message."""
+    marks: Sequence[int] = ()
+    """Tokens before each place that was asked for; for one in a long part, before that."""
 
 
 class PendingPrompt:
@@ -56,6 +60,7 @@ class PendingPrompt:
         opening_at: int = -1,
         tokens_before: Callable[[bytes, int], int | None] = lambda _part, _position: None,
         least_tokens: int = 0,
+        marks: Sequence[int] = (),
     ) -> None:
         """Look up a prompt.
 
@@ -63,7 +68,7 @@ class PendingPrompt:
         piece of it, given their ends.
         ``ending`` are packed tokens after those of the data. ``opening_at`` is where the first user message
         begins, in bytes, and ``tokens_before`` counts the tokens of a part in front of such a place. The
-        prompt has ``least_tokens`` or more.
+        prompt has ``least_tokens`` or more. ``marks`` are places in the data, in bytes.
         """
         self.least_tokens = least_tokens
         self._cache = cache
@@ -74,6 +79,7 @@ class PendingPrompt:
         self._data, self._cuts = data, cuts
         self._encode, self._ending = encode, ending
         self._opening_at, self._tokens_before = opening_at, tokens_before
+        self._marks = marks
         hasher, view = cache.hasher(beginning.pack()), memoryview(data)
         self._digests = []
         """Hashes up to the end of each part but the last: where that is cut depends on what would follow."""
@@ -123,7 +129,8 @@ class PendingPrompt:
         if self._ending:
             last = self._extended(last, self._ending)
             keys.append(last.keys)
-        return KeyedPrompt(last.num_tokens, unpack(b"".join(keys)), self._known_opening_tokens())
+        marks = [self._tokens_at(mark) for mark in self._marks]
+        return KeyedPrompt(last.num_tokens, unpack(b"".join(keys)), self._known_opening_tokens(), marks)
 
     def _begin(self, number: int) -> int:
         """Where a part begins."""
@@ -144,6 +151,14 @@ class PendingPrompt:
         before = self._segments[number - 1] if number else self._start
         count = self._tokens_before(self._data[start:end], self._opening_at - start)
         return 0 if count is None else before.num_tokens + count
+
+    def _tokens_at(self, position: int) -> int:
+        number = bisect_right(self._cuts, position)
+        start, before = self._begin(number), self._segments[number - 1] if number else self._start
+        part = self._data[start : self._cuts[number]] if number < len(self._cuts) else b""
+        if position <= start or not 0 < len(part) <= COUNTED_BYTES:
+            return before.num_tokens
+        return before.num_tokens + (self._tokens_before(part, position - start) or 0)
 
     def _extended(self, before: Segment, tokens: bytes, pause: Callable[[], None] | None = None) -> Segment:
         """The segment that follows another one and holds these packed tokens."""

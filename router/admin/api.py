@@ -46,6 +46,7 @@ class ReplicasAnswer(Answer):
     index_blocks: int
     resynchronisations: int
     tokenizer_alarms: dict[str, str]
+    requests_by_path: dict[str, int]
 
 
 class BookedAnswer(msgspec.Struct):
@@ -134,6 +135,7 @@ def admin_routes(
             index_blocks=len(fleet.index),
             resynchronisations=follower.resynchronisations,
             tokenizer_alarms=tokenizers.alarms(),
+            requests_by_path=dict(await asyncio.to_thread(metrics.requests_by_path)),
         )
         return JsonResponse(answer)
 

@@ -1,6 +1,7 @@
 """What many prompts begin with: by the key of its last block, never its text."""
 
 import asyncio
+import time
 from heapq import nlargest
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import msgspec
 import numpy as np
 from fastapi import APIRouter, Query
 
+from cluster.apis.breakpoints import CacheBreakpoint, KnownBreakpoints
 from cluster.fleet.branches import Branch
 from cluster.fleet.fleet import Fleet
 from router.admin.access import DOCUMENTED
@@ -30,12 +32,13 @@ class HotPrefix(msgspec.Struct, kw_only=True):
 
 
 class PrefixesAnswer(Answer):
-    """The most popular first."""
+    """The most popular first, and breakpoints, the most read ones first."""
 
     prefixes: list[HotPrefix]
+    breakpoints: list[CacheBreakpoint]
 
 
-def prefix_routes(fleet: Fleet) -> APIRouter:
+def prefix_routes(fleet: Fleet, known: KnownBreakpoints) -> APIRouter:
     """The route that shows them."""
     routes = APIRouter(**DOCUMENTED)
 
@@ -52,7 +55,8 @@ def prefix_routes(fleet: Fleet) -> APIRouter:
             described.append(_describe(fleet, branch, model))
             if not len(described) % DESCRIBED:
                 await asyncio.sleep(0)
-        return JsonResponse(PrefixesAnswer(prefixes=described))
+        breakpoints = known.most_read(limit, time.time())
+        return JsonResponse(PrefixesAnswer(prefixes=described, breakpoints=breakpoints))
 
     return routes
 

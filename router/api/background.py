@@ -8,18 +8,19 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from cluster.apis.answer_blocks import Json
-from router.api.keeper import ENDS
+from cluster.apis.answer_blocks import Json, event
 from router.errors import ApiError, NotFoundError
 from router.http.admission import Party
 from router.http.answer_ways import Sink, Source
-from router.http.sse import EventFilter
+from router.http.sse import EventFilter, error_status
+from router.http.stream_formats import ERROR_EVENT, RESPONSE
 from router.stored.history import WORKING, StoredResponses, Turn
 
 FLUSH_SECONDS = 0.25
 """How often what has been generated in the background is written, and read by who waits for it."""
 ALIVE_SECONDS = 30.0
 """A response that nobody has worked on for so long has lost its router."""
+FAILED = "response.failed"
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -141,24 +142,30 @@ class EventSource:
 async def events_of(
     stored: StoredResponses, owner: str, response_id: str, starting_after: int = -1
 ) -> AsyncIterator[bytes]:
-    """The events of a response that is generated in the background, also those that are still to come."""
-    number, rest = 0, EventFilter(keep_usage=True)
+    """The events of a response that is generated in the background, also those that are still to come. The
+    last one of a response that has failed says so, however that came about.
+    """
+    number, last, rest = 0, -1, EventFilter(keep_usage=True)
     while True:
         [entry] = await stored.vault.read(owner, f"{response_id}.{number}")
         if entry is None:
             response = await retrieved(stored, owner, response_id)
             [entry] = await stored.vault.read(owner, f"{response_id}.{number}")
             if entry is None and response["status"] not in WORKING:
+                if response["status"] == "failed" and last + 1 > starting_after:
+                    yield event({"type": FAILED, "sequence_number": last + 1, "response": response})
                 return
         if entry is None:
             await asyncio.sleep(FLUSH_SECONDS)
             continue
         number += 1
         for one in rest.split(entry.value):
-            data = msgspec.json.decode(one.partition(b"data:")[2])
-            if data.get("sequence_number", starting_after + 1) > starting_after:
+            if one.startswith(ERROR_EVENT) or error_status(one) is not None:
+                continue  # the response will have failed
+            last = msgspec.json.decode(one.partition(b"data:")[2]).get("sequence_number", last + 1)
+            if last > starting_after:
                 yield one
-            if one.startswith(ENDS):
+            if one.startswith(RESPONSE.ends):
                 return
 
 

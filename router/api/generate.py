@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.replicas import Model
 from router.answers import schemas
+from router.api.breakpoints import BreakpointKeeper
 from router.api.cors import Cors
 from router.api.dispatch import Dispatcher, Exchange
 from router.api.documented import public_paths
@@ -115,7 +116,7 @@ class GenerationEndpoint:
         headers: dict[bytes, bytes],
         record: RequestRecord,
         client: Client,
-        keeper: "Keeper | None" = None,
+        keeper: "Keeper | BreakpointKeeper | None" = None,
     ) -> None:
         party, endpoint = client.party, self.endpoint
         content_type = headers.get(b"content-type", b"").decode("latin-1")
@@ -144,6 +145,8 @@ class GenerationEndpoint:
             passed |= record.trace.headers()
         else:
             passed |= chosen_headers(headers, TRACE_HEADERS)
+        if prompt.marks is not None:
+            keeper = BreakpointKeeper(self.accounts.breakpoints, model, prompt)
         exchange = await self.dispatcher.start(call, prompt, record, passed)
         if exchange.is_chat and endpoint.maker is not None:
             exchange.maker = endpoint.maker(call.raw)
@@ -167,7 +170,7 @@ async def _relay_whole(
     exchange: Exchange,
     record: RequestRecord,
     client: Client,
-    keeper: "Keeper | None",
+    keeper: "Keeper | BreakpointKeeper | None",
 ) -> bool:
     """Pass on an answer that has been read whole. True when the engine succeeded."""
     reply = exchange.reply
@@ -196,7 +199,7 @@ async def _relay_stream(
     exchange: Exchange,
     record: RequestRecord,
     client: Client,
-    keeper: "Keeper | None",
+    keeper: "Keeper | BreakpointKeeper | None",
 ) -> bool:
     """Pass on a stream event by event. True when it was complete."""
     reply = exchange.reply

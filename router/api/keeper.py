@@ -10,7 +10,6 @@ from router.http.stream_formats import NO_ANSWER, RESPONSE, PassedEvents, usage_
 from router.stored.history import StoredResponses, Turn
 
 WITH_RESPONSE = (b"event: response.created\n", b"event: response.in_progress\n", *RESPONSE.ends)
-ENDS = (*RESPONSE.ends, b"event: error\n")
 NOT_KEPT = (BodyTooLargeError, NotDecidedError, NotFoundError)
 """Why a response may not be kept after all; its client gets it all the same."""
 

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from cluster.apis.breakpoints import KnownBreakpoints
 from router.explain.explainer import Explainer
 from router.history.history import History
 from router.history.record import RequestRecord
@@ -28,6 +29,7 @@ class Accounts:
         self._explanations = explanations
         self._history = history
         self._log = log.bind()
+        self.breakpoints = KnownBreakpoints()
 
     def finish(self, record: RequestRecord) -> None:
         """Add a finished request to sums, metrics and log."""

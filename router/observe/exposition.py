@@ -105,14 +105,14 @@ def _of_ended(snapshots: Iterable[Snapshot]) -> Iterator[Metric]:
     together = Ended()
     for snapshot in snapshots:
         for labels, ended in snapshot.ended.items():
-            model, _, policy, arm = labels
+            model, _, _, policy, arm = labels
             requests[labels] += ended.requests
             by_arm[model, policy, arm].merge(ended)
             together.merge(ended)
     ttfts = {labels: ended.ttft for labels, ended in by_arm.items()}
     held = {labels: ended.held for labels, ended in by_arm.items()}
     names = ("model", *ARM_LABELS)
-    yield _counter("warmroute_requests", ("model", "outcome", *ARM_LABELS), requests)
+    yield _counter("warmroute_requests", ("model", "path", "outcome", *ARM_LABELS), requests)
     yield _counter("warmroute_retries", (), {(): together.retries})
     yield _histogram("warmroute_time_to_first_token_seconds", names, LATENCY_BUCKETS, ttfts)
     yield _histogram("warmroute_held_seconds", names, LATENCY_BUCKETS, held)

@@ -44,7 +44,7 @@ class Metrics:
 
     def observe(self, record: RequestRecord, ttft: float | None) -> None:
         """Count how a request ended; ``ttft`` in seconds. It is shown from the next `refresh` on."""
-        labels = (record.model, record.outcome, record.policy, record.arm)
+        labels = (record.model, record.path, record.outcome, record.policy, record.arm)
         ended = self._ended.get(labels)
         if ended is None:
             ended = self._ended[labels] = Ended()
@@ -91,6 +91,14 @@ class Metrics:
         for labels, row in rows_of(self._snapshots()).items():
             add_row(sums, labels[0], row)
         return {replica: Rates.of(row) for replica, row in sums.items()}
+
+    def requests_by_path(self) -> Mapping[str, int]:
+        """How many requests of each API have ended. Any thread may ask."""
+        sums = Counter[str]()
+        for snapshot in self._snapshots():
+            for labels, ended in snapshot.ended.items():
+                sums[labels[1]] += ended.requests
+        return sums
 
     def _snapshots(self) -> list[Snapshot]:
         """What each process has counted, without replicas that left long ago."""

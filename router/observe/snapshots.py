@@ -21,8 +21,8 @@ from router.history.tallies import Rows
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 DECISION_BUCKETS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05)
 
-EndedLabels: TypeAlias = tuple[str, str, str, str]
-"""Model, outcome, policy and arm; the last two are empty without a decision."""
+EndedLabels: TypeAlias = tuple[str, str, str, str, str]
+"""Model, path, outcome, policy and arm; the last two are empty without a decision."""
 
 
 class Durations(msgspec.Struct, array_like=True):

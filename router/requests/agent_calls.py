@@ -5,11 +5,13 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from cluster.apis.breakpoints import breakpoints_of
 from cluster.apis.messages import system_first
 from cluster.prompts.tokenizer import PromptTokenizer
 from router.errors import InvalidRequestError
 from router.requests.lenient_json import nested_too_deeply
 from router.requests.schema import (
+    MESSAGES_PATH,
     OPENING,
     RESPONSES_PATH,
     Call,
@@ -33,6 +35,12 @@ def parse_as_chat(path: str, shape: Any, convert: Conversion, raw: bytes) -> Cal
         raise InvalidRequestError("Reusable prompts ('prompt') are not supported here.", param="prompt")
     if shaped(body, shape) is None:
         return msgspec.structs.replace(unreadable(path, body), wants_usage=True)
+    breakpoints = None
+    if path == MESSAGES_PATH and b'"cache_control"' in raw:
+        try:
+            breakpoints = breakpoints_of(fields)
+        except ValueError as error:
+            raise InvalidRequestError(str(error)) from error
     try:
         chat = convert(fields) or {}
         if messages := chat.get("messages"):
@@ -46,7 +54,8 @@ def parse_as_chat(path: str, shape: Any, convert: Conversion, raw: bytes) -> Cal
         chat["cache_salt"] = fields["cache_salt"]
     tokenisable = bool(messages) and "chat_template" not in (chat.get("chat_template_kwargs") or ())
     call = call_of(path, body, conversation, tokenisable=tokenisable)
-    return msgspec.structs.replace(call, wants_usage=True, fields=chat if messages else fields)
+    fields = chat if messages else fields
+    return msgspec.structs.replace(call, wants_usage=True, fields=fields, breakpoints=breakpoints)
 
 
 def fitted(call: Call, tokenizer: PromptTokenizer) -> Call:

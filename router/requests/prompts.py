@@ -1,6 +1,6 @@
 """From a request body to what a decision needs: token counts, block keys, and a conversation key."""
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from cluster.apis.breakpoints import MIN_TOKENS, Mark
 from cluster.errors import PromptError
 from cluster.fleet.replicas import Model
 from cluster.index.block_table import NO_KEYS, BlockKeys
@@ -73,6 +74,8 @@ class PreparedPrompt(msgspec.Struct, frozen=True):
     exact: bool
     context_tokens: int = 0
     """What an engine's context must have room for, or it would refuse; 0 where all engines' have the same."""
+    marks: Sequence[Mark] | None = None
+    """Breakpoints that are long enough; None where the client has set none."""
 
 
 async def prepare(
@@ -105,6 +108,7 @@ async def prepare(
         conversation_key=conversation_key,
         exact=True,
         context_tokens=_context_tokens(call, model, (prompt.num_tokens + 1 for prompt in prompts)),
+        marks=_marks(call, prompts[0].marks),
     )
 
 
@@ -222,7 +226,7 @@ def _look_up(
     fields, namespace = call.fields, model.namespace or NO_NAMESPACE
     root = _root(namespace, call.cache_salt)
     if call.messages:
-        pending = [tokenizer.keyed_chat(fields, root, namespace.block_size)]
+        pending = [tokenizer.keyed_chat(fields, root, namespace.block_size, call.breakpoints)]
     else:
         prompt = fields["prompt"]
         several = isinstance(prompt, list) and not isinstance(prompt[0], int)
@@ -239,6 +243,12 @@ def _look_up(
         if each.longest_new_part > MAX_PART_BYTES:
             raise PromptError("the text has no place to be cut at")
     return pending
+
+
+def _marks(call: Call, tokens: Sequence[int]) -> Sequence[Mark] | None:
+    if call.breakpoints is None:
+        return None
+    return [Mark(*each) for each in zip(tokens, call.breakpoints.ttls, strict=True) if each[0] >= MIN_TOKENS]
 
 
 def _require_fit(call: Call, model: Model, num_tokens: int, at_least: str = "") -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar
 import msgspec
 import xxhash
 
+from cluster.apis.breakpoints import Breakpoints
 from router.errors import InvalidRequestError
 from router.requests.lenient_json import nested_too_deeply, read_leniently
 
@@ -121,6 +122,7 @@ class Call(msgspec.Struct, frozen=True):
     """Whether the fields are such as everything here expects; else only the engine can judge them."""
     upstream: bytes = b""
     """What goes to the engine, where that is known already."""
+    breakpoints: Breakpoints | None = None
 
     @property
     def messages(self) -> Sequence[Mapping[str, Any]]:

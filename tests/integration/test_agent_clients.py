@@ -1,6 +1,8 @@
 """The official ``anthropic`` and ``openai`` packages against routers with simulated engines."""
 
 import json
+import statistics
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ pytestmark = [
 ]
 
 BLOCK_SIZE = 16
+TIMED = 100
+"""Pairs of requests for an id that is another tenant's and one that never was."""
 PROMPT = "Tell me about prefix caching, please. " * 30
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 ARGUMENTS = {"city": "find"}
@@ -302,6 +306,21 @@ async def nobody_else_finds_it(owner: Any, stranger: Any) -> None:
         with pytest.raises(openai.NotFoundError):
             await attempt
     assert (await owner.responses.retrieve(answer.id)).id == answer.id
+    await foreign_takes_as_long_as_unknown(stranger, answer.id)
+
+
+async def foreign_takes_as_long_as_unknown(stranger: Any, foreign: str) -> None:
+    """The time of a refusal does not tell whether an id exists; ``pytest -s`` shows the times."""
+    seconds: dict[str, list[float]] = {foreign: [], foreign[:-1] + "x": []}
+    for number in range(TIMED):
+        for response_id in sorted(seconds, reverse=bool(number % 2)):
+            started = time.perf_counter()
+            with pytest.raises(openai.NotFoundError):
+                await stranger.responses.retrieve(response_id)
+            seconds[response_id].append(time.perf_counter() - started)
+    took = [statistics.median(times) for times in seconds.values()]
+    print(f"foreign {1000 * took[0]:.3f} ms, unknown {1000 * took[1]:.3f} ms")  # noqa: T201
+    assert 0.8 < took[0] / took[1] < 1.25
 
 
 async def everything_in_redis(system: System) -> bytes:

@@ -93,7 +93,7 @@ def test_engine_that_does_not_say_what_was_cached(accounts, metrics):
 def test_request_that_reached_no_replica_counts_for_none(accounts, metrics):
     """A refused request has an outcome and no replica."""
     accounts.finish(record(replica="", outcome="refused", usage=None))
-    name = 'warmroute_requests_total{arm="",model="m",outcome="refused",policy=""}'
+    name = 'warmroute_requests_total{arm="",model="m",outcome="refused",path="/",policy=""}'
     assert samples(metrics)[name] == 1
     assert metrics.replica_totals() == {}
 
@@ -105,7 +105,7 @@ def test_metrics_say_what_records_say(accounts, metrics):
     first.first_byte = first.started + 0.2
     accounts.finish(first)
     found = samples(metrics)
-    assert found['warmroute_requests_total{arm="control",model="m",outcome="ok",policy="warm"}'] == 1
+    assert found['warmroute_requests_total{arm="control",model="m",outcome="ok",path="/",policy="warm"}'] == 1
     assert found['warmroute_replica_requests_total{reason="warm",replica="a"}'] == 1
     by_replica = '{arm="control",policy="warm",replica="a"}'
     assert found["warmroute_prompt_tokens_total" + by_replica] == 100

@@ -74,7 +74,7 @@ async def test_another_router_explains_it_too(start_router, redis_server, engine
 
 async def test_shared_prefixes(router):
     """Where prompts part ways, how long that is, and who holds it; nothing of the text."""
-    assert (await router.get("/admin/prefixes")) == (200, {"prefixes": []})
+    assert (await router.get("/admin/prefixes")) == (200, {"prefixes": [], "breakpoints": []})
     replica = router.fleet.replicas["a"]
     router.fleet.apply(replica, [1, 2, 3], [], cleared=False)
     for held in (2, 2, 2, 1):

@@ -73,17 +73,34 @@ async def test_stream_that_breaks_off_is_not_kept(keeping, engines):
     await keeping.drained()
 
 
-async def test_response_in_the_background_that_an_engine_refuses(keeping, engines):
-    """It has failed, and says why."""
+REFUSAL = b'{"error":{"message":"no such thing","code":400}}'
+FAILURES = {
+    "refused": (whole(REFUSAL, status=400), "no such thing", []),
+    "broken off": (stream(*EVENTS[:2]), "the stream ended early", [0, 1]),
+    "error in the stream": (stream(*EVENTS[:2], b"data: %b\n\n" % REFUSAL), "reported an error", [0, 1]),
+    "error event": (stream(*EVENTS[:2], b"event: error\ndata: %b\n\n" % REFUSAL), "an error", [0, 1]),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+async def test_response_in_the_background_that_fails(keeping, engines, failure):
+    """It says why, and so does the last event of its stream, whenever and from wherever that is read."""
+    behaviour, why, numbers = FAILURES[failure]
     for engine in engines:
-        engine.otherwise = whole(b'{"error":{"message":"no such thing","code":400}}', status=400)
-    status, response = await ask(keeping, background=True)
-    assert (status, response["status"]) == (200, "queued")
-    async with keeping.client.get(f"{keeping.url}/v1/responses/{response['id']}?stream=true") as events:
-        assert not await events.read()
-    response = await kept(keeping, response["id"])
-    assert response["status"] == "failed"
-    assert "no such thing" in response["error"]["message"]
+        engine.otherwise = behaviour
+    async with keeping.post({**ASKED, "background": True, "stream": True}, "/v1/responses") as response:
+        live = await response.read()
+    final = json.loads(live.split(b"\n\n")[-2].partition(b"data: ")[2])
+    assert live.split(b"\n\n")[-2].startswith(b"event: response.failed\n")
+    assert final["sequence_number"] == len(numbers)
+    assert final["response"]["status"] == "failed"
+    assert why in final["response"]["error"]["message"]
+    assert b"event: error" not in live
+    url = f"{keeping.url}/v1/responses/{final['response']['id']}?stream=true"
+    assert await kept(keeping, final["response"]["id"]) == final["response"]
+    for after, rest in ((-1, live), (0, live.partition(b"\n\n")[2] if numbers else b""), (2, b"")):
+        async with keeping.client.get(f"{url}&starting_after={after}") as events:
+            assert await events.read() == rest
     await keeping.drained()
 
 

@@ -50,6 +50,32 @@ async def test_entries_belong_to_their_owner(vault):
     assert await vault.read("a", "resp_1") == [None]
 
 
+async def test_what_belongs_to_another_owner_is_looked_for_like_what_never_was(redis):
+    """One read of Redis for either, however it is referred to."""
+    vault = RedisVault(settings(), redis, Keys("test"))
+    stored = StoredResponses(vault, 1000)
+    conversation = (await stored.create_conversation("a", {})).id
+    await vault.write("a", "resp_1", msgspec.msgpack.encode(Record({"status": "completed"}, [], [])))
+    assert await stored.record("a", "resp_1")
+    execute, commands = vault._execute, []
+
+    def counted(*command):
+        commands.append(command[0])
+        return execute(*command)
+
+    vault._execute = counted
+    for name in ("resp_1", "resp_2", conversation, "conv_2"):
+        referring = "conversation" if name.startswith("conv") else "previous_response_id"
+        for attempt in (
+            stored.conversation("b", name) if name.startswith("conv") else stored.record("b", name),
+            stored.open("b", {"input": "x", referring: name}),
+        ):
+            commands.clear()
+            with pytest.raises(NotFoundError):
+                await attempt
+            assert commands == ["GETEX"]
+
+
 async def test_only_the_version_that_was_read_is_replaced(vault):
     """Of two that change the same entry one has to look again; what was deleted does not come back."""
     await vault.write("a", "x", b"1")

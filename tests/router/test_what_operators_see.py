@@ -66,6 +66,7 @@ async def test_admin_shows_load_while_a_request_runs(router, engines):
     await router.drained()
     body = (await router.get("/admin/replicas"))[1]
     assert (body["open_bookings"], body["replicas"][0]["requests"]) == (0, 1)
+    assert body["requests_by_path"] == {"/v1/chat/completions": 1}
 
 
 async def test_blocks_of_a_replica(router):
@@ -121,7 +122,10 @@ async def test_metrics_after_requests(router):
         await response.read()
     async with router.client.get(f"{router.url}/metrics") as response:
         text = await response.text()
-    assert 'warmroute_requests_total{arm="default",model="m",outcome="ok",policy="round-robin"} 1.0' in text
+    assert (
+        'warmroute_requests_total{arm="default",model="m",outcome="ok",path="/v1/chat/completions",policy'
+        in text
+    )
     assert 'delivered_cached_tokens_total{arm="default",policy="round-robin",replica="a"} 4.0' in text
     assert "warmroute_open_bookings 0.0" in text
 
