@@ -9,6 +9,7 @@ import os
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
+from urllib.parse import urlencode
 
 import structlog
 import typer
@@ -217,10 +218,19 @@ def reset(
     **given: Any,
 ) -> None:
     """Let no request use what was computed before, on any replica, within a second."""
-    from cluster.operate.status import reset_caches
+    from cluster.operate.status import ask_admin
 
     url, settings = _found(router_url, given)
-    asyncio.run(reset_caches(url, settings.admin_headers, tenant=tenant, model=model))
+    whose = urlencode({name: one for name, one in (("tenant", tenant), ("model", model)) if one is not None})
+    asyncio.run(ask_admin(url, settings.admin_headers, "POST", f"/admin/caches/reset?{whose}"))
+
+
+@app.command(**UNREAD)
+def prompts(context: typer.Context) -> None:
+    """Push, compare, activate and retire prompts that requests name instead of sending them."""
+    from cluster.operate.prompts import prompts_app
+
+    prompts_app(context.args, prog_name=context.command_path, standalone_mode=False, obj=_found)
 
 
 @app.command(**UNREAD)

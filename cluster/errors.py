@@ -3,6 +3,7 @@
 ClusterError
 ├── StoreUnavailableError       Redis cannot be reached or does not answer in time
 │   └── StoreRefusesError       Redis answers that it will not: full, read-only, not allowed
+├── StoreConflictError          what is to be written contradicts what is there
 ├── FencedError                 a newer incarnation of this replica has taken over
 ├── LeaseLostError              Redis no longer knows this replica's lease
 ├── SequenceGapError            Redis has not seen the batch before this one
@@ -22,6 +23,10 @@ class StoreUnavailableError(ClusterError):
 
 class StoreRefusesError(StoreUnavailableError):
     """Redis refuses a command: it is full, read-only, or does not allow it."""
+
+
+class StoreConflictError(ClusterError):
+    """What is to be written contradicts what is there, or is more than there may be."""
 
 
 class FencedError(ClusterError):

@@ -15,6 +15,7 @@ from starlette.routing import Route
 from cluster.fleet.fleet import Fleet
 from cluster.process.tasks import Kept, cancel_and_wait
 from cluster.store.operator_commands import CommandStore
+from cluster.store.prompts import PromptStore
 from cluster.store.rights import RightsCheck
 from cluster.store.steering import SteeringStore
 from cluster.store.store import connect
@@ -25,12 +26,12 @@ from policies.catalog import POLICIES
 from router.admin.access import Access, AdminGate
 from router.admin.actions import action_routes
 from router.admin.api import admin_routes
-from router.admin.audit import AuditLog
 from router.admin.blocks import block_routes
 from router.admin.history import history_routes
 from router.admin.overview import Overview
 from router.admin.page import page_routes
 from router.admin.prefixes import prefix_routes
+from router.admin.prompts import prompt_routes
 from router.admin.requests import request_routes
 from router.admin.steering import steering_routes
 from router.admin.stream import Stream, stream_routes
@@ -50,8 +51,11 @@ from router.history.history_sharing import HistorySharing
 from router.history.history_store import HistoryStore
 from router.history.savings import Savings
 from router.observe.accounting import Accounts
+from router.observe.audit import AuditLog
 from router.observe.explanations import Explanations
 from router.observe.metrics import Metrics
+from router.prefixes.catalog import PromptCatalog
+from router.prefixes.warmer import PromptWarmer
 from router.requests.endpoints import ENDPOINTS
 from router.requests.prompt_threads import PromptThreads
 from router.requests.tokenizers import Tokenizers
@@ -85,7 +89,8 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         probes = Probes(fleet, upstream)
         new_names = NewNames(fleet, upstream)
         tokenizers = Tokenizers(fleet, upstream, settings.tokenizers, settings.chat_options)
-        commands = CommandFollower(CommandStore(redis, settings.keys), fleet, follower)
+        scopes = CacheScopes()
+        commands = CommandFollower(CommandStore(redis, settings.keys), fleet, follower, scopes)
         index_watchdog = IndexWatchdog(
             redis, settings.keys, fleet, follower, following.restart, lambda: len(commands.reset_prefixes)
         )
@@ -111,7 +116,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
             settings.cache_seconds,
             (lambda: key_file.tenants) if key_file else None,
         )
-        scopes = CacheScopes(lambda: commands.cache_resets)
+        prompts = PromptCatalog(PromptStore(redis, settings.keys))
         tracing = _tracing(settings, router_id)
         dispatcher = Dispatcher(fleet, upstream, probes, steering, explainer, settings)
         threads = PromptThreads()
@@ -125,6 +130,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
                 accounts,
                 authenticate,
                 scopes,
+                prompts,
                 tracing,
                 threads,
                 settings,
@@ -137,6 +143,9 @@ def create_app(settings: RouterSettings) -> RouterApplication:
 
             keep_responses(app, redis, background)
         app.router.routes.extend(misspelt_routes())
+        warmer = PromptWarmer(
+            prompts, fleet, tokenizers, upstream, scopes, threads, redis, settings.keys, router_id
+        )
         audit = AuditLog(redis, settings.keys, router_id)
         overview = Overview(router_id, fleet, steering, health, probes, history)
         stream = Stream(overview, explanations, audit, history)
@@ -153,6 +162,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
             prefix_routes(fleet, accounts.breakpoints),
             history_routes(history, savings),
             action_routes(fleet, commands, audit),
+            prompt_routes(fleet, prompts, warmer, audit),
             page_routes(),
         ):
             app.include_router(routes)
@@ -173,6 +183,8 @@ def create_app(settings: RouterSettings) -> RouterApplication:
             overview,
             stream,
             sharing,
+            prompts,
+            warmer,
             *((key_file,) if key_file else ()),
         )
         kept = (following, *(Kept(part.run) for part in parts))

@@ -99,6 +99,10 @@ class NotFoundError(ApiError, status=404, code="not_found"):
     """An operator asks for something that is not there."""
 
 
+class ConflictError(ApiError, status=409, code="conflict"):
+    """What an operator wants contradicts what is there."""
+
+
 class UnknownPathError(ApiError, status=404):
     """There is nothing at this path, or not with this method: then the status is 405."""
 

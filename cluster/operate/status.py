@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlencode
 
 import aiohttp
 from rich import box
@@ -12,6 +11,8 @@ from rich.table import Table
 from cluster.errors import StartUpError
 
 REQUEST_SECONDS = 5.0
+ACTION_SECONDS = 90.0
+"""For what may have to compute something first."""
 STATE_COLOURS = {
     "ready": "green",
     "starting": "yellow",
@@ -34,19 +35,25 @@ async def fetch_missing(router_url: str) -> list[str]:
     return list((await _fetch(router_url, "/readyz"))["missing"])
 
 
-async def reset_caches(router_url: str, headers: Mapping[str, str], **whose: str | None) -> None:
-    """Let no request use what was computed before. Raises `StartUpError` when the router refuses."""
-    query = urlencode({name: value for name, value in whose.items() if value is not None})
-    await _fetch(router_url, f"/admin/caches/reset?{query}", headers, "POST")
+async def ask_admin(
+    router_url: str, headers: Mapping[str, str], method: str, path: str, body: Any = None
+) -> dict[str, Any]:
+    """What a router's admin API answers. Raises `StartUpError` when it refuses."""
+    return await _fetch(router_url, path, headers, method, body, ACTION_SECONDS)
 
 
 async def _fetch(
-    router_url: str, path: str, headers: Mapping[str, str] | None = None, method: str = "GET"
+    router_url: str,
+    path: str,
+    headers: Mapping[str, str] | None = None,
+    method: str = "GET",
+    body: Any = None,
+    seconds: float = REQUEST_SECONDS,
 ) -> dict[str, Any]:
     try:
         async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS)) as session,
-            session.request(method, router_url.rstrip("/") + path, headers=headers) as response,
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=seconds)) as session,
+            session.request(method, router_url.rstrip("/") + path, headers=headers, json=body) as response,
         ):
             answer: dict[str, Any] = await response.json()
             if "error" in answer:

@@ -13,10 +13,10 @@ from cluster.fleet.fleet import Fleet
 from cluster.fleet.replicas import Replica
 from cluster.store.operator_commands import MODEL, TENANT
 from router.admin.access import DOCUMENTED, who_asks
-from router.admin.audit import MAX_ENTRIES, AuditEntry, AuditLog
 from router.admin.prefixes import holders_of
 from router.answers import Answer, ErrorAnswer, JsonResponse, answers, described
 from router.errors import InvalidRequestError, NotDecidedError, NotFoundError, quoted
+from router.observe.audit import MAX_ENTRIES, AuditEntry, AuditLog
 from router.steer.operator_commands import CommandFollower
 
 T = TypeVar("T")

@@ -12,14 +12,10 @@ from fastapi import APIRouter, Request
 from cluster.store.steering import Experiment
 from router.admin.access import DOCUMENTED, who_asks
 from router.admin.actions import UNDECIDED, decided
-from router.admin.audit import AuditLog
-from router.answers import REFERENCE, Answer, JsonResponse, answers
+from router.answers import Answer, JsonResponse, answers, body_of, chosen
 from router.errors import InvalidRequestError, quoted
-from router.http.client_request import client_request
-from router.requests.schema import read_object
+from router.observe.audit import AuditLog
 from router.steer.steering import PolicyAnswer, Steering
-
-MAX_BODY_BYTES = 64 * 1024
 
 
 class PolicyChoice(msgspec.Struct, forbid_unknown_fields=True):
@@ -57,7 +53,7 @@ def steering_routes(steering: Steering, audit: AuditLog) -> APIRouter:
         """The policy in force, where it comes from, all that there are, and the experiment."""
         return JsonResponse(steering.describe())
 
-    @routes.put("/admin/policy", **answers(PolicyAnswer, UNDECIDED), openapi_extra=_body_of(PolicyChoice))
+    @routes.put("/admin/policy", **answers(PolicyAnswer, UNDECIDED), openapi_extra=body_of(PolicyChoice))
     async def switch_policy(request: Request) -> JsonResponse:
         """Switch all routers to another policy."""
         choice = await chosen(request, PolicyChoice)
@@ -79,7 +75,7 @@ def steering_routes(steering: Steering, audit: AuditLog) -> APIRouter:
         return JsonResponse(ExperimentAnswer(experiment=await steering.report()))
 
     @routes.put(
-        "/admin/experiment", **answers(ExperimentAnswer, UNDECIDED), openapi_extra=_body_of(ExperimentPlan)
+        "/admin/experiment", **answers(ExperimentAnswer, UNDECIDED), openapi_extra=body_of(ExperimentPlan)
     )
     async def start_experiment(request: Request) -> JsonResponse:
         """Give a share of conversations to a control policy, and count from zero."""
@@ -104,16 +100,6 @@ def steering_routes(steering: Steering, audit: AuditLog) -> APIRouter:
     async def note(request: Request, action: str, target: str, detail: str = "") -> None:
         await audit.write(who_asks(request), action, target, detail)
 
-    async def chosen(request: Request, shape: Any) -> Any:
-        raw = await client_request(request.scope).read_body(MAX_BODY_BYTES)
-        try:
-            return msgspec.convert(read_object(raw or b"").fields, shape)
-        except msgspec.ValidationError as error:
-            message, _, path = str(error).partition(" - at `")
-            missing = message.partition("missing required field `")[2].rstrip("`")
-            param = path.rstrip("`").removeprefix("$").removeprefix(".") or missing or None
-            raise InvalidRequestError(f"{message}{f' at {param!r}' if path else ''}.", param) from error
-
     return routes
 
 
@@ -123,10 +109,3 @@ def _require_known(steering: Steering, name: str, param: str) -> None:
         raise InvalidRequestError(
             f"There is no policy {quoted(name)}; choose one of {', '.join(choices)}.", param
         )
-
-
-def _body_of(shape: type[msgspec.Struct]) -> dict[str, Any]:
-    """What OpenAPI says of a body that is read here and not by FastAPI."""
-    [schema], components = msgspec.json.schema_components([shape], ref_template=REFERENCE)
-    schema = components.get(shape.__name__, schema)
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

@@ -19,12 +19,12 @@ from starlette.types import Receive, Scope, Send
 
 from cluster.errors import StoreUnavailableError
 from router.admin.access import DOCUMENTED
-from router.admin.audit import AuditLog
 from router.admin.overview import Overview, OverviewAnswer
 from router.answers import JsonResponse, answers
 from router.errors import OverloadedError
 from router.history.history import History
 from router.http.client_request import client_request
+from router.observe.audit import AuditLog
 from router.observe.explanations import Explanations
 
 UPDATE_SECONDS = 1.0

@@ -28,6 +28,7 @@ from router.http.client_request import ClientRequest, client_request
 from router.http.sse import STREAM_HEADERS, usage_of_reply
 from router.http.stream_formats import NO_ANSWER, TranslatedEvents
 from router.observe.accounting import Accounts
+from router.prefixes.catalog import PromptCatalog
 from router.requests.agent_calls import fitted
 from router.requests.bodies import parse_body
 from router.requests.endpoints import Endpoint
@@ -65,6 +66,7 @@ class GenerationEndpoint:
     accounts: Accounts
     authenticate: Authenticator
     scopes: CacheScopes
+    prompts: PromptCatalog
     tracing: "Tracing | None"
     threads: PromptThreads
     settings: RouterSettings
@@ -120,6 +122,8 @@ class GenerationEndpoint:
     ) -> None:
         party, endpoint = client.party, self.endpoint
         content_type = headers.get(b"content-type", b"").decode("latin-1")
+        if endpoint.named_prompts and self.prompts.store.known.templates and b'"prompt"' in raw:
+            raw, record.rights, record.prompt = self.prompts.expand(endpoint.path, raw, record.rights)
         scope = self.scopes.of(record.rights)
         call = await parse_body(endpoint.path, raw, scope, self.threads, party, content_type)
         del raw  # nothing here holds a long body once its answer streams
@@ -235,6 +239,8 @@ async def _relay_stream(
 
 def _reply_headers(reply: UpstreamReply, record: RequestRecord) -> Mapping[str, str]:
     headers = {**reply.headers, **_request_ids(record)}
+    if record.prompt:
+        headers["x-warmroute-prompt"] = record.prompt
     if not record.rights.sees_caches:
         return headers
     return headers | {

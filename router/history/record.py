@@ -38,6 +38,8 @@ class RequestRecord(msgspec.Struct, gc=False):  # nothing in it refers to it
     tenant: str = ""
     rights: Tenant = EVERYBODY
     """What its tenant may use, and with whom it shares caches."""
+    prompt: str = ""
+    """The version of a prompt that it names."""
     model: str = ""
     stream: bool = False
     prompt_tokens: int = 0

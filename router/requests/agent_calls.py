@@ -32,7 +32,9 @@ def parse_as_chat(path: str, shape: Any, convert: Conversion, raw: bytes) -> Cal
     body = read_object(raw)
     fields = body.fields
     if path == RESPONSES_PATH and fields.get("prompt") is not None:
-        raise InvalidRequestError("Reusable prompts ('prompt') are not supported here.", param="prompt")
+        raise InvalidRequestError(
+            "There are no reusable prompts here: see `warmroute prompts`.", param="prompt"
+        )
     if shaped(body, shape) is None:
         return msgspec.structs.replace(unreadable(path, body), wants_usage=True)
     breakpoints = None

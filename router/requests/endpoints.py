@@ -66,6 +66,8 @@ class Endpoint:
     """Whether the engine keeps blocks of the prompt, and reads the salt that isolates a tenant's."""
     bytes_per_token: float = CHARACTERS_PER_TOKEN
     """For a guess at the load."""
+    named_prompts: bool = False
+    """Whether requests may name a prompt: ``prompt: {id, version, variables}``."""
     maker: Callable[[bytes], Maker] | None = None
     """Given a request's body, makes its answer of a chat completion's, for engines without this path."""
 
@@ -109,7 +111,8 @@ def _as_chat(
     path: str, shape: Any, convert: Conversion, stream: StreamFormat, maker: Callable[[bytes], Maker]
 ) -> Endpoint:
     read = partial(parse_as_chat, path, shape, convert)
-    return Endpoint(path, "chat", read, stream, usage_of_input, keyed=True, maker=maker)
+    named = path == RESPONSES_PATH
+    return Endpoint(path, "chat", read, stream, usage_of_input, keyed=True, named_prompts=named, maker=maker)
 
 
 def _passed(
@@ -136,7 +139,7 @@ def _form(path: str, family: str) -> Endpoint:
 ENDPOINTS: Mapping[str, Endpoint] = {
     endpoint.path: endpoint
     for endpoint in (
-        Endpoint(CHAT_PATH, "chat", parse_chat, CHUNKS, keyed=True),
+        Endpoint(CHAT_PATH, "chat", parse_chat, CHUNKS, keyed=True, named_prompts=True),
         Endpoint(COMPLETION_PATH, "text_completion", parse_completion, CHUNKS, keyed=True),
         _as_chat(MESSAGES_PATH, MessagesShape, chat_of_messages, MESSAGE, lambda _: MessageMaker()),
         _as_chat(

@@ -6,20 +6,21 @@ Commands stand in Redis and hold for every router of the deployment. Without Red
 import numpy as np
 
 from cluster.fleet.fleet import Fleet
-from cluster.store.operator_commands import CacheResets, CommandStore, Kind, cache_resets
+from cluster.store.operator_commands import CommandStore, Kind, cache_resets
 from cluster.sync.follower import Follower
+from router.tenants.cache_scopes import CacheScopes
 
 
 class CommandFollower:
     """Applies them in one router. `router.steer.steering` calls `refresh` twice a second."""
 
-    def __init__(self, store: CommandStore, fleet: Fleet, follower: Follower) -> None:
+    def __init__(self, store: CommandStore, fleet: Fleet, follower: Follower, scopes: CacheScopes) -> None:
         self._store = store
         self._fleet = fleet
         self._follower = follower
         self._resets: dict[tuple[Kind, str], float] | None = None
         """When each reset that has been applied was issued; None until the first ones have been read."""
-        self.cache_resets = CacheResets()
+        self._scopes = scopes
 
     @property
     def reset_prefixes(self) -> dict[int, float]:
@@ -33,7 +34,7 @@ class CommandFollower:
         self._fleet.drain(
             {target for (kind, target), command in issued.items() if kind is Kind.DRAIN and command.on}
         )
-        self.cache_resets = cache_resets(issued)
+        self._scopes.resets = cache_resets(issued)
         resets = {
             name: command.at
             for name, command in issued.items()

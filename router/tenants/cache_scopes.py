@@ -45,13 +45,14 @@ class CacheScope(msgspec.Struct, frozen=True):
 class CacheScopes:
     """Makes scopes of what tenants may share, their lifetimes, and what operators have reset."""
 
-    def __init__(self, resets: Callable[[], CacheResets], clock: Callable[[], float] = time.time) -> None:
-        self._resets = resets
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self.resets = CacheResets()
+        """As operators have decided lately."""
         self._clock = clock
 
     def of(self, tenant: Tenant) -> CacheScope:
         """The scope of a tenant's requests now."""
-        resets = self._resets()
+        resets = self.resets
         return CacheScope(
             tenant.scope,
             max(resets.everything, resets.tenants.get(tenant.name, 0.0)),

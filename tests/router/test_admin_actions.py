@@ -7,8 +7,8 @@ import pytest
 from cluster.protocol.wire import Keys
 from cluster.store.store import connect
 from cluster.sync import follower
-from router.admin.audit import MAX_ENTRIES, MAX_TEXT, AuditLog
 from router.admin.prefixes import holders_of
+from router.observe.audit import MAX_ENTRIES, MAX_TEXT, AuditLog
 from router.steer import steering
 from tests.router.fake_engine import DONE, event, stream
 from tests.router.test_admin_steering import call

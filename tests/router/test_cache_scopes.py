@@ -30,7 +30,9 @@ commands = st.dictionaries(
 
 def scope_at(now, tenant=Tenant("a", "a"), resets=CacheResets()):  # noqa: B008 - both cannot change
     """The scope of a tenant's requests at a time."""
-    return CacheScopes(lambda: resets, lambda: now).of(tenant)
+    scopes = CacheScopes(lambda: now)
+    scopes.resets = resets
+    return scopes.of(tenant)
 
 
 @given(commands, st.sampled_from(["", "tenant=a", "tenant=b", "model=m", "model=n"]), times)
@@ -172,5 +174,5 @@ async def test_resets_are_bounded(pair, monkeypatch):
     for number in range(6):
         assert (await call(one, "POST", f"/admin/caches/reset?tenant=t{number}"))[0] == 200
     scopes = one.app.endpoints["/v1/chat/completions"].scopes
-    await eventually(lambda: scopes._resets().everything > 0)
-    assert not scopes._resets().tenants
+    await eventually(lambda: scopes.resets.everything > 0)
+    assert not scopes.resets.tenants

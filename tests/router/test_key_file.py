@@ -12,6 +12,7 @@ from cluster.errors import StartUpError
 from cluster.settings import load_settings
 from router.settings import RouterSettings
 from router.tenants import key_file
+from router.tenants.cache_scopes import CacheScopes
 from router.tenants.key_file import add_key, read_keys, revoke_key
 from tests.router.fake_engine import counted
 from tests.router.test_requests import CHAT, assert_error
@@ -123,9 +124,7 @@ def test_who_shares_caches(file, one, other, tmp_path):
 
 def key_file_scope(rights):
     """The salt's texts of a key's request, of the same conversation."""
-    from router.tenants.cache_scopes import CacheResets, CacheScopes
-
-    return CacheScopes(CacheResets).of(rights).of("m", b"conversation")
+    return CacheScopes().of(rights).of("m", b"conversation")
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from policies.catalog import POLICIES
 from router.steer.arm_totals import ArmColumn
 from router.steer.operator_commands import CommandFollower
 from router.steer.steering import Steering
+from router.tenants.cache_scopes import CacheScopes
 
 KEY = 12345
 
@@ -33,7 +34,9 @@ def start(server):
     def start(setting="warm", catalog=POLICIES, router_id="r"):
         redis = fakeredis.FakeAsyncRedis(server=server)
         keys, fleet = Keys("test"), Fleet()
-        followed = CommandFollower(CommandStore(redis, keys), fleet, Follower(redis, keys, fleet, 1.0))
+        followed = CommandFollower(
+            CommandStore(redis, keys), fleet, Follower(redis, keys, fleet, 1.0), CacheScopes()
+        )
         steering = Steering(SteeringStore(redis, keys), catalog, setting, router_id, followed)
         steering.redis = redis  # whoever uses its commands holds the client
         return steering
