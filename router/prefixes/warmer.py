@@ -22,7 +22,7 @@ from cluster.fleet.replicas import Model, Replica
 from cluster.protocol.wire import Keys
 from cluster.store.commands import Commands, RedisClient
 from cluster.store.prompts import Template
-from router.errors import ApiError, AttemptFailedError
+from router.errors import MAX_QUOTED, ApiError, AttemptFailedError
 from router.health.readiness import model_of
 from router.prefixes.catalog import PromptCatalog, Use
 from router.prefixes.templates import fixed_part, segments_of
@@ -46,6 +46,8 @@ SECONDS_PER_TOKEN = 1e-4
 """Until a replica's pace has been measured."""
 ACTIVATION_SECONDS = 60.0
 """How long a new version may take to become warm before it is active all the same."""
+
+JSON = {"Content-Type": "application/json"}
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -209,9 +211,11 @@ class PromptWarmer:
         booking = self.fleet.book(replica, prompt.keys, prompt.prompt_tokens, cached, streamed=False)
         succeeded = False
         try:
-            reply = await self.upstream.send(replica.lease.url, CHAT_PATH, call.upstream_body(), {}, False)
-            succeeded = reply.status == 200
+            reply = await self.upstream.send(replica.lease.url, CHAT_PATH, call.upstream_body(), JSON, False)
+            succeeded, refused = reply.status == 200, reply.first
             reply.close()
+            if not succeeded:
+                raise AttemptFailedError(refused[:MAX_QUOTED].decode(errors="replace"), replica_down=False)
         except AttemptFailedError as error:
             log.warning(
                 "prompt_not_warmed", prompt=use.name, replica=replica.lease.replica, reason=str(error)
