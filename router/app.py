@@ -36,7 +36,8 @@ from router.admin.requests import request_routes
 from router.admin.steering import steering_routes
 from router.admin.stream import Stream, stream_routes
 from router.api.dispatch import Dispatcher
-from router.api.generate import GenerationEndpoint, RouterApplication, model_routes
+from router.api.generate import GenerationEndpoint, RouterApplication
+from router.api.models import model_routes
 from router.api.plain import misspelt_routes, nothing_at, plain_routes
 from router.errors import MAX_QUOTED, ApiError, InvalidRequestError, UnknownPathError, quoted
 from router.explain.conversations import Conversations

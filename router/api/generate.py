@@ -1,4 +1,4 @@
-"""OpenAI's API: a request for an engine from its bytes to the last byte of its answer, and the models."""
+"""A request for an engine, from its bytes to the last byte of its answer."""
 
 import time
 from collections.abc import Mapping
@@ -7,12 +7,10 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from fastapi import APIRouter, FastAPI, Request
-from starlette.exceptions import HTTPException
+from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cluster.fleet.fleet import Fleet
-from cluster.fleet.replicas import Model
 from router.answers import schemas
 from router.api.breakpoints import BreakpointKeeper
 from router.api.cors import Cors
@@ -292,41 +290,3 @@ class RouterApplication(FastAPI):
         document["components"].setdefault("schemas", {}).update(schemas())
         document["paths"].update(public_paths())
         return document
-
-
-def model_routes(fleet: Fleet, new_names: NewNames, authenticate: Authenticator) -> APIRouter:
-    """``/v1/models``: what the fleet serves, known from leases, so that no engine has to be asked."""
-    routes = APIRouter()
-
-    @routes.head("/v1/models", include_in_schema=False)
-    @routes.get("/v1/models")
-    async def list_models(request: Request) -> dict[str, Any]:
-        """All models and adapters that clients can name, whether a replica is ready for them or not."""
-        tenant = authenticate(credentials(dict(reversed(request.headers.raw))))
-        models = sorted(fleet.models.values(), key=lambda model: model.name)
-        return {"object": "list", "data": [_described(one) for one in models if tenant.may_use(one.name)]}
-
-    @routes.head("/v1/models/{name:path}", include_in_schema=False)
-    @routes.get("/v1/models/{name:path}")
-    async def one_model(request: Request, name: str) -> dict[str, Any]:
-        """One of these models."""
-        tenant = authenticate(credentials(dict(reversed(request.headers.raw))))
-        if not name:
-            raise HTTPException(404)
-        if not tenant.may_use(name):
-            raise ModelForbiddenError(name)
-        return _described(await new_names.model_of(name))
-
-    return routes
-
-
-def _described(model: Model) -> dict[str, Any]:
-    return {
-        "id": model.name,
-        "object": "model",
-        "created": 0,
-        "owned_by": "warmroute",
-        "max_model_len": model.max_model_len or None,
-        "parent": model.replicas[0].lease.model if model.lora else None,
-        "ready_replicas": model.num_ready,
-    }
