@@ -99,11 +99,11 @@ class Engine:
     def _seconds(self, parts: Parts) -> float:
         """How long a step takes."""
         profile = self._profile
-        seconds = profile.step_seconds
+        seconds, decode_seconds = profile.step_seconds, profile.decode_seconds
         for request, num_tokens in parts:
             before = request.num_computed
-            if request.is_decoding:
-                seconds += profile.decode_seconds + profile.decode_context_seconds * before
+            if num_tokens == 1 and request.is_decoding:
+                seconds += decode_seconds + profile.decode_context_seconds * before
             else:
                 self._prefilled_tokens += num_tokens
                 context = before + num_tokens / 2

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from cluster.fleet.booking import Booking
 from cluster.fleet.fleet import Fleet
 from cluster.index.block_table import as_keys
+from cluster.index.evicted_blocks import EvictedBlocks
 from cluster.protocol.wire import Bookings, Lease, Load, ReplicaState
 from cluster.sync.gossip import PAUSE_SECONDS
 from loadtest.simulator.clock import Clock
@@ -58,6 +59,7 @@ class SimulatedRouter:
         tell: Callable[[Bookings], None] | None,
     ) -> None:
         self.fleet = Fleet()
+        self.fleet.index.evicted = EvictedBlocks(1)  # nobody asks, and fresh memory takes time
         self._clock = clock
         self.name = f"router-{number}"
         self._number = number
@@ -240,7 +242,7 @@ class SimulatedRouter:
 
     def _publish_soon(self) -> None:
         """Changes at once, but a pause between two messages, as in `cluster.sync.gossip`."""
-        if not self._telling:
+        if self._publish is not None and not self._telling:
             self._telling = True
             self._clock.after(max(0.0, self._next_publish - self._clock.now), self._publish_changes)
 

@@ -19,15 +19,23 @@ LEASE_SECONDS = 1.5
 
 
 def simulate(
-    workload: Workload, policy_name: str, policy: Policy, plan: Plan, load: float = 1.0, seed: int = 0
+    workload: Workload,
+    policy_name: str,
+    policy: Policy,
+    plan: Plan,
+    load: float = 1.0,
+    seed: int = 0,
+    check: bool = True,
 ) -> Run:
     """Play a workload, started ``load`` times as fast, against a simulated fleet; to its last answer.
 
-    The seed decides which router each request goes to.
+    The seed decides which router each request goes to. With ``check``, all that must hold afterwards is
+    looked at, which takes a tenth of the time.
     """
     system = _System(workload, policy, plan, load, seed)
     system.clock.run()
-    system.check_integrity()
+    if check:
+        system.check_integrity()
     answers = system.answers
     return Run(
         policy=policy_name,

@@ -56,7 +56,7 @@ def read(path: Path) -> dict[Key, Figures]:
 
 def play(case: RandomCase, rule: str, policy: str, load: float) -> str:
     """One line of the file."""
-    run = simulate(case.workload, policy, POLICIES[policy], case.plan, load)
+    run = simulate(case.workload, policy, POLICIES[policy], case.plan, load, check=False)
     row = {"seed": case.seed, "load": load, "rule": rule, "parts": case.parts, "figures": measure(run)}
     return json.dumps(row) + "\n"
 

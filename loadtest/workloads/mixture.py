@@ -11,6 +11,7 @@ from random import Random
 from types import MappingProxyType
 
 from loadtest.simulator.plan import Plan
+from loadtest.simulator.results import Run
 from loadtest.simulator.system import simulate
 from loadtest.simulator.workload import Session, Workload
 from loadtest.workloads.agents import Agents
@@ -65,8 +66,12 @@ def random_case(seed: int, requests: int = 700) -> RandomCase:
     distinct = len({key for session in sessions for turn in session.turns for key in turn.keys})
     num_blocks = max(round(distinct * _between(source, *MEMORY) / replicas), FEWEST_BLOCKS)
     plan = Plan(replicas=replicas, profile=replace(profile, num_blocks=num_blocks))
-    workload = workload.faster(_saturating(workload, plan))
-    if workload.sessions[-1].start < SHORTEST_SECONDS and requests < MOST_REQUESTS:
+    idle = _play(workload, plan, IDLE)
+    may_grow = requests < MOST_REQUESTS
+    if may_grow and _busy_seconds(idle) < SHORTEST_SECONDS:  # found sooner than the load
+        return random_case(seed, 2 * requests)
+    workload = workload.faster(_saturating(workload, plan, idle))
+    if may_grow and workload.sessions[-1].start < SHORTEST_SECONDS:
         return random_case(seed, 2 * requests)
     return RandomCase(seed, workload, plan, tuple(names))
 
@@ -88,26 +93,41 @@ def _merged(sessions: list[Session], seed: int) -> Workload:
     return Workload(f"random-{seed}", BLOCK_SIZE, tuple(ordered))
 
 
-def _saturating(workload: Workload, plan: Plan) -> float:
-    """The load at which the reference rule's mean TTFT is `SATURATED` times that of an idle fleet."""
+def _play(workload: Workload, plan: Plan, load: float) -> Run:
+    return simulate(workload, REFERENCE, POLICIES[REFERENCE], plan, load, check=False)
 
-    def mean_ttft(load: float) -> float:
-        return float(simulate(workload, REFERENCE, POLICIES[REFERENCE], plan, load).ttft().mean())
 
-    low = 1 / SLOWEST_SECONDS
-    limit = SATURATED * mean_ttft(low)
-    high = 16 * low
-    while mean_ttft(high) < limit and high < 1.0:
-        low, high = high, 2 * high
+def _saturating(workload: Workload, plan: Plan, idle: Run) -> float:
+    """The load at which the reference rule's mean TTFT is `SATURATED` times that of an ``idle`` fleet."""
+    limit = SATURATED * float(idle.ttft().mean())
+
+    def is_saturated(load: float) -> bool:
+        return float(_play(workload, plan, load).ttft().mean()) >= limit
+
+    low = high = 1 / _busy_seconds(idle)
+    if is_saturated(high):
+        while is_saturated(low := high / STEP):
+            high = low
+    else:
+        while not is_saturated(high := low * STEP) and high < MOST_LOAD:
+            low = high
     for _ in range(HALVINGS):
         middle = math.sqrt(low * high)
-        low, high = (middle, high) if mean_ttft(middle) < limit else (low, middle)
+        low, high = (low, middle) if is_saturated(middle) else (middle, high)
     return math.sqrt(low * high)
 
 
-SLOWEST_SECONDS = 600.0
-"""Over which the requests are spread to find out how fast an idle fleet answers."""
-HALVINGS = 3
+def _busy_seconds(idle: Run) -> float:
+    """How long a replica computes, in the mean of the fleet, where requests hardly ever meet in a batch."""
+    return sum(totals.busy_seconds for totals in idle.replicas.values()) / len(idle.replicas)
+
+
+IDLE = 1 / 600
+"""The load at which an idle fleet is looked at: requests are spread over so many seconds."""
+STEP = 1.5
+MOST_LOAD = 1.0
+HALVINGS = 2
+"""The load is found to within 1.5 ** (1 / 8): 5%."""
 
 
 def _between(source: Random, low: float, high: float) -> float:

@@ -119,7 +119,8 @@ class Batch(Generic[R]):
         while index < len(self.running) and budget > 0:
             request = self.running[index]
             num_tokens = min(request.num_tokens - request.num_computed, budget)
-            if not self._grow_or_preempt(request, request.num_computed + num_tokens):
+            computed = request.num_computed + num_tokens
+            if computed >= request.holding.next_change and not self._grow_or_preempt(request, computed):
                 break
             parts.append((request, num_tokens))
             budget -= num_tokens
