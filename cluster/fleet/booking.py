@@ -3,9 +3,9 @@
 from typing import Protocol
 
 from cluster.fleet.peers import EXPECTATION_GRACE_SECONDS, Outbox
-from cluster.fleet.programs import Programs
 from cluster.fleet.replicas import Replica
 from cluster.fleet.sent_prompts import SentPrompts
+from cluster.fleet.turns import Turns
 from cluster.index.block_table import BlockKeys
 from cluster.index.prefix_index import Expectation, PrefixIndex
 
@@ -15,7 +15,7 @@ class Books(Protocol):
 
     index: PrefixIndex
     outbox: Outbox
-    programs: Programs
+    turns: Turns
     num_bookings: int
     """Bookings made so far."""
     open_bookings: int
@@ -81,7 +81,7 @@ class Booking:
         """The request is a turn of a program, booked at a monotonic time in seconds."""
         if len(self._keys) and self.replica.lease.capacity_blocks:
             self.program, self.booked_at = key, now
-            self._fleet.programs.begin(key, self.replica.slot, self._keys, self._prompt_tokens, now)
+            self._fleet.turns.begin(self._number, key, self.replica, self._keys, self._prompt_tokens, now)
 
     def hold(self) -> None:
         """The request waits in the router until `resume`."""
@@ -152,8 +152,7 @@ class Booking:
             self._fleet.index.forget(self._expectation)
         self._fleet.open_bookings -= 1
         if self.program:
-            seconds, capacity_blocks = now - self.booked_at, self.replica.lease.capacity_blocks
-            self._fleet.programs.end(self.program, seconds, capacity_blocks, now)
+            self._fleet.turns.end(self._number, self.program, self.replica, now - self.booked_at, now)
 
     def _enter_engine(self) -> None:
         if self._end_is_seen:

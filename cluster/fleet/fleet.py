@@ -18,6 +18,7 @@ from cluster.fleet.programs import Programs
 from cluster.fleet.replica_table import ReplicaTable
 from cluster.fleet.replicas import Model, Replica, ServedNames, models_of
 from cluster.fleet.sent_prompts import SentPrompts
+from cluster.fleet.turns import Turns
 from cluster.fleet.waiting_room import WaitingRoom
 from cluster.index.block_table import BlockKeys, as_keys
 from cluster.index.prefix_index import DEFAULT_MAX_BLOCKS, Expectation, PrefixIndex
@@ -50,9 +51,8 @@ class Fleet:
         self.store = StoreCondition()
         self.num_repairs = 0
         """How often a replica's blocks were found to differ from Redis, and were read anew."""
-        self.open_bookings = 0
-        self.num_bookings = 0
-        """How many there have ever been."""
+        self.open_bookings = self.num_bookings = 0
+        """Now, and how many there have ever been."""
         self.waiting_requests = 0
         """Open bookings whose requests have not been sent, since they wait in the router."""
         self.decisions: Counter[str] = Counter()
@@ -61,6 +61,7 @@ class Fleet:
         self._leaving: deque[tuple[float, Expectation]] = deque()
         self.sent = SentPrompts(self.index)
         self._waiting, self.programs = WaitingRoom(), Programs()
+        self.turns = Turns(self.programs, self.outbox)
         self.branches: defaultdict[str, Branches] = defaultdict(Branches)
         """Where prompts part ways, by base model."""
         self._drained: Collection[str] = frozenset()
@@ -275,9 +276,8 @@ class Fleet:
     def receive(self, bookings: Bookings, now: float) -> None:
         """Take in what another router has booked, at a monotonic time in seconds."""
         self._tabulate(*self.peers.receive(bookings, now))
-        sent_to = {expected.replica for expected in bookings.expected}
-        slots = {name: self.replicas[name].slot for name in sent_to & self.replicas.keys()}
-        self._peer_expectations.receive(bookings, slots, now)
+        self._peer_expectations.receive(bookings, self.replicas, now)
+        self.turns.receive(bookings, self.replicas, now)
 
     def check_integrity(self) -> None:
         """Bookings equal what is booked on replicas, the index equals the union of its replicas, and what
@@ -301,12 +301,12 @@ class Fleet:
         """Drop what is over at a monotonic time in seconds: expectations, and routers that fell silent."""
         for router in self.peers.forget_silent(now):
             self._peer_expectations.forget(router)
+            self.turns.forget(router, now)
             self._tabulate(*self.replicas)
         self._peer_expectations.expire(now)
         if self.sent.num_keys:
             self.sent.expire(now)
-        if self.programs.away:
-            self.programs.expire(now)
+        self.turns.expire(now)
         while self._leaving and self._leaving[0][0] <= now:
             self.index.forget(self._leaving.popleft()[1])
 

@@ -9,9 +9,10 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Collection, Mapping, Sequence
 
+from cluster.fleet.replicas import Replica
 from cluster.index.block_table import BlockKeys, as_keys, pack, unpack
 from cluster.index.prefix_index import Expectation, PrefixIndex
-from cluster.protocol.wire import Booked, Bookings, Expected
+from cluster.protocol.wire import Booked, Bookings, Expected, ProgramTurn
 
 SILENCE_SECONDS = 1.5
 """Three heartbeats of the default length."""
@@ -36,6 +37,9 @@ class Outbox:
         self._replicas: set[str] = set()
         self._expected: OrderedDict[int, tuple[str, BlockKeys]] = OrderedDict()
         self._computed: deque[int] = deque(maxlen=MAX_WAITING)
+        self.turns: deque[ProgramTurn] = deque(maxlen=MAX_WAITING)
+        self.ended: deque[tuple[int, float]] = deque(maxlen=MAX_WAITING)
+        """Turns of programs that have begun or wait, and those that have ended."""
 
     def changed(self, replica_id: str) -> None:
         """The bookings on a replica have changed."""
@@ -54,17 +58,23 @@ class Outbox:
         if self._expected.pop(number, None) is None:
             self._computed.append(number)
 
-    def take(self) -> tuple[set[str], tuple[Expected, ...], tuple[int, ...]]:
-        """Empty the box: replicas, expected blocks, computed prompts."""
+    def take(self, router: str) -> tuple[set[str], Bookings]:
+        """Empty the box: the replicas whose bookings have changed, and a message of all else."""
         expected = tuple(
             Expected(number, replica_id, pack(keys)) for number, (replica_id, keys) in self._expected.items()
         )
-        contents = self._replicas, expected, tuple(self._computed)
-        self._replicas = set()
-        self._expected.clear()
-        self._computed.clear()
-        self.wake.clear()
-        return contents
+        changed, self._replicas = self._replicas, set()
+        news = Bookings(
+            router,
+            {},
+            expected=expected,
+            computed=tuple(self._computed),
+            turns=tuple(self.turns),
+            ended=tuple(self.ended),
+        )
+        for sent in (self._expected, self._computed, self.turns, self.ended, self.wake):
+            sent.clear()
+        return changed, news
 
 
 class PeerBookings:
@@ -144,12 +154,12 @@ class PeerExpectations:
         self._open: OrderedDict[tuple[str, int], tuple[float, Expectation]] = OrderedDict()
         self._computed: OrderedDict[tuple[str, int], tuple[float, Expectation]] = OrderedDict()
 
-    def receive(self, bookings: Bookings, slots: Mapping[str, int], now: float) -> None:
-        """Take in what a router has sent, and what has been computed; ``slots`` are those of replicas."""
+    def receive(self, bookings: Bookings, replicas: Mapping[str, Replica], now: float) -> None:
+        """Take in what a router has sent, and what has been computed."""
         for expected in bookings.expected:
-            slot, name = slots.get(expected.replica), (bookings.router, expected.number)
-            if slot is not None and name not in self._open:
-                expectation = self._index.expect(slot, unpack(expected.keys))
+            replica, name = replicas.get(expected.replica), (bookings.router, expected.number)
+            if replica is not None and name not in self._open:
+                expectation = self._index.expect(replica.slot, unpack(expected.keys))
                 self._open[name] = (now + EXPECTATION_LIMIT_SECONDS, expectation)
         for number in bookings.computed:
             name = (bookings.router, number)

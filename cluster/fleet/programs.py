@@ -265,6 +265,13 @@ class Programs:
             self._counts = np.pad(self._counts, ((0, 0), (0, missing + slot)))
 
 
+def counted(keys: BlockKeys) -> BlockKeys:
+    """Of a prompt's keys those that a ledger looks at: the first, and the sample."""
+    chosen = keys % SAMPLE == 0
+    chosen[:1] = True
+    return keys[chosen]
+
+
 def _sampled(keys: BlockKeys) -> list[int]:
     sampled: list[int] = keys[keys % SAMPLE == 0].tolist()
     return sampled

@@ -141,6 +141,18 @@ class Expected(msgspec.Struct, frozen=True, array_like=True):
     """
 
 
+class ProgramTurn(msgspec.Struct, frozen=True, array_like=True):
+    """A turn of a program that has begun on a replica, or, without one, waits for room in KV memory."""
+
+    number: int
+    """The booking's number, as its router counts."""
+    program: int
+    replica: str = ""
+    prompt_tokens: int = 0
+    blocks: bytes = b""
+    """Packed keys: the prompt's first block, and those that are counted."""
+
+
 class Bookings(msgspec.Struct, frozen=True, array_like=True):
     """What one router has booked, for the others. Loads are totals and not changes, so that a lost or
     repeated message does no lasting harm.
@@ -154,6 +166,10 @@ class Bookings(msgspec.Struct, frozen=True, array_like=True):
     """Blocks of the bookings made since the last message."""
     computed: tuple[int, ...] = ()
     """Numbers of bookings whose prompts have been computed, or given up, since the last message."""
+    turns: tuple[ProgramTurn, ...] = ()
+    """Turns of programs that have begun since the last message, or that wait."""
+    ended: tuple[tuple[int, float], ...] = ()
+    """Numbers of bookings whose turns have ended since, and how many seconds each took."""
 
 
 @dataclass(frozen=True, slots=True)

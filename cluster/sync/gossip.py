@@ -71,20 +71,20 @@ class Gossip:
             return
 
     async def _publish_changes(self) -> None:
-        replicas, expected, computed = self._fleet.outbox.take()
+        replicas, news = self._fleet.outbox.take(self._router)
         totals = {replica_id: self._fleet.booked(replica_id) for replica_id in replicas}
-        await self._send(self._publish(Bookings(self._router, totals, expected=expected, computed=computed)))
+        await self._send(self._publish(replace(news, replicas=totals)))
 
     async def _publish_all(self) -> None:
         self._next_complete = time.monotonic() + COMPLETE_SECONDS
-        _, expected, computed = self._fleet.outbox.take()
+        _, news = self._fleet.outbox.take(self._router)
         totals = {replica_id: self._fleet.booked(replica_id) for replica_id in self._fleet.replicas}
         totals = {replica_id: booked for replica_id, booked in totals.items() if booked.running}
         bookings = Bookings(self._router, totals, complete=True)
         encoded, milliseconds = msgspec.msgpack.encode(bookings), round(SILENCE_SECONDS * 1000)
         try:
             await self._send(
-                self._publish(replace(bookings, expected=expected, computed=computed)),
+                self._publish(replace(news, replicas=totals, complete=True)),
                 self._redis.set(self._keys.inflight(self._router), encoded, px=milliseconds),
                 self._redis.sadd(self._keys.routers, self._router),
             )

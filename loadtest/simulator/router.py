@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from cluster.fleet.booking import Booking
 from cluster.fleet.fleet import Fleet
 from cluster.index.block_table import as_keys
@@ -108,7 +110,8 @@ class SimulatedRouter:
             self._finish(call, failed=True)
             return
         if decided is None:
-            began = self.fleet.programs.wait(call.turn.conversation_key, call.arrival)
+            began = self.fleet.turns.wait(call.turn.conversation_key, call.arrival)
+            self._publish_soon()
             self.fleet.programs.pauses.enter(began, lambda: self._dispatch(call))
             self._look_soon()
             return
@@ -249,7 +252,7 @@ class SimulatedRouter:
     def _publish_changes(self) -> None:
         self._telling = False
         self._next_publish = self._clock.now + PAUSE_SECONDS
-        changed, expected, computed = self.fleet.outbox.take()
+        changed, news = self.fleet.outbox.take(self.name)
         if self._publish is not None:
             booked = {name: self.fleet.booked(name) for name in changed}
-            self._publish(Bookings(self.name, booked, expected=expected, computed=computed))
+            self._publish(replace(news, replicas=booked))

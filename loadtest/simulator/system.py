@@ -74,7 +74,7 @@ class _System:
         ]
         if plan.ledger is not None:
             for router in self._routers:
-                router.fleet.programs = plan.ledger(workload)
+                router.fleet.programs = router.fleet.turns.programs = plan.ledger(workload)
         for _ in range(plan.replicas):
             self._admit(self._start_engine())
         for change in plan.changes:

@@ -136,7 +136,7 @@ class Workload:
             if (running := self.source.randrange(4))
         }
         self.fleet.receive(Bookings("other", booked, complete=True), self.seconds)
-        self.fleet.outbox.take()
+        self.fleet.outbox.take("")
 
     def join(self, number: int) -> float:
         """A replica joins; returns the seconds until a first decision has been made with it."""

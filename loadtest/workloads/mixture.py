@@ -29,9 +29,9 @@ MEMORY = (0.15, 2.5)
 """KV memory of the fleet over all distinct tokens of the workload: smallest and largest."""
 FEWEST_BLOCKS = 1_200
 """Of one replica: more than any request needs."""
-SHORTEST_SECONDS = 6.0
+SHORTEST_SECONDS = 4.0
 """A shorter workload shows little but how empty caches are filled, and gets more requests."""
-MOST_REQUESTS = 2_000
+MOST_REQUESTS = 1_000
 SATURATED = 5.0
 """At load 1 the mean TTFT of the reference rule is so many times that of an idle fleet."""
 REFERENCE = "llm-d"
@@ -51,8 +51,10 @@ class RandomCase:
     """The generators."""
 
 
-def random_case(seed: int, requests: int = 700) -> RandomCase:
-    """Draw one. About so many ``requests`` are in it, more if that is too short."""
+def random_case(seed: int, requests: int = 700, guess: float | None = None) -> RandomCase:
+    """Draw one. About so many ``requests`` are in it, more if that is too short; its load is looked for near
+    a ``guess``.
+    """
     source = Random(seed)
     names = source.sample(sorted(DRAWS), source.choice(NUM_PARTS))
     shares = [source.uniform(0.3, 1.0) for _ in names]
@@ -66,14 +68,10 @@ def random_case(seed: int, requests: int = 700) -> RandomCase:
     distinct = len({key for session in sessions for turn in session.turns for key in turn.keys})
     num_blocks = max(round(distinct * _between(source, *MEMORY) / replicas), FEWEST_BLOCKS)
     plan = Plan(replicas=replicas, profile=replace(profile, num_blocks=num_blocks))
-    idle = _play(workload, plan, IDLE)
-    may_grow = requests < MOST_REQUESTS
-    if may_grow and _busy_seconds(idle) < SHORTEST_SECONDS:  # found sooner than the load
-        return random_case(seed, 2 * requests)
-    workload = workload.faster(_saturating(workload, plan, idle))
-    if may_grow and workload.sessions[-1].start < SHORTEST_SECONDS:
-        return random_case(seed, 2 * requests)
-    return RandomCase(seed, workload, plan, tuple(names))
+    load = _saturating(workload, plan, guess)
+    if SHORTEST_SECONDS * load > 1 and requests < MOST_REQUESTS:
+        return random_case(seed, 2 * requests, load / 2)
+    return RandomCase(seed, workload.faster(load), plan, tuple(names))
 
 
 def _first(sessions: tuple[Session, ...], requests: int) -> list[Session]:
@@ -97,14 +95,15 @@ def _play(workload: Workload, plan: Plan, load: float) -> Run:
     return simulate(workload, REFERENCE, POLICIES[REFERENCE], plan, load, check=False)
 
 
-def _saturating(workload: Workload, plan: Plan, idle: Run) -> float:
-    """The load at which the reference rule's mean TTFT is `SATURATED` times that of an ``idle`` fleet."""
+def _saturating(workload: Workload, plan: Plan, guess: float | None) -> float:
+    """The load at which the reference rule's mean TTFT is `SATURATED` times that of an idle fleet."""
+    idle = _play(workload, plan, IDLE)
     limit = SATURATED * float(idle.ttft().mean())
 
     def is_saturated(load: float) -> bool:
         return float(_play(workload, plan, load).ttft().mean()) >= limit
 
-    low = high = 1 / _busy_seconds(idle)
+    low = high = guess or len(idle.replicas) / sum(totals.busy_seconds for totals in idle.replicas.values())
     if is_saturated(high):
         while is_saturated(low := high / STEP):
             high = low
@@ -117,17 +116,12 @@ def _saturating(workload: Workload, plan: Plan, idle: Run) -> float:
     return math.sqrt(low * high)
 
 
-def _busy_seconds(idle: Run) -> float:
-    """How long a replica computes, in the mean of the fleet, where requests hardly ever meet in a batch."""
-    return sum(totals.busy_seconds for totals in idle.replicas.values()) / len(idle.replicas)
-
-
 IDLE = 1 / 600
 """The load at which an idle fleet is looked at: requests are spread over so many seconds."""
-STEP = 1.5
+STEP = 1.6
 MOST_LOAD = 1.0
 HALVINGS = 2
-"""The load is found to within 1.5 ** (1 / 8): 5%."""
+"""The load is found to within 1.6 ** (1 / 8): 6%."""
 
 
 def _between(source: Random, low: float, high: float) -> float:

@@ -168,7 +168,7 @@ class Dispatcher:
     async def _pause(self, program: int, record: RequestRecord) -> None:
         """Wait until there may be room in KV memory, or for as long as a request may be held for that."""
         fleet, woken, began = self.fleet, asyncio.Event(), time.monotonic()
-        pause = fleet.programs.pauses.enter(fleet.programs.wait(program, record.started), woken.set)
+        pause = fleet.programs.pauses.enter(fleet.turns.wait(program, record.started), woken.set)
         limit = record.started + self.settings.max_paused_seconds
         fleet.waiting_requests += 1
         try:

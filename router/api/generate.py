@@ -34,6 +34,7 @@ from router.requests.prompt_threads import PromptThreads
 from router.requests.prompts import guess, prepare
 from router.requests.schema import (
     ENGINE_HEADERS,
+    MAX_SALT_LENGTH,
     MESSAGES_PATH,
     TRACE_HEADERS,
     Call,
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
     from router.observe.tracing import Tracing
 
 CLIENT_CLOSED_REQUEST = 499
+SESSION_HEADERS = (b"x-session-id", b"session_id", b"x-claude-code-session-id", b"x-opencode-session")
+"""Where clients name a conversation: vLLM's two headers, and those of coding agents."""
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -125,6 +128,8 @@ class GenerationEndpoint:
         scope = self.scopes.of(record.rights)
         call = await parse_body(endpoint.path, raw, scope, self.threads, party, content_type)
         del raw  # nothing here holds a long body once its answer streams
+        if session := _session(headers):
+            call = msgspec.structs.replace(call, conversation=call.conversation + session)
         record.stream = call.stream
         model = self.fleet.models.get(call.model) or await self.new_names.model_of(call.model)
         if not call.model:
@@ -254,6 +259,11 @@ def _request_ids(record: RequestRecord) -> dict[str, str]:
     if record.client_id:
         return {"x-request-id": record.client_id, "x-warmroute-request-id": record.request_id}
     return {"x-request-id": record.request_id}
+
+
+def _session(headers: dict[bytes, bytes]) -> bytes:
+    """What a client calls the conversation: those that begin alike are told apart by it."""
+    return next((headers[name] for name in SESSION_HEADERS if name in headers), b"")[:MAX_SALT_LENGTH]
 
 
 def _client_id(headers: dict[bytes, bytes]) -> str:

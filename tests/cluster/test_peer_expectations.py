@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 
 from cluster.fleet import peers
 from cluster.fleet.peers import EXPECTATION_GRACE_SECONDS, EXPECTATION_LIMIT_SECONDS, PeerExpectations
+from cluster.fleet.replicas import Replica
 from cluster.index.prefix_index import PrefixIndex
 from cluster.protocol.block_keys import pack_keys
-from cluster.protocol.wire import Bookings, Expected
+from cluster.protocol.wire import Bookings, Expected, Lease, ReplicaState
 
 
 class Index:
@@ -17,13 +18,17 @@ class Index:
     def __init__(self):
         self.index = PrefixIndex()
         self.slots = {"a": self.index.add_replica(), "b": self.index.add_replica()}
+        self.replicas = {
+            name: Replica(Lease(replica=name, url="", state=ReplicaState.READY, model="m"), 1, slot)
+            for name, slot in self.slots.items()
+        }
         self.expectations = PeerExpectations(self.index)
 
     def receive(self, router="x", sent=(), computed=(), now=0.0):
         """A message: prompts sent as (number, replica, keys), and numbers of those computed."""
         expected = tuple(Expected(number, replica, pack_keys(keys)) for number, replica, keys in sent)
         bookings = Bookings(router, {}, expected=expected, computed=tuple(computed))
-        self.expectations.receive(bookings, self.slots, now)
+        self.expectations.receive(bookings, self.replicas, now)
 
     def matched(self, keys, now):
         """Leading blocks that each replica is believed to hold."""

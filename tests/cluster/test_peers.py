@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from cluster.fleet.peers import MAX_EXPECTED_KEYS, MAX_WAITING, SILENCE_SECONDS, Outbox, PeerBookings
 from cluster.protocol.block_keys import KEY_BYTES, pack_keys
-from cluster.protocol.wire import Booked, Bookings, Expected
+from cluster.protocol.wire import Booked, Bookings, Expected, ProgramTurn
 
 BOOKED = st.builds(Booked, *[st.integers(0, 3)] * 4)
 MESSAGES = st.lists(
@@ -113,9 +113,21 @@ def test_outbox_gathers_and_empties():
     box.expected(7, "a", [1, 2])
     box.computed(5)
     assert box.wake.is_set()
-    assert box.take() == ({"a"}, (Expected(7, "a", pack_keys([1, 2])),), (5,))
+    box.turns.append(ProgramTurn(7, 1, "a"))
+    box.ended.append((6, 2.5))
+    assert box.take("x") == (
+        {"a"},
+        Bookings(
+            "x",
+            {},
+            expected=(Expected(7, "a", pack_keys([1, 2])),),
+            computed=(5,),
+            turns=(ProgramTurn(7, 1, "a"),),
+            ended=((6, 2.5),),
+        ),
+    )
     assert not box.wake.is_set()
-    assert box.take() == (set(), (), ())
+    assert box.take("x") == (set(), Bookings("x", {}))
 
 
 def test_prompt_that_is_computed_before_it_was_told_is_not_told():
@@ -124,7 +136,7 @@ def test_prompt_that_is_computed_before_it_was_told_is_not_told():
     box.expected(7, "a", [1, 2])
     box.computed(7)
     box.expected(8, "a", [])
-    assert box.take() == (set(), (), ())
+    assert box.take("x") == (set(), Bookings("x", {}))
 
 
 def test_outbox_is_bounded_while_nobody_takes():
@@ -133,7 +145,9 @@ def test_outbox_is_bounded_while_nobody_takes():
     for number in range(MAX_WAITING + 5):
         box.expected(number, "a", range(2 * MAX_EXPECTED_KEYS))
         box.computed(-number - 1)
-    _, expected, computed = box.take()
-    assert [one.number for one in (expected[0], expected[-1])] == [5, MAX_WAITING + 4]
-    assert len(expected[0].keys) == KEY_BYTES * MAX_EXPECTED_KEYS
-    assert len(computed) == MAX_WAITING
+        box.turns.append(ProgramTurn(number, 1, "a"))
+        box.ended.append((number, 1.0))
+    _, news = box.take("x")
+    assert [one.number for one in (news.expected[0], news.expected[-1])] == [5, MAX_WAITING + 4]
+    assert len(news.expected[0].keys) == KEY_BYTES * MAX_EXPECTED_KEYS
+    assert len(news.computed) == len(news.turns) == len(news.ended) == MAX_WAITING
