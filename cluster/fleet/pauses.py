@@ -22,6 +22,8 @@ class Pauses:
 
     def __init__(self) -> None:
         self._queue: list[Pause] = []
+        self.num_turns = 0
+        """How many requests have begun to wait so far."""
         self._num_entered = 0
         self._waking = self._again = False
 

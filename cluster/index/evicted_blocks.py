@@ -1,5 +1,6 @@
 """Blocks that replicas held until a while ago, and how they lost them: so that a miss can be explained."""
 
+import time
 from enum import IntEnum
 
 import numpy as np
@@ -8,7 +9,12 @@ from numpy.typing import NDArray
 from cluster.index.block_table import BlockKeys
 
 MAX_BLOCKS = 1 << 22
-"""9 bytes each, taken as they are first used."""
+"""10 bytes each, taken as they are first used."""
+TICK_SECONDS = 4
+"""Times are kept in so many seconds, and repeat after 18 hours."""
+SOON_TICKS = 15
+"""What is wanted again within a minute was evicted too early."""
+OUTCOME_BITS = 2
 
 
 class Outcome(IntEnum):
@@ -30,29 +36,41 @@ class EvictedBlocks:
         self.max_blocks = max_blocks
         self._mask = max_blocks - 1
         self._keys: BlockKeys = np.zeros(max_blocks, dtype=np.uint64)
-        self._outcomes: NDArray[np.uint8] = np.zeros(max_blocks, dtype=np.uint8)
+        self._marks: NDArray[np.uint16] = np.zeros(max_blocks, dtype=np.uint16)
+        """Outcome, and when that was."""
+        self.num_wanted_again = 0
+        """Blocks that a prompt wanted within a minute after they had been evicted: many mean thrashing."""
 
     def __len__(self) -> int:
         """Blocks remembered. Goes through the whole table: milliseconds."""
-        return int(np.count_nonzero(self._outcomes))
+        return int(np.count_nonzero(self._marks))
 
     def remember(self, keys: BlockKeys, outcome: Outcome) -> None:
         """A replica no longer holds these blocks. Others may: only ask for blocks that nobody holds."""
         places = keys & self._mask
         self._keys[places] = keys
-        self._outcomes[places] = outcome
+        self._marks[places] = _tick() << OUTCOME_BITS | outcome
 
     def outcome(self, key: int) -> Outcome:
         """What became of one block."""
         place = key & self._mask
-        return Outcome(int(self._outcomes[place])) if int(self._keys[place]) == key else Outcome.NEVER_SEEN
+        known = int(self._keys[place]) == key
+        return Outcome(int(self._marks[place]) % (1 << OUTCOME_BITS)) if known else Outcome.NEVER_SEEN
+
+    def want(self, keys: BlockKeys) -> None:
+        """A prompt is sent whose blocks these are, and nobody holds them."""
+        places = keys & self._mask
+        marks = self._marks[places]
+        age = (_tick() - (marks >> OUTCOME_BITS).astype(np.int64)) % (1 << 16 - OUTCOME_BITS)
+        evicted = (self._keys[places] == keys) & (marks % (1 << OUTCOME_BITS) == Outcome.EVICTED)
+        self.num_wanted_again += int(np.count_nonzero(evicted & (age <= SOON_TICKS)))
 
     def leading(self, keys: BlockKeys) -> list[tuple[Outcome, int]]:
         """The outcomes of the leading blocks that are remembered, each with how many have it in a row."""
         if not len(keys) or self.outcome(int(keys[0])) is Outcome.NEVER_SEEN:
             return []
         places = keys & self._mask
-        outcomes = self._outcomes[places] * (self._keys[places] == keys)
+        outcomes = self._marks[places] % (1 << OUTCOME_BITS) * (self._keys[places] == keys)
         known = outcomes != Outcome.NEVER_SEEN
         # Keys are chained: a block in front of a remembered one was there too, and is overwritten here.
         ends = np.flatnonzero(known) + 1
@@ -65,3 +83,7 @@ class EvictedBlocks:
             runs.append((outcome, count))
             start = end
         return runs
+
+
+def _tick() -> int:
+    return int(time.monotonic()) // TICK_SECONDS % (1 << 16 - OUTCOME_BITS)

@@ -50,6 +50,10 @@ class FleetAnswer(msgspec.Struct, kw_only=True):
     queued_tokens: int
     open_bookings: int
     held_requests: int
+    paused_requests: int
+    """Of those, such as wait for room in KV memory; what follows concerns the same."""
+    programs: int
+    blocks_wanted_again: int
     index_blocks: int
     requests_per_second: float
     prompt_tokens_per_second: float
@@ -235,6 +239,9 @@ class Overview:
             ),
             open_bookings=fleet.open_bookings,
             held_requests=fleet.waiting_requests,
+            paused_requests=len(fleet.programs.pauses),
+            programs=len(fleet.programs),
+            blocks_wanted_again=fleet.index.evicted.num_wanted_again,
             index_blocks=len(fleet.index),
             requests_per_second=round(requests_per_second, 3),
             prompt_tokens_per_second=round(tokens_per_second, 1),

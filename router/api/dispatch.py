@@ -170,6 +170,7 @@ class Dispatcher:
         fleet, woken, began = self.fleet, asyncio.Event(), time.monotonic()
         pause = fleet.programs.pauses.enter(fleet.turns.wait(program, record.started), woken.set)
         limit = record.started + self.settings.max_paused_seconds
+        fleet.programs.pauses.num_turns += not record.paused_seconds
         fleet.waiting_requests += 1
         try:
             while not woken.is_set() and time.monotonic() < limit:

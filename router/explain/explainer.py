@@ -78,6 +78,7 @@ class Explainer:
         namespace = hash((model.base, model.namespace, call.cache_salt))
         divergence = None
         if known < full:
+            self._fleet.index.evicted.want(keys[known:full])
             for outcome, count in self._fleet.index.outcomes(keys[known:full]):
                 known += count
                 parts.append((known * block_size, REASON_OF[outcome]))

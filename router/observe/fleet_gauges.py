@@ -21,7 +21,7 @@ class Gauge(NamedTuple):
 
 def fleet_gauges(fleet: Fleet) -> Sequence[Gauge]:
     """All gauges without labels."""
-    replicas, index, store = fleet.replicas, fleet.index, fleet.store
+    replicas, index, store, pauses = fleet.replicas, fleet.index, fleet.store, fleet.programs.pauses
     return (
         Gauge(
             "warmroute_open_bookings",
@@ -33,6 +33,24 @@ def fleet_gauges(fleet: Fleet) -> Sequence[Gauge]:
             "warmroute_waiting_requests",
             "Booked requests that wait in the router for room at an engine",
             lambda: fleet.waiting_requests,
+            adds_up=True,
+        ),
+        Gauge(
+            "warmroute_paused_requests",
+            "Requests that wait for room in KV memory",
+            lambda: len(pauses),
+            adds_up=True,
+        ),
+        Gauge(
+            "warmroute_paused_turns",
+            "Requests that have begun to wait for room in KV memory so far",
+            lambda: pauses.num_turns,
+            adds_up=True,
+        ),
+        Gauge(
+            "warmroute_blocks_wanted_again",
+            "Blocks that a prompt wanted within a minute after they had been evicted",
+            lambda: index.evicted.num_wanted_again,
             adds_up=True,
         ),
         Gauge("warmroute_index_blocks", "Distinct blocks in the prefix index", lambda: len(index)),

@@ -35,6 +35,8 @@ class RequestSummary(Answer):
     ttft_ms: float | None
     duration_ms: float
     held_ms: float
+    paused_ms: float
+    """The part of that in which it waited for room in KV memory."""
     decision_ms: float
     prepare_ms: float
     attempts: int
@@ -91,6 +93,7 @@ def summarise(record: RequestRecord, ttft: float | None, ended: float, wall_offs
         ttft_ms=None if ttft is None else round(ttft * 1000, 1),
         duration_ms=round((ended - record.started) * 1000, 1),
         held_ms=round(record.held_seconds * 1000, 1),
+        paused_ms=round(record.paused_seconds * 1000, 1),
         decision_ms=round(record.decision_seconds * 1000, 3),
         prepare_ms=round(record.prepare_seconds * 1000, 3),
         attempts=record.attempts,

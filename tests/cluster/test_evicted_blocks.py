@@ -1,10 +1,11 @@
 """What is remembered of blocks that nobody holds any more."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.index import prefix_index
+from cluster.index import evicted_blocks, prefix_index
 from cluster.index.evicted_blocks import EvictedBlocks, Outcome
 from cluster.index.prefix_index import PrefixIndex
 
@@ -53,6 +54,27 @@ def test_without_collisions_every_outcome_is_the_last_one(events, prompt):
     assert len(outcomes) == (known[-1] + 1 if known and known[0] == 0 else 0)
     assert all(outcomes[number] is model[prompt[number]] for number in known if number < len(outcomes))
     assert len(evicted) == len(model)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "seconds", "counts"),
+    [
+        (Outcome.EVICTED, 0, True),
+        (Outcome.EVICTED, 50, True),
+        (Outcome.EVICTED, 70, False),
+        (Outcome.LOST, 0, False),
+        (Outcome.NEVER_SEEN, 0, False),
+    ],
+)
+def test_blocks_evicted_and_wanted_again_within_a_minute_are_counted(monkeypatch, outcome, seconds, counts):
+    """Whatever the clock shows: its ticks repeat after some hours. Other blocks do not count."""
+    for now in (0.0, 65_500.0, 10**6):
+        monkeypatch.setattr(evicted_blocks.time, "monotonic", lambda now=now: now)
+        evicted = EvictedBlocks(max_blocks=8)
+        evicted.remember(_keys(1, 2), outcome)
+        monkeypatch.setattr(evicted_blocks.time, "monotonic", lambda now=now: now + seconds)
+        evicted.want(_keys(1, 2, 3, 9))
+        assert evicted.num_wanted_again == (2 if counts else 0)
 
 
 def test_the_index_says_how_blocks_were_lost():
