@@ -268,8 +268,7 @@ class Fleet:
 
     def booked(self, replica_id: str) -> Booked:
         """What this router itself has booked on a replica."""
-        replica = self.replicas.get(replica_id)
-        if replica is None:
+        if (replica := self.replicas.get(replica_id)) is None:
             return Booked()
         return Booked(replica.running, replica.queued_tokens, replica.active_tokens, replica.engine_tokens)
 
@@ -306,7 +305,8 @@ class Fleet:
         self._peer_expectations.expire(now)
         if self.sent.num_keys:
             self.sent.expire(now)
-        self.turns.expire(now)
+        if self.programs.away or self.turns.open:
+            self.turns.expire(now)
         while self._leaving and self._leaving[0][0] <= now:
             self.index.forget(self._leaving.popleft()[1])
 

@@ -269,7 +269,8 @@ def counted(keys: BlockKeys) -> BlockKeys:
     """Of a prompt's keys those that a ledger looks at: the first, and the sample."""
     chosen = keys % SAMPLE == 0
     chosen[:1] = True
-    return keys[chosen]
+    found: BlockKeys = keys[chosen]
+    return found
 
 
 def _sampled(keys: BlockKeys) -> list[int]:

@@ -25,7 +25,7 @@ class Turns:
     def __init__(self, programs: Programs, outbox: Outbox) -> None:
         self.programs = programs
         self._outbox = outbox
-        self._open: OrderedDict[tuple[str, int], tuple[float, int, Replica]] = OrderedDict()
+        self.open: OrderedDict[tuple[str, int], tuple[float, int, Replica]] = OrderedDict()
         """Of other routers: when each began, of which program, and where."""
 
     def begin(
@@ -54,28 +54,27 @@ class Turns:
             name, replica = (bookings.router, turn.number), replicas.get(turn.replica)
             if not turn.replica:
                 self.programs.wait(turn.program, now)
-            elif replica is not None and name not in self._open:
-                self._open[name] = now, turn.program, replica
+            elif replica is not None and name not in self.open:
+                self.open[name] = now, turn.program, replica
                 self.programs.begin(turn.program, replica.slot, unpack(turn.blocks), turn.prompt_tokens, now)
         for number, seconds in bookings.ended:
             self._end((bookings.router, number), now, seconds)
-        while len(self._open) > MAX_TURNS:
-            self._end(next(iter(self._open)), now)
+        while len(self.open) > MAX_TURNS:
+            self._end(next(iter(self.open)), now)
 
     def forget(self, router: str, now: float) -> None:
         """End all turns of one router."""
-        for name in [name for name in self._open if name[0] == router]:
+        for name in [name for name in self.open if name[0] == router]:
             self._end(name, now)
 
     def expire(self, now: float) -> None:
         """End turns that last too long, and let go of programs that have not come back soon."""
-        while self._open and next(iter(self._open.values()))[0] + LIMIT_SECONDS <= now:
-            self._end(next(iter(self._open)), now)
-        if self.programs.away:
-            self.programs.expire(now)
+        while self.open and next(iter(self.open.values()))[0] + LIMIT_SECONDS <= now:
+            self._end(next(iter(self.open)), now)
+        self.programs.expire(now)
 
     def _end(self, name: tuple[str, int], now: float, seconds: float | None = None) -> None:
-        if turn := self._open.pop(name, None):
+        if turn := self.open.pop(name, None):
             began, program, replica = turn
             self.programs.end(
                 program, now - began if seconds is None else seconds, replica.lease.capacity_blocks, now

@@ -28,13 +28,12 @@ from router.http.stream_formats import NO_ANSWER, TranslatedEvents
 from router.observe.accounting import Accounts
 from router.prefixes.catalog import PromptCatalog
 from router.requests.agent_calls import fitted
-from router.requests.bodies import parse_body
+from router.requests.bodies import in_session, parse_body
 from router.requests.endpoints import Endpoint
 from router.requests.prompt_threads import PromptThreads
 from router.requests.prompts import guess, prepare
 from router.requests.schema import (
     ENGINE_HEADERS,
-    MAX_SALT_LENGTH,
     MESSAGES_PATH,
     TRACE_HEADERS,
     Call,
@@ -51,8 +50,6 @@ if TYPE_CHECKING:
     from router.observe.tracing import Tracing
 
 CLIENT_CLOSED_REQUEST = 499
-SESSION_HEADERS = (b"x-session-id", b"session_id", b"x-claude-code-session-id", b"x-opencode-session")
-"""Where clients name a conversation: vLLM's two headers, and those of coding agents."""
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -128,8 +125,7 @@ class GenerationEndpoint:
         scope = self.scopes.of(record.rights)
         call = await parse_body(endpoint.path, raw, scope, self.threads, party, content_type)
         del raw  # nothing here holds a long body once its answer streams
-        if session := _session(headers):
-            call = msgspec.structs.replace(call, conversation=call.conversation + session)
+        call = in_session(call, headers)
         record.stream = call.stream
         model = self.fleet.models.get(call.model) or await self.new_names.model_of(call.model)
         if not call.model:
@@ -259,11 +255,6 @@ def _request_ids(record: RequestRecord) -> dict[str, str]:
     if record.client_id:
         return {"x-request-id": record.client_id, "x-warmroute-request-id": record.request_id}
     return {"x-request-id": record.request_id}
-
-
-def _session(headers: dict[bytes, bytes]) -> bytes:
-    """What a client calls the conversation: those that begin alike are told apart by it."""
-    return next((headers[name] for name in SESSION_HEADERS if name in headers), b"")[:MAX_SALT_LENGTH]
 
 
 def _client_id(headers: dict[bytes, bytes]) -> str:

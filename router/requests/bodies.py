@@ -11,7 +11,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from contextlib import suppress
 from typing import TypeAlias
 
@@ -40,6 +40,11 @@ loadtest.studies.tokenising``.
 SECONDS_PER_BYTE = 0.8e-9
 COUNTED_BYTES = 1024 * 1024
 """Looked at in one go."""
+
+SESSION_HEADERS = (b"x-session-id", b"session_id", b"x-claude-code-session-id", b"x-opencode-session")
+SESSION_METADATA = ("session_id", "conversation_id", "user_id")
+"""Where clients name a conversation: vLLM's two headers, those of coding agents, ``metadata``."""
+MAX_SESSION_BYTES = 256
 
 CHILD_SECONDS = 20
 """CPU time that a process may take."""
@@ -74,6 +79,19 @@ async def parse_body(
         return await threads.run(client, len(raw), lambda pause: _parse_in_thread(path, raw, scope, pause))
     except PromptBusyError as error:
         raise OverloadedError(f"The request body has not been read: {error}.") from error
+
+
+def in_session(call: Call, headers: Mapping[bytes, bytes]) -> Call:
+    """The same call, told apart from others that begin alike by what its client calls the conversation. That
+    joins nothing, so nobody can name another's conversation.
+    """
+    about, name = call.fields.get("metadata"), call.fields.get("prompt_cache_key")
+    names = [name, *map(about.get, SESSION_METADATA)] if isinstance(about, dict) else [name]
+    said = next((headers[header] for header in SESSION_HEADERS if header in headers), b"")
+    said = said or next((name for name in names if isinstance(name, str)), "").encode(errors="replace")
+    if not said:
+        return call
+    return msgspec.structs.replace(call, conversation=call.conversation + said[:MAX_SESSION_BYTES])
 
 
 def _parse(path: str, raw: bytes, scope: CacheScope) -> Call:

@@ -22,6 +22,7 @@ CHAT_PATHS = frozenset({CHAT_PATH, MESSAGES_PATH, RESPONSES_PATH})
 
 CHARACTERS_PER_TOKEN = 4
 """Guess for prompts that cannot be tokenised here; only their load is estimated with it."""
+
 OPENING = 512
 """Characters, tokens or bytes at the beginning of a prompt that stay the same over all turns."""
 MAX_ROLE_LENGTH = 64
@@ -36,10 +37,11 @@ ASK_FOR_USAGE = b',"stream_options":{"include_usage":true}'
 REPORT_MODE = "kv_cache_report_mode"
 """In ``vllm_xargs``, makes vLLM announce blocks again that it only reuses: they would be counted twice."""
 ENGINE_INTERNALS = ("kv_transfer_params", "ec_transfer_params")
-"""Fields for an engine's own KV transfers: from a client they would bypass tokenisation and routing."""
+"""Fields that steer an engine's own KV transfers: from a client they would bypass tokenisation and
+routing."""
 TRACE_HEADERS = {b"traceparent": 128, b"tracestate": 1024}
-"""By which a request belongs to a trace, and their longest: W3C has 55 bytes, and asks for 512."""
-SESSION_METADATA = ("session_id", "conversation_id", "user_id")
+"""By which a request belongs to a trace, and their longest: they are remembered with it. W3C's trace
+context has 55 bytes for the one, and asks for 512 of the other."""
 ENGINE_HEADERS = {
     b"content-type": 1024,
     b"x-session-id": 128,
@@ -107,7 +109,8 @@ class Call(msgspec.Struct, frozen=True):
     wants_usage: bool
     """Whether the client asked for the usage event at the end of its stream."""
     cache_salt: str
-    """What separates caches, at the engine and here; the client's own unless the call was `isolated`."""
+    """What separates the caches of those who use it, at the engine and here; the client's own unless the
+    call was `isolated`."""
     conversation: bytes
     """A digest of what stays the same over all turns of the conversation."""
     fields: Mapping[str, Any]
@@ -294,20 +297,12 @@ def call_of(
         stream=truth(fields.get("stream")) is True,
         wants_usage=wants_usage,
         cache_salt=_permitted_salt(fields),
-        conversation=conversation + _session(fields),
+        conversation=conversation,
         fields=fields,
         tokenisable=tokenisable and fields.get("truncate_prompt_tokens") is None,
         raw=body.raw,
         is_readable=is_readable,
     )
-
-
-def _session(fields: Mapping[str, Any]) -> bytes:
-    """What a client calls the conversation: those that begin alike are told apart by it."""
-    about = fields.get("metadata")
-    names = map(about.get, SESSION_METADATA) if isinstance(about, dict) else ()
-    given = next((name for name in (fields.get("prompt_cache_key"), *names) if isinstance(name, str)), "")
-    return given[:MAX_SALT_LENGTH].encode(errors="replace")
 
 
 def _permitted_salt(fields: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from router.errors import InvalidRequestError
 from router.requests import bodies
-from router.requests.bodies import THREAD_SECONDS, parse_body, parse_seconds
+from router.requests.bodies import THREAD_SECONDS, in_session, parse_body, parse_seconds
 from router.requests.schema import parse_chat, parse_completion
 from router.tenants.cache_scopes import CacheScope
 from tests.waiting import eventually
@@ -113,3 +113,36 @@ async def test_a_process_ends_with_its_client(threads, monkeypatch):
     parsing.cancel()
     await eventually(lambda: len(threads) == 0)
     assert children[0].returncode is not None
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        lambda name: ({b"x-session-id": name.encode()}, {}),
+        lambda name: ({b"session_id": name.encode()}, {}),
+        lambda name: ({}, {"prompt_cache_key": name}),
+        lambda name: ({}, {"metadata": {"user_id": name, "session_id": 1}}),
+    ],
+)
+def test_conversations_that_begin_alike_are_told_apart_by_what_clients_call_them(said):
+    """But a name joins nothing: not what begins otherwise, and not what another tenant or salt has."""
+
+    def key(name, scope="", **other):
+        headers, fields = said(name) if name else ({}, {})
+        body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **fields, **other}
+        return in_session(parse_chat(json.dumps(body).encode()).isolated(scope), headers).conversation_key
+
+    opening = [{"role": "user", "content": "other"}]
+    others = [key(""), key("2"), key("1", "t"), key("1", messages=opening), key("1", cache_salt="u")]
+    assert key("1") == key("1", seed=1)
+    assert len({key("1"), *others}) == 6
+
+
+@pytest.mark.parametrize(
+    "fields", [{"metadata": 1}, {"metadata": {"user_id": 1}}, {"prompt_cache_key": ["x"]}]
+)
+def test_names_of_other_types_are_none(fields):
+    """They are left to the engine."""
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **fields}
+    call = parse_chat(json.dumps(body).encode())
+    assert in_session(call, {}) is call

@@ -255,40 +255,6 @@ def test_conversation_key_stays_over_all_turns():
     assert first.conversation_key != msgspec.structs.replace(first, cache_salt="u").conversation_key
 
 
-@pytest.mark.parametrize(
-    "said",
-    [
-        lambda name: {"prompt_cache_key": name},
-        lambda name: {"metadata": {"session_id": name}},
-        lambda name: {"metadata": {"user_id": name}},
-    ],
-)
-def test_conversations_that_begin_alike_are_told_apart_by_what_clients_call_them(said):
-    """But a name joins nothing: not what begins otherwise, and not what another tenant or salt has."""
-
-    def key(scope="", **fields):
-        return parse_chat(chat(**fields)).isolated(scope).conversation_key
-
-    opening = [{"role": "user", "content": "other"}]
-    assert key(**said("1")) == key(**said("1"), seed=1)
-    other = [
-        key(),
-        key(**said("2")),
-        key("tenant", **said("1")),
-        key(**said("1"), messages=opening),
-        key(**said("1"), cache_salt="u"),
-    ]
-    assert len({key(**said("1")), *other}) == 6
-
-
-@pytest.mark.parametrize(
-    "fields", [{"metadata": 1}, {"metadata": {"user_id": 1}}, {"prompt_cache_key": ["x"]}], ids=str
-)
-def test_names_of_other_types_are_none(fields):
-    """They are left to the engine."""
-    assert parse_chat(chat(**fields)).conversation_key == parse_chat(chat()).conversation_key
-
-
 def test_completions_that_grow_are_one_conversation():
     """A prompt that begins with 512 equal characters or tokens has the same key."""
     for unit in ("a", [1]):
