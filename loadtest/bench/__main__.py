@@ -18,7 +18,7 @@ import uvloop
 from rich.console import Console
 
 from loadtest.bench.contestants import DEFAULT_PEERS, DIRECT, Arena, Contestant, install, peer_names
-from loadtest.bench.costs import at_rest, first_tokens, json_requests, stream_chunks
+from loadtest.bench.costs import at_rest, first_tokens, json_requests, messages, responses, stream_chunks
 from loadtest.bench.load import Figures, Load, Measure
 from loadtest.bench.prompts import Conversations
 from loadtest.bench.results import results
@@ -33,7 +33,11 @@ MEASURES: dict[str, Measure] = {
     "ttft": first_tokens,
     "cold": cold_prompt,
     "rest": at_rest,
+    "messages": messages,
+    "responses": responses,
 }
+ASKED_FOR = frozenset({"messages", "responses"})
+"""Measured only where they are asked for: not every router has these APIs."""
 WITHOUT_ROUTER = frozenset({"ttft", "cold", "streams"})
 """The measures that also say something of engines alone."""
 
@@ -93,7 +97,9 @@ async def bench(
 @app.callback(invoke_without_command=True)
 def main(
     context: typer.Context,
-    only: Annotated[str, typer.Option(help="Measures, separated by commas.")] = ",".join(MEASURES),
+    only: Annotated[str, typer.Option(help="Measures, separated by commas.")] = ",".join(
+        name for name in MEASURES if name not in ASKED_FOR
+    ),
     routers: Annotated[str, typer.Option(help="Routers, separated by commas; otherwise all.")] = "",
     tree: Annotated[
         list[Path] | None, typer.Option(help="Another checkout with a .venv, measured too; repeatable.")

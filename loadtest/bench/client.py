@@ -11,16 +11,17 @@ import httptools
 SENT = re.compile(rb"t=(\d{20})")
 """When an engine sent a chunk: nanoseconds of the machine's monotonic clock."""
 ERROR_BYTES = 300
+CHAT = "/v1/chat/completions"
 
 
 class RequestFailedError(Exception):
     """A request was not answered with 200, or not to its end."""
 
 
-def head_of(host: bytes, length: int) -> bytes:
-    """Request line and headers of a chat completion with a body of that many bytes."""
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: %b\r\ncontent-type: application/json\r\n"
-    return head % host + b"content-length: %d\r\n\r\n" % length
+def head_of(host: bytes, length: int, path: str = CHAT) -> bytes:
+    """Request line and headers of a request with a body of that many bytes."""
+    head = b"POST %b HTTP/1.1\r\nhost: %b\r\ncontent-type: application/json\r\n"
+    return head % (path.encode(), host) + b"content-length: %d\r\n\r\n" % length
 
 
 @dataclass(slots=True)
@@ -59,12 +60,12 @@ class Connection(asyncio.Protocol):
         """A request under way has failed."""
         self._fail(f"the connection was closed: {exc}")
 
-    async def request(self, body: bytes) -> Reply:
-        """Send a chat completion and wait for the end of its answer. Raises `RequestFailedError`."""
+    async def request(self, body: bytes, path: str) -> Reply:
+        """Send a request and wait for the end of its answer. Raises `RequestFailedError`."""
         self._parser = httptools.HttpResponseParser(self)
         self._reply, self._error, self._rest = Reply(time.monotonic()), b"", b""
         self._waiter = asyncio.get_running_loop().create_future()
-        self._transport.write(head_of(self._host, len(body)) + body)
+        self._transport.write(head_of(self._host, len(body), path) + body)
         await self._waiter
         return self._reply
 
@@ -118,10 +119,10 @@ class Client:
         self._idle: list[Connection] = []
         self._all: list[Connection] = []
 
-    async def request(self, body: bytes) -> Reply:
+    async def request(self, body: bytes, path: str = CHAT) -> Reply:
         """Send a request on an idle connection, or on a new one. Raises `RequestFailedError`."""
         connection = self._idle.pop() if self._idle else await self._connect()
-        reply = await connection.request(body)
+        reply = await connection.request(body, path)
         self._idle.append(connection)
         return reply
 

@@ -5,12 +5,13 @@ import itertools
 import random
 import time
 
-from loadtest.bench.client import Reply
+from loadtest.bench.client import CHAT, Reply
 from loadtest.bench.contestants import Contestant
 from loadtest.bench.load import CHUNK_INTERVAL_US, STREAMS, Figures, Load
 from loadtest.bench.prompts import NUM_TURNS, Tag
 from loadtest.harness.measure import percentile
 
+RESPONSES = "/v1/responses"
 CLIENTS = 32
 WARM_UP_SECONDS = 1.0
 SHORT_STREAM, LONG_STREAM = 20, 220
@@ -22,9 +23,11 @@ TTFT_CHUNKS = 50
 """Chunks of each stream while TTFT is measured: one second of them."""
 
 
-async def json_requests(contestant: Contestant, load: Load) -> Figures:
+async def json_requests(
+    contestant: Contestant, load: Load, path: str = CHAT, name: str = "JSON request"
+) -> Figures:
     """Conversations of four turns with JSON answers, as fast as they are answered (closed loop)."""
-    run, numbers, answered, stopping = load.run_name(contestant, "json"), itertools.count(), 0, False
+    run, numbers, answered, stopping = load.run_name(contestant, name), itertools.count(), 0, False
 
     async def converse() -> None:
         nonlocal answered
@@ -33,7 +36,10 @@ async def json_requests(contestant: Contestant, load: Load) -> Figures:
             for turn in range(NUM_TURNS):
                 if stopping:
                     return
-                await contestant.client.request(load.conversations.body(Tag(run, number, turn)))
+                body = load.conversations.body(Tag(run, number, turn))
+                if path == RESPONSES:
+                    body = body.replace(b'"messages":', b'"input":', 1)
+                await contestant.client.request(body, path)
                 answered += 1
 
     async with asyncio.TaskGroup() as group:
@@ -45,12 +51,24 @@ async def json_requests(contestant: Contestant, load: Load) -> Figures:
         requests, seconds = answered - before, time.monotonic() - started
         used = contestant.cpu_seconds() - cpu
         stopping = True
+    if path != CHAT:
+        return {f"CPU per {name}, us": used / requests * 1e6}
     return {
         "CPU per JSON request, us": used / requests * 1e6,
         "requests/s by that CPU": requests / used,
         "requests/s seen": requests / seconds,
         "core used by the router, %": used / seconds * 100,
     }
+
+
+async def messages(contestant: Contestant, load: Load) -> Figures:
+    """The same conversations by Anthropic's API; the bodies are the same, too."""
+    return await json_requests(contestant, load, "/v1/messages", "message")
+
+
+async def responses(contestant: Contestant, load: Load) -> Figures:
+    """The same conversations by the Responses API, with the whole history in each request."""
+    return await json_requests(contestant, load, RESPONSES, "response")
 
 
 async def stream_chunks(contestant: Contestant, load: Load) -> Figures:

@@ -109,7 +109,7 @@ class EngineProtocol(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """Answer."""
-        if self._url.endswith(b"/chat/completions"):
+        if self._url.endswith((b"/chat/completions", b"/messages", b"/responses")):
             self._complete(b"".join(self._body))
         else:
             self._transport.write(PLAIN_REPLIES.get(self._url, NOT_FOUND))
@@ -136,7 +136,10 @@ class EngineProtocol(asyncio.Protocol):
             self._blocks.hold(prompt.keys)
         usage = _usage(prompt.prompt_tokens, max(1, tag.chunks)) if prompt else None
         if not tag.chunks:
-            self._transport.write(_json(_completion(prompt.answer if prompt else "", usage)))
+            answer = _completion(prompt.answer if prompt else "", usage)
+            if usage and not self._url.endswith(b"/chat/completions"):
+                answer["usage"] = {"input_tokens": usage["prompt_tokens"], "output_tokens": 1}
+            self._transport.write(_json(answer))
             return
         last = _event(choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}])
         if usage and WANTS_USAGE.search(body):

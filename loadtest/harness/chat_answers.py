@@ -1,6 +1,6 @@
 """Answers of an OpenAI-compatible server, as far as clients of load tests look into them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,19 +120,25 @@ def decode_chunk(data: bytes) -> Chunk:
     return chunk
 
 
-def chunks_in(lines: bytes) -> list[Chunk]:
+def chunks_in(lines: bytes, decode: Callable[[bytes], Chunk] = decode_chunk) -> list[Chunk]:
     """The events in some lines of a stream. Raises `RequestFailedError`."""
     events = [line[5:].strip() for line in lines.splitlines() if line.startswith(b"data:")]
-    return [decode_chunk(data) for data in events if data.startswith(b"{")]
+    return [decode(data) for data in events if data.startswith(b"{")]
 
 
 def read_reply(
-    answer: bytes, latency: float, ttft: float | None, replica: str, is_stream: bool = True
+    answer: bytes,
+    latency: float,
+    ttft: float | None,
+    replica: str,
+    is_stream: bool = True,
+    decode: Callable[[bytes], Chunk] = decode_chunk,
+    ends: Sequence[bytes] = (b"[DONE]",),
 ) -> Reply:
-    """Decode a whole answer. Raises `RequestFailedError`."""
-    chunks = chunks_in(answer) if is_stream else [decode_chunk(answer)]
-    if is_stream and b"[DONE]" not in answer:
-        raise RequestFailedError("the stream ended without [DONE]")
+    """Decode a whole answer, by ``decode`` and with one of these ``ends``. Raises `RequestFailedError`."""
+    chunks = chunks_in(answer, decode) if is_stream else [decode(answer)]
+    if is_stream and not any(end in answer for end in ends):
+        raise RequestFailedError(f"the stream ended without {ends[0].decode()}")
     usage = next((chunk.usage for chunk in reversed(chunks) if chunk.usage), Usage())
     details = usage.prompt_tokens_details or Details()
     return Reply(

@@ -1,4 +1,4 @@
-"""One chat request over HTTP, timed. For greenlets: everything here waits through gevent.
+"""One chat request over HTTP, by one of its APIs, timed. For greenlets: everything here waits through gevent.
 
 geventhttpclient parses HTTP in C. The answer is read line by line up to its first token, and then as a whole:
 what arrives later costs one receive, and is decoded when the clock has stopped.
@@ -25,6 +25,7 @@ from loadtest.harness.chat_answers import (
     read_reply,
     refusal,
 )
+from loadtest.harness.chat_apis import CHAT, ChatApi
 
 MAX_OPEN = 10_000
 """Requests of one process at the same time; further ones wait."""
@@ -42,9 +43,10 @@ class ChatClient:
         stream: bool = True,
         timeout_seconds: float = 600.0,
         extra_body: Mapping[str, Any] | None = None,
+        api: ChatApi = CHAT,
     ) -> None:
         url = URL(host)
-        self._path = url.path.rstrip("/").removesuffix("/v1")
+        self._path, self._api = url.path.rstrip("/").removesuffix("/v1"), api
         self._http = HTTPClient.from_url(
             url, concurrency=MAX_OPEN, connection_timeout=CONNECT_SECONDS, network_timeout=timeout_seconds
         )
@@ -78,14 +80,14 @@ class ChatClient:
         body = {"model": model, "messages": messages, "max_tokens": max_tokens, **self._fields}
         if user:
             body["user"] = user
-        data = self._encoder.encode(body)
+        data = self._encoder.encode(self._api.body(body))
         with _failures(), gevent.Timeout(self._timeout_seconds):
             started = time.perf_counter()
-            response = self._http.post(f"{self._path}/v1/chat/completions", data, self._headers)
+            response = self._http.post(f"{self._path}{self._api.path}", data, self._headers)
             try:
                 if response.status_code != 200:
                     raise refusal(response.status_code, bytes(response.read()))
-                first, head = _first_token(response) if self._stream else (None, b"")
+                first, head = _first_token(response, self._api) if self._stream else (None, b"")
                 answer = head + response.read()
                 latency = time.perf_counter() - started
             finally:
@@ -97,6 +99,8 @@ class ChatClient:
             first and first - started,
             replica if isinstance(replica, str) else "",
             self._stream,
+            self._api.chunk,
+            self._api.ends,
         )
 
     def close(self) -> None:
@@ -115,11 +119,11 @@ def _failures() -> Iterator[None]:
         raise RequestFailedError(f"{type(error).__name__}: {error}"[:MAX_MESSAGE]) from error
 
 
-def _first_token(response: HTTPSocketPoolResponse) -> tuple[float | None, bytes]:
+def _first_token(response: HTTPSocketPoolResponse, api: ChatApi) -> tuple[float | None, bytes]:
     """When the first token arrived, and all lines up to it."""
     head = b""
     while line := response.readline(b"\n"):
         head += line
-        if any(chunk.has_text for chunk in chunks_in(line)):
+        if any(chunk.has_text for chunk in chunks_in(line, api.chunk)):
             return time.perf_counter(), head
     return None, head

@@ -13,6 +13,7 @@ from locust.event import Events
 from locust.runners import MasterRunner, WorkerRunner
 
 from loadtest.harness.chat_answers import RequestFailedError
+from loadtest.harness.chat_apis import APIS
 from loadtest.scenarios.scenario import Scenario
 from loadtest.scenarios.script import Message, Screenwriter, ScriptedSession
 from loadtest.users.client import ChatClient
@@ -130,6 +131,7 @@ class LoadTest:
             stream=options.stream,
             timeout_seconds=options.timeout,
             extra_body=options.body_fields(),
+            api=APIS[options.api],
         )
         self.model = options.model or self.client.models()[0]
         if self.scenario is not None:

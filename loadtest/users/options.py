@@ -7,6 +7,7 @@ from typing import Annotated, Any, get_args
 import msgspec
 from locust.argument_parser import LocustArgumentParser, get_empty_argument_parser
 
+from loadtest.harness.chat_apis import APIS
 from loadtest.workloads.trace_rows import TIME_UNITS, TOKENS_PER_ID
 
 DEFAULT_SCENARIO = "support-bot"
@@ -65,6 +66,7 @@ class Options(msgspec.Struct, frozen=True):
     seed: Annotated[int, _flag("the same seed means the same conversations")] = 0
     model: Annotated[str, _flag("default: the first one that GET /v1/models names")] = ""
     api_key: Annotated[str, _flag("bearer token", env_var="LOCUST_API_KEY", is_secret=True)] = ""
+    api: Annotated[str, _flag("by which API users ask. Default: %(default)s", choices=tuple(APIS))] = "chat"
     stream: Annotated[
         bool, _flag("stream answers; without, there is no TTFT", action=BooleanOptionalAction)
     ] = True

@@ -130,6 +130,27 @@ async def test_locust_and_router_agree(system: System) -> None:
         assert expected in written
 
 
+@pytest.mark.parametrize("api", ["messages", "responses"])
+async def test_other_apis_are_counted_the_same(system: System, api: str) -> None:
+    """Nothing fails, requests and tokens are the router's numbers, and later turns are warm."""
+    router, scenario = await start(system)
+    summary_file = system.directory / "summary.json"
+    options = ("--scenario", str(scenario), "--json-summary", str(summary_file), "--api", api)
+    times = ("-u", "8", "-r", "8", "-t", "4s", "--stop-timeout", "30")
+    assert await finished(locust(system, "--host", router, *options, *times)) == 0, system.log("locust")
+    rows = json.loads(summary_file.read_text())["rows"]
+    totals = await router_totals(system, router)
+    assert rows["all"]["failures"] == 0
+    assert rows["all"]["requests"] == totals["requests"] > 10
+    assert (rows["all"]["prompt_tokens"], rows["all"]["cached_tokens"]) == (
+        totals["prompt"],
+        totals["cached"],
+    )
+    assert rows["support-bot turn 2+"]["hit_rate"] > 0.7
+    answer = await system.get(f"{router}/admin/replicas")
+    assert answer["requests_by_path"] == {f"/v1/{api}": totals["requests"]}
+
+
 async def test_workers_figures_add_up(system: System) -> None:
     """With two worker processes the master's summary is what the router has counted, to the last answer; and
     the second worker holds other conversations than the first.

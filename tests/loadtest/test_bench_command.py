@@ -18,7 +18,7 @@ def test_the_table_shows_what_a_router_costs(tmp_path):
     model = build_tiny_model(tmp_path / "model")
     options = [
         "--only",
-        "json",
+        "json,messages,responses",
         "--routers",
         "warmroute",
         "--rounds",
@@ -30,7 +30,8 @@ def test_the_table_shows_what_a_router_costs(tmp_path):
     ]
     done = subprocess.run([*BENCH, *options], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "CPU per JSON request, us" in done.stdout
+    for what in ("JSON request", "message", "response"):
+        assert f"CPU per {what}, us" in done.stdout
     assert "warmroute" in done.stdout
 
 

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from loadtest.harness.chat_answers import RequestFailedError
+from loadtest.harness.chat_apis import APIS
 from loadtest.users.client import ChatClient
 
 USAGE = {"prompt_tokens": 50, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 32}}
@@ -121,6 +122,83 @@ def test_pieces_of_a_stream_may_end_anywhere(client, script, size):
     stream = b"".join(GOOD).replace(b"\n\n", b"\r\n\r\n" if size == 7 else b"\n\n")
     script.parts = [stream[at : at + size] for at in range(0, len(stream), size)]
     assert client.ask("m", MESSAGES, 7).text == "One two three"
+
+
+def named(data):
+    """An event that is named after its type."""
+    return b"event: %b\ndata: %b\n\n" % (data["type"].encode(), json.dumps(data).encode())
+
+
+def delta(text):
+    """A piece of a message's text."""
+    return named({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}})
+
+
+def addition(text):
+    """A piece of a response's text."""
+    return named({"type": "response.output_text.delta", "delta": text})
+
+
+CHAT = [{"role": "system", "content": "Be brief."}, *MESSAGES]
+MARK = {"cache_control": {"type": "ephemeral"}}
+MESSAGE_USAGE = {
+    "input_tokens": 8,
+    "cache_read_input_tokens": 32,
+    "cache_creation_input_tokens": 10,
+    "output_tokens": 3,
+}
+RESPONSE_USAGE = {"input_tokens": 50, "input_tokens_details": {"cached_tokens": 32}, "output_tokens": 3}
+OUTPUT = [{"type": "message", "content": [{"type": "output_text", "text": "One two three"}]}]
+OTHER_APIS = {
+    "messages": (
+        [
+            named({"type": "message_start", "message": {"usage": {"input_tokens": 50, "output_tokens": 0}}}),
+            *map(delta, ["One ", "two ", "three"]),
+            named({"type": "message_delta", "delta": {"stop_reason": "x"}, "usage": MESSAGE_USAGE}),
+            named({"type": "message_stop"}),
+        ],
+        {"content": [{"type": "text", "text": "One two three"}], "usage": MESSAGE_USAGE},
+        {
+            "system": [{"type": "text", "text": "Be brief.", **MARK}],
+            "messages": [{"role": "user", "content": [{"type": "text", "text": "Hello", **MARK}]}],
+            "max_tokens": 7,
+            "metadata": {"user_id": "tenant-1"},
+        },
+    ),
+    "responses": (
+        [
+            named({"type": "response.created", "response": {"usage": None}}),
+            *map(addition, ["One ", "two ", "three"]),
+            named({"type": "response.completed", "response": {"output": OUTPUT, "usage": RESPONSE_USAGE}}),
+        ],
+        {"output": OUTPUT, "usage": RESPONSE_USAGE, "error": None},
+        {"input": CHAT, "max_output_tokens": 7, "store": False, "user": "tenant-1"},
+    ),
+}
+
+
+@pytest.mark.parametrize("api", OTHER_APIS)
+@pytest.mark.parametrize("streamed", [True, False])
+def test_other_apis_are_asked_and_read_in_their_own_words(host, script, api, streamed):
+    """What is sent for a chat, and the same figures of an answer, whole and streamed; a stream has an end."""
+    events, whole, asked = OTHER_APIS[api]
+    client = ChatClient(host, stream=streamed, api=APIS[api])
+    script.parts = [events[0], 0.05, *events[1:]] if streamed else [json.dumps(whole).encode()]
+    answer = client.ask("m", CHAT, 7, "tenant-1")
+    assert answer.text == "One two three"
+    assert (answer.prompt_tokens, answer.cached_tokens, answer.output_tokens) == (50, 32, 3)
+    path, _, body = script.asked[0]
+    assert path == f"/v1/{api}"
+    streaming = {"stream": True} if streamed else {}
+    assert body == {"model": "m", "temperature": 0.0, **asked, **streaming}
+    if streamed:
+        assert answer.ttft is not None
+        assert 0.05 <= answer.ttft <= answer.latency
+    for parts in (events[:-1], [*events[:2], b'event: error\ndata: {"error": {"message": "died"}}\n\n']):
+        script.parts = parts
+        with pytest.raises(RequestFailedError):
+            client.ask("m", CHAT, 7)
+    client.close()
 
 
 def test_without_usage_tokens_are_counted_by_chunks(client, script):
