@@ -90,7 +90,7 @@ def breakpoints_of(body: Mapping[str, Any]) -> Breakpoints | None:
     ttls: list[str] = []
     for path, control, _ in reversed(marked):
         ttl = (control.get("ttl") or "5m") if isinstance(control, dict) else ""
-        if ttl not in SECONDS or control.get("type") != "ephemeral":
+        if ttl not in list(SECONDS) or control.get("type") != "ephemeral":
             raise ValueError(f"{path}cache_control: must be of type 'ephemeral', with a ttl of '5m' or '1h'.")
         if ttl == "1h" and "5m" in ttls:
             raise ValueError(f"{path}cache_control.ttl: {ORDER}")

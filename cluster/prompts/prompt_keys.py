@@ -129,8 +129,9 @@ class PendingPrompt:
         if self._ending:
             last = self._extended(last, self._ending)
             keys.append(last.keys)
-        marks = [self._tokens_at(mark) for mark in self._marks]
-        return KeyedPrompt(last.num_tokens, unpack(b"".join(keys)), self._known_opening_tokens(), marks)
+        opening = self._known_opening_tokens()
+        marks = [opening if mark == self._opening_at else self._tokens_at(mark) for mark in self._marks]
+        return KeyedPrompt(last.num_tokens, unpack(b"".join(keys)), opening, marks)
 
     def _begin(self, number: int) -> int:
         """Where a part begins."""

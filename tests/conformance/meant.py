@@ -47,6 +47,11 @@ MEANT = {
         "A prompt that no replica's context holds is refused by the router, with OpenAI's code.",
         frozenset({400}),
     ),
+    "breakpoints": Meant(
+        "Engines do not read `cache_control`; the router splits their counts by it, and refuses what "
+        "Anthropic refuses of it.",
+        frozenset({200, 400}),
+    ),
     "models": Meant("The list of models is the fleet's.", frozenset({200})),
     "version": Meant("The version is Warmroute's.", frozenset({200})),
     "path": Meant(

@@ -136,6 +136,9 @@ def _add_agents(cases: Cases) -> None:
     cases.post("messages", "/v1/messages", {"model": "m"}, {})
     cases.post("messages of another model", "/v1/messages", {**MESSAGE, "model": "x"}, meant="unknown model")
     cases.post("messages without JSON", "/v1/messages", b"{", b"[]", meant="no JSON")
+    mark = {"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}
+    for marked in ({"system": [mark]}, {"system": [mark] * 5}, {"stream": True, "system": [mark]}):
+        cases.post("messages with breakpoints", "/v1/messages", {**MESSAGE, **marked}, meant="breakpoints")
     cases.post("messages of another type", "/v1/messages", MESSAGE, Content_Type="text/plain")
     cases.post(
         "count tokens", "/v1/messages/count_tokens", MESSAGE, {"model": "m"}, {**MESSAGE, "messages": 5}

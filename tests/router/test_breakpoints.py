@@ -109,6 +109,7 @@ def test_breakpoint_that_is_far_from_the_end_is_not_found(tiny_model):
         ),
         ({"cache_control": {"type": "ephemeral", "ttl": "1d"}}, "cache_control: must be"),
         ({"cache_control": 1}, "cache_control: must be"),
+        ({"cache_control": {"type": "ephemeral", "ttl": [1]}}, "cache_control: must be"),
     ],
 )
 async def test_breakpoints_that_are_not_allowed(router, engines, fields, message):
