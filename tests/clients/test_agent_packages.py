@@ -5,7 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
@@ -36,12 +36,21 @@ async def system(tmp_path: Path, tiny_model: Path) -> AsyncIterator[System]:
             system.stop()
 
 
-async def use(system: System, engines: Sequence[str], *command: str | Path) -> None:
-    """Run a script before a router that keeps responses; every case works, and all prompts were exact."""
+async def start_router(system: System, *engines: str) -> str:
+    """A router before these engines, which keeps responses."""
     system.start_agent(*engines)
-    router = await system.start_router(
+    return await system.start_router(
         WARMROUTE_STORED_RESPONSES="redis", WARMROUTE_STORED_KEYS="a secret of the routers"
     )
+
+
+async def use(system: System, router: str, language: str) -> None:
+    """Run a language's script; every case works, and all prompts were exact."""
+    command: list[str | Path] = [sys.executable, HERE / "use_agents.py"]
+    if language == "node":
+        for path in (HERE / "node").glob("*.mjs"):
+            shutil.copy(path, FOLDER)
+        command = ["node", FOLDER / "use_agents.mjs"]
     process = await asyncio.create_subprocess_exec(
         *command, router, "tiny", stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=system.directory
     )
@@ -51,15 +60,6 @@ async def use(system: System, engines: Sequence[str], *command: str | Path) -> N
     assert len(said) >= CASES, complaints.decode()
     assert not [one for one in said if one["said"] != "ok"]
     assert "prompt_tokens_differed" not in system.log("router")
-
-
-def script(language: str) -> list[str | Path]:
-    """The command of a language's script."""
-    if language == "python":
-        return [sys.executable, HERE / "use_agents.py"]
-    for path in (HERE / "node").glob("*.mjs"):
-        shutil.copy(path, FOLDER)
-    return ["node", FOLDER / "use_agents.mjs"]
 
 
 @pytest.mark.parametrize(
@@ -74,12 +74,14 @@ async def test_simulated_engines(system: System, language: str) -> None:
     calls = system.directory / "script.json"
     calls.write_text(json.dumps([{"name": "find", "arguments": ARGUMENTS}]))
     engines = [await system.start_engine(0, "--script", str(calls)) for _ in range(2)]
-    await use(system, [url for url, _ in engines], *script(language))
+    await use(system, await start_router(system, *(url for url, _ in engines)), language)
 
 
 @pytest.mark.vllm
-@pytest.mark.parametrize("language", ["python", pytest.param("node", marks=needs_node)])
-async def test_real_engine(system: System, language: str) -> None:
-    """The small model, which is made to call the tool."""
+async def test_real_engine(system: System) -> None:
+    """The small model, which is made to call the tool; Node's packages too where they are installed."""
     with vllm_engine(system.directory / "vllm.log", "--block-size", "32", names=["tiny"]) as port:
-        await use(system, [f"http://127.0.0.1:{port}"], *script(language))
+        router = await start_router(system, f"http://127.0.0.1:{port}")
+        await use(system, router, "python")
+        if is_installed(NODE_MODULES):
+            await use(system, router, "node")
