@@ -76,8 +76,8 @@ def serve(context: typer.Context) -> None:
 
     @with_settings(
         ServeSettings,
-        "model model_name replicas host port blocks max_model_len engine redis_url policy ray_address "
-        "engine_api_key admin_token deployment log_level",
+        "model model_name replicas host port blocks max_model_len gpus engine engine_arguments redis_url "
+        "policy ray_address engine_api_key admin_token deployment log_level",
     )
     def run(
         quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,

@@ -9,7 +9,6 @@ import os
 import secrets
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -70,7 +69,6 @@ def _start(settings: ServeSettings, console: Console, stack: ExitStack, hurry: t
         redis = stack.enter_context(redis_for(settings.redis_url or None, settings.cache_directory))
         current.done(f"{redis.origin}, {masked(redis.url)}")
     secret = settings.engine_api_key or secrets.token_urlsafe(24)
-    num_gpus = 1.0 if settings.engine == "vllm" and has_gpu() else 0.0
     with step(console, "Ray") as current:
         stack.callback(_stop_ray, hurry)
         _start_ray(settings, current)
@@ -79,7 +77,7 @@ def _start(settings: ServeSettings, console: Console, stack: ExitStack, hurry: t
         _deploy_router(settings, redis, secret)
         current.done(f"listens on {_router_url(settings)}")
     with step(console, f"{settings.replicas} {settings.engine} replicas of {model.name}") as current:
-        _deploy_replicas(settings, redis, secret, model, num_gpus)
+        _deploy_replicas(settings, redis, secret, model)
         _wait_until_ready(settings, current)
     serving = Serving(os.getpid(), _router_url(settings), redis.url, settings.admin_token or None)
     stack.enter_context(announced(serving))
@@ -99,18 +97,6 @@ def _check_router_settings() -> None:
             f"WARMROUTE_WORKERS={workers}: `warmroute serve` runs one router process. Unset it; "
             f"`warmroute router --workers {workers}` beside it runs more."
         )
-
-
-def has_gpu() -> bool:
-    """Whether this machine has an NVIDIA GPU that answers."""
-    forced = os.environ.get("WARMROUTE_ACCELERATOR")
-    if forced:
-        return forced == "gpu"
-    command = shutil.which("nvidia-smi")
-    return (
-        command is not None
-        and subprocess.run([command, "-L"], capture_output=True, check=False).returncode == 0
-    )
 
 
 def _find_model(settings: ServeSettings, console: Console) -> Path:
@@ -204,33 +190,14 @@ def _deploy_router(settings: ServeSettings, redis: RedisChoice, secret: str) -> 
     serve.run(router_app(router_settings), name=ROUTER_APP, route_prefix=None)
 
 
-def _deploy_replicas(
-    settings: ServeSettings, redis: RedisChoice, secret: str, model: Path, num_gpus: float
-) -> None:
+def _deploy_replicas(settings: ServeSettings, redis: RedisChoice, secret: str, model: Path) -> None:
     from ray import serve
 
-    from cluster.serve.serve_app import REPLICAS_APP, replicas_app
-    from cluster.settings import load_settings
-    from workers.replica import ReplicaOptions
-    from workers.settings import WorkerSettings
+    from cluster.serve.serve_app import REPLICAS_APP, gpus_of, replica_options, replicas_app
 
-    worker_settings = load_settings(
-        WorkerSettings,
-        redis_url=redis.url,
-        engine_api_key=secret,
-        deployment=settings.deployment,
-        log_level=settings.log_level,
-    )
-    options = ReplicaOptions(
-        engine=settings.engine,
-        model=model,
-        model_name=settings.model_name or model.name,
-        blocks=settings.blocks,
-        max_model_len=settings.max_model_len,
-        settings=worker_settings,
-    )
+    options = replica_options(settings, redis.url, model, secret)
     target = serve.RunTarget(
-        replicas_app(options, settings.replicas, num_gpus), name=REPLICAS_APP, route_prefix=None
+        replicas_app(options, settings.replicas, gpus_of(settings)), name=REPLICAS_APP, route_prefix=None
     )
     serve.run_many([target], wait_for_applications_running=False)
 

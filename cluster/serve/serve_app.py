@@ -4,7 +4,16 @@ Part of the composition root: it may import `router` and `workers`. The two are 
 so that one can be scaled, replaced or restarted without the other.
 """
 
+import os
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from cluster.errors import StartUpError
+from cluster.serve.serve_settings import ServeSettings
+from cluster.settings import load_settings
 
 if TYPE_CHECKING:
     from router.settings import RouterSettings
@@ -14,6 +23,67 @@ REPLICAS_APP = "warmroute-replicas"
 ROUTER_APP = "warmroute-router"
 
 HEALTH_CHECK_SECONDS = 2.0
+
+
+def replicas(args: dict[str, Any]) -> Any:
+    """The engines' application for Serve's configuration files, with settings of `warmroute serve`."""
+    settings = load_settings(ServeSettings, **args)
+    if not settings.redis_url or not settings.model or not settings.engine_api_key:
+        raise StartUpError("engines on a cluster need model, redis_url and engine_api_key")
+    options = replica_options(settings, settings.redis_url, Path(settings.model), settings.engine_api_key)
+    return replicas_app(options, settings.replicas, gpus_of(settings))
+
+
+def routers(args: dict[str, Any]) -> Any:
+    """The routers' application for Serve's configuration files, with settings of `warmroute router`; so many
+    ``routers``, at most one on each node.
+    """
+    from router.settings import RouterSettings
+
+    num_routers = int(args.pop("routers", 1))
+    return router_app(load_settings(RouterSettings, **args), num_routers)
+
+
+def gpus_of(settings: ServeSettings) -> float:
+    """GPUs that each engine gets: one where this machine has any, unless the settings say so."""
+    if settings.gpus is not None:
+        return settings.gpus
+    return 1.0 if settings.engine == "vllm" and has_gpu() else 0.0
+
+
+def has_gpu() -> bool:
+    """Whether this machine has an NVIDIA GPU that answers."""
+    forced = os.environ.get("WARMROUTE_ACCELERATOR")
+    if forced:
+        return forced == "gpu"
+    command = shutil.which("nvidia-smi")
+    return (
+        command is not None
+        and subprocess.run([command, "-L"], capture_output=True, check=False).returncode == 0
+    )
+
+
+def replica_options(settings: ServeSettings, redis_url: str, model: Path, secret: str) -> "ReplicaOptions":
+    """What each replica is, by the settings of `warmroute serve`."""
+    from workers.replica import ReplicaOptions
+    from workers.settings import WorkerSettings
+
+    worker_settings = load_settings(
+        WorkerSettings,
+        redis_url=redis_url,
+        engine_api_key=secret,
+        deployment=settings.deployment,
+        log_level=settings.log_level,
+    )
+    return ReplicaOptions(
+        engine=settings.engine,
+        model=model,
+        model_name=settings.model_name or model.name,
+        blocks=settings.blocks,
+        max_model_len=settings.max_model_len,
+        extra_arguments=tuple(shlex.split(settings.engine_arguments)),
+        settings=worker_settings,
+    )
 
 
 def replicas_app(options: "ReplicaOptions", num_replicas: int, num_gpus: float) -> Any:
@@ -36,8 +106,8 @@ def replicas_app(options: "ReplicaOptions", num_replicas: int, num_gpus: float) 
     return deployment.bind(options)
 
 
-def router_app(settings: "RouterSettings") -> Any:
-    """The application that runs one router, on the port of its settings."""
+def router_app(settings: "RouterSettings", num_routers: int = 1) -> Any:
+    """The application that runs routers, each on a node of its own, on the port of its settings."""
     from ray import serve
 
     from router.server import Router
@@ -45,7 +115,8 @@ def router_app(settings: "RouterSettings") -> Any:
     deployment = serve.deployment(
         Router,
         name="Router",
-        num_replicas=1,
+        num_replicas=num_routers,
+        max_replicas_per_node=1,  # they have the same port
         ray_actor_options={"num_cpus": 1},
         health_check_period_s=HEALTH_CHECK_SECONDS,
         graceful_shutdown_wait_loop_s=0.1,

@@ -30,6 +30,11 @@ class ServeSettings(ClusterSettings):
     """Port of the router."""
     blocks: int = Field(0, ge=0)
     """KV blocks per replica; 0 lets the engine choose (1 GiB without a GPU)."""
+    gpus: float | None = Field(None, ge=0)
+    """GPUs of each engine; by default one where this machine has any. With several: ``--engine-arguments
+    "--tensor-parallel-size N"``."""
+    engine_arguments: str = ""
+    """Further arguments for the engine's command line."""
     max_model_len: int = Field(0, ge=0)
     """Tokens of prompt and answer; 0 takes the model's own limit."""
     policy: str = ""

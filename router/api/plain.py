@@ -30,6 +30,7 @@ def plain_routes(fleet: Fleet) -> APIRouter:
     routes = APIRouter()
 
     @routes.head("/health", include_in_schema=False)
+    @routes.get("/-/healthz", include_in_schema=False)  # KubeRay asks so
     @routes.get("/health", response_class=Response, responses=DOWN)
     @routes.post("/ping", include_in_schema=False)
     @routes.get("/ping", response_class=Response, responses=DOWN)
