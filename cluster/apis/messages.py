@@ -17,17 +17,9 @@ BILLING_HEADER = "x-anthropic-billing-header"
 them out."""
 TOOL_CHANGES = ("tool_addition", "tool_removal")
 KNOWN_BLOCKS = frozenset(
-    {
-        "text",
-        "image",
-        "tool_use",
-        "tool_result",
-        "tool_reference",
-        "thinking",
-        "redacted_thinking",
-        *TOOL_CHANGES,
-    }
-)
+    {"text", "image", "tool_use", "tool_result", "tool_reference", "thinking", "redacted_thinking",
+     *TOOL_CHANGES}
+)  # fmt: skip
 TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 SAME_FIELDS = ("model", "temperature", "top_p", "top_k", "stream", "chat_template_kwargs")
 """What a chat completion calls by the same name."""

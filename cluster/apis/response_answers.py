@@ -14,25 +14,11 @@ from cluster.apis.answer_blocks import Block, BlockStream, Json, Kind, Part, Ste
 from cluster.apis.responses import CUSTOM_INPUT, SEPARATOR
 
 REPEATED: Json = {
-    "instructions": None,
-    "metadata": None,
-    "parallel_tool_calls": True,
-    "temperature": 1.0,
-    "tool_choice": "auto",
-    "tools": [],
-    "top_p": 1.0,
-    "background": False,
-    "max_output_tokens": None,
-    "max_tool_calls": None,
-    "previous_response_id": None,
-    "prompt": None,
-    "reasoning": None,
-    "service_tier": "auto",
-    "text": None,
-    "top_logprobs": None,
-    "truncation": "disabled",
-    "user": None,
-}
+    "instructions": None, "metadata": None, "parallel_tool_calls": True, "temperature": 1.0,
+    "tool_choice": "auto", "tools": [], "top_p": 1.0, "background": False, "max_output_tokens": None,
+    "max_tool_calls": None, "previous_response_id": None, "prompt": None, "reasoning": None,
+    "service_tier": "auto", "text": None, "top_logprobs": None, "truncation": "disabled", "user": None,
+}  # fmt: skip
 """Fields of a request that its response has, too, and what they are where the request leaves them out."""
 PREFIXES = {Kind.THOUGHTS: "rs_", Kind.TEXT: "msg_", Kind.CALL: "fc_"}
 DELTAS = {

@@ -14,20 +14,9 @@ import msgspec
 from cluster.apis.answer_blocks import Json
 
 SAME_FIELDS = (
-    "model",
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "stream",
-    "chat_template_kwargs",
-    "frequency_penalty",
-    "presence_penalty",
-    "repetition_penalty",
-    "seed",
-    "stop",
-    "parallel_tool_calls",
-)
+    "model", "temperature", "top_p", "top_k", "min_p", "stream", "chat_template_kwargs", "frequency_penalty",
+    "presence_penalty", "repetition_penalty", "seed", "stop", "parallel_tool_calls",
+)  # fmt: skip
 """What a chat completion calls by the same name."""
 HISTORY_ELSEWHERE = ("previous_response_id", "conversation", "previous_input_messages")
 """Fields that refer to what the request does not hold."""
@@ -168,14 +157,10 @@ def _functions(tools: Sequence[Json]) -> list[Json]:
                 if inner.get("type") == "function":
                     functions.append(_function(inner, f"{tool.get('name')}{SEPARATOR}{inner.get('name')}"))
         elif tool.get("type") == "custom":
+            text = {"type": "string", "description": "The freeform text payload for this tool."}
             parameters = {
                 "type": "object",
-                "properties": {
-                    CUSTOM_INPUT: {
-                        "type": "string",
-                        "description": "The freeform text payload for this tool.",
-                    }
-                },
+                "properties": {CUSTOM_INPUT: text},
                 "required": [CUSTOM_INPUT],
                 "additionalProperties": False,
             }

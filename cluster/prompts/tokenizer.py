@@ -17,7 +17,7 @@ from typing import Any
 
 import xxhash
 
-from cluster.apis.breakpoints import OPENING, Breakpoints
+from cluster.apis.breakpoints import Breakpoint, places_in
 from cluster.errors import PromptError, TokenizerUnavailableError
 from cluster.prompts.chat_rendering import ChatOptions, ChatRenderer, flag
 from cluster.prompts.prompt_cache import PromptCache
@@ -153,21 +153,17 @@ class PromptTokenizer:
         return Prompt(prompt, 0)
 
     def keyed_chat(
-        self,
-        request: Mapping[str, Any],
-        root: bytes,
-        block_size: int,
-        breakpoints: Breakpoints | None = None,
+        self, request: Mapping[str, Any], root: bytes, block_size: int, marked: Sequence[Breakpoint] = ()
     ) -> PendingPrompt:
         """Render the body of a chat completion request, and look up how much of it is known.
 
-        The result is that of `chat`, with block keys, and marks at ``breakpoints``. Raises `PromptError` like
-        it.
+        The result is that of `chat`, with block keys, and tokens counted where it is ``marked``. Raises
+        `PromptError` like it.
         """
         text, position = self._renderer.render(request)
         opening_at = len(_utf8(text[:position])) if position >= 0 else -1
         special = flag(request, "add_special_tokens")
-        return self._keyed_text(text, special, root, block_size, opening_at, breakpoints)
+        return self._keyed_text(text, special, root, block_size, opening_at, marked)
 
     def keyed_completion(
         self, prompt: str | Sequence[int], root: bytes, block_size: int, add_special_tokens: bool = True
@@ -211,10 +207,9 @@ class PromptTokenizer:
         root: bytes,
         block_size: int,
         opening_at: int,
-        breakpoints: Breakpoints | None = None,
+        marked: Sequence[Breakpoint] = (),
     ) -> PendingPrompt:
         data = _utf8(text)
-        marks = breakpoints.positions(data) if breakpoints else ()
         front, back = self._surroundings if add_special_tokens else (b"", b"")
         return PendingPrompt(
             self.cache,
@@ -226,7 +221,7 @@ class PromptTokenizer:
             opening_at=opening_at,
             tokens_before=self._words.tokens_before,
             least_tokens=len(data) // self._longest_token if self._longest_token else 0,
-            marks=[opening_at if mark == OPENING else mark for mark in marks],
+            marks=places_in(data, marked, opening_at) if marked else (),
         )
 
     def _find_surroundings(self) -> tuple[bytes, bytes]:

@@ -1,56 +1,33 @@
 """What an answer of the Messages API says of ``cache_control``, and what is remembered of it."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
-from cluster.apis.breakpoints import KnownBreakpoints, Mark, split_usage
+from cluster.apis.breakpoints import KnownBreakpoints, split_usage
 from cluster.fleet.replicas import Model
-from router.http.sse import EventFilter, Usage
-from router.http.stream_formats import MESSAGE, NO_ANSWER, PassedEvents, usage_of_input
+from router.http.stream_formats import MESSAGE, NO_ANSWER, PassedEvents, UsageReader, usage_of_input
 from router.requests.prompts import PreparedPrompt
 
 WITH_USAGE = (b"event: message_start\n", b"event: message_delta\n")
 
 
-class BreakpointKeeper:
-    """Of one request; in the place of a `router.api.keeper.Keeper`."""
-
-    def __init__(self, known: KnownBreakpoints, model: Model, prompt: PreparedPrompt) -> None:
-        self._known, self._model, self._prompt = known, model, prompt
-        self._marks = prompt.marks or ()
-
-    def events(self) -> EventFilter:
-        """What reads the stream on its way to the client."""
-        return _SplitEvents(marks=self._marks, ends=MESSAGE.ends, read_usage=usage_of_input)
-
-    async def whole(self, body: bytes) -> bytes:
-        """What the client gets of a whole answer."""
-        self._remember(usage_of_input(body))
-        return _split(body, self._marks)
-
-    async def end(self, events: EventFilter) -> bytes:
-        """Nothing is held back."""
-        self._remember(events.usage)
-        return b""
-
-    def _remember(self, usage: Usage | None) -> None:
-        model, keys = self._model, self._prompt.keys
-        block_size = model.namespace.block_size if model.namespace else 0
-        for mark in self._marks if len(keys) else ():
-            num_blocks = mark.tokens // block_size
-            was_held = usage is not None and (usage.cached_tokens or 0) >= num_blocks * block_size
-            self._known.add(model.name, f"{keys[num_blocks - 1]:016x}", mark, was_held, time.time())
-
-
 @dataclass(slots=True, eq=False, repr=False, kw_only=True)
-class _SplitEvents(PassedEvents):
-    """Passes on events, of those with counts what `split_usage` makes of them."""
+class SplitCounts(PassedEvents):
+    """Passes on one answer, with the counts that `split_usage` makes of its own; in the place of a
+    `router.api.keeper.Keeper`.
+    """
 
-    marks: Sequence[Mark]
+    known: KnownBreakpoints
+    model: Model
+    prompt: PreparedPrompt
+    ends: tuple[bytes, ...] = MESSAGE.ends
+    read_usage: UsageReader | None = usage_of_input
+
+    def events(self) -> "SplitCounts":
+        """What reads the stream on its way to the client."""
+        return self
 
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes; return those that go on, in whole events."""
@@ -59,17 +36,33 @@ class _SplitEvents(PassedEvents):
             self._read(one)
             if one.startswith(WITH_USAGE):
                 head, _, fields = one.partition(b"data:")
-                one = b"%bdata: %b\n\n" % (head, _split(fields, self.marks))
+                one = b"%bdata: %b\n\n" % (head, self._split(fields))
             passed.append(one)
         return b"".join(passed)
 
+    async def whole(self, body: bytes) -> bytes:
+        """What the client gets of a whole answer."""
+        self.usage = usage_of_input(body)
+        return self._split(body) + await self.end(self)
 
-def _split(body: bytes, marks: Sequence[Mark]) -> bytes:
-    """A message, or the data of an event."""
-    try:
-        answer = msgspec.json.decode(body)
-        inner: dict[str, Any] = answer.get("message") or answer
-        inner["usage"] = split_usage(inner["usage"], marks)
-    except NO_ANSWER:
-        return body.strip()
-    return msgspec.json.encode(answer)
+    async def end(self, _: object) -> bytes:
+        """Remember what is known now; nothing is held back."""
+        keys, namespace = self.prompt.keys, self.model.namespace
+        found = (self.usage.cached_tokens if self.usage else None) or 0
+        if namespace is None or not len(keys):
+            return b""
+        for each in self.prompt.breakpoints or ():
+            num_blocks = each.tokens // namespace.block_size
+            was_held = found >= num_blocks * namespace.block_size
+            self.known.add(self.model.name, f"{keys[num_blocks - 1]:016x}", each, was_held, time.time())
+        return b""
+
+    def _split(self, body: bytes) -> bytes:
+        """A message, or the data of an event."""
+        try:
+            answer = msgspec.json.decode(body)
+            inner = answer.get("message") or answer
+            inner["usage"] = split_usage(inner["usage"], self.prompt.breakpoints or ())
+        except NO_ANSWER:
+            return body.strip()
+        return msgspec.json.encode(answer)

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cluster.fleet.fleet import Fleet
 from router.answers import schemas
-from router.api.breakpoints import BreakpointKeeper
+from router.api.breakpoints import SplitCounts
 from router.api.cors import Cors
 from router.api.dispatch import Dispatcher, Exchange
 from router.api.documented import public_paths
@@ -116,7 +116,7 @@ class GenerationEndpoint:
         headers: dict[bytes, bytes],
         record: RequestRecord,
         client: Client,
-        keeper: "Keeper | BreakpointKeeper | None" = None,
+        keeper: "Keeper | SplitCounts | None" = None,
     ) -> None:
         party, endpoint = client.party, self.endpoint
         content_type = headers.get(b"content-type", b"").decode("latin-1")
@@ -148,8 +148,8 @@ class GenerationEndpoint:
             passed |= record.trace.headers()
         else:
             passed |= chosen_headers(headers, TRACE_HEADERS)
-        if prompt.marks is not None:
-            keeper = BreakpointKeeper(self.accounts.breakpoints, model, prompt)
+        if prompt.breakpoints is not None:
+            keeper = SplitCounts(known=self.accounts.breakpoints, model=model, prompt=prompt, keep_usage=True)
         exchange = await self.dispatcher.start(call, prompt, record, passed)
         if exchange.is_chat and endpoint.maker is not None:
             exchange.maker = endpoint.maker(call.raw)
@@ -173,7 +173,7 @@ async def _relay_whole(
     exchange: Exchange,
     record: RequestRecord,
     client: Client,
-    keeper: "Keeper | BreakpointKeeper | None",
+    keeper: "Keeper | SplitCounts | None",
 ) -> bool:
     """Pass on an answer that has been read whole. True when the engine succeeded."""
     reply = exchange.reply
@@ -202,7 +202,7 @@ async def _relay_stream(
     exchange: Exchange,
     record: RequestRecord,
     client: Client,
-    keeper: "Keeper | BreakpointKeeper | None",
+    keeper: "Keeper | SplitCounts | None",
 ) -> bool:
     """Pass on a stream event by event. True when it was complete."""
     reply = exchange.reply

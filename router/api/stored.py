@@ -13,7 +13,7 @@ import msgspec
 
 from cluster.store.commands import RedisClient
 from router.api.background import Background, EventSource, Unread, events_of, failed, forget
-from router.api.breakpoints import BreakpointKeeper
+from router.api.breakpoints import SplitCounts
 from router.api.generate import GenerationEndpoint, RouterApplication
 from router.api.keeper import Keeper
 from router.api.stored_routes import stored_routes
@@ -43,7 +43,7 @@ class StoredEndpoint(GenerationEndpoint):
         headers: dict[bytes, bytes],
         record: RequestRecord,
         client: Client,
-        keeper: Keeper | BreakpointKeeper | None = None,
+        keeper: Keeper | SplitCounts | None = None,
     ) -> None:
         turn = None
         with suppress(*UNREADABLE):  # else the engine says what is wrong with it

@@ -1,11 +1,11 @@
 """Requests of the APIs that agents speak, which stand for chat completions: Messages and Responses."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
 
-from cluster.apis.breakpoints import breakpoints_of
+from cluster.apis.breakpoints import Breakpoint, breakpoints_of
 from cluster.apis.messages import system_first
 from cluster.prompts.tokenizer import PromptTokenizer
 from router.errors import InvalidRequestError
@@ -37,7 +37,7 @@ def parse_as_chat(path: str, shape: Any, convert: Conversion, raw: bytes) -> Cal
         )
     if shaped(body, shape) is None:
         return msgspec.structs.replace(unreadable(path, body), wants_usage=True)
-    breakpoints = None
+    breakpoints: Sequence[Breakpoint] = ()
     if path == MESSAGES_PATH and b'"cache_control"' in raw:
         try:
             breakpoints = breakpoints_of(fields)

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from cluster.apis.breakpoints import MIN_TOKENS, Mark
+from cluster.apis.breakpoints import MIN_TOKENS, Breakpoint
 from cluster.errors import PromptError
 from cluster.fleet.replicas import Model
 from cluster.index.block_table import NO_KEYS, BlockKeys
@@ -74,7 +74,7 @@ class PreparedPrompt(msgspec.Struct, frozen=True):
     exact: bool
     context_tokens: int = 0
     """What an engine's context must have room for, or it would refuse; 0 where all engines' have the same."""
-    marks: Sequence[Mark] | None = None
+    breakpoints: Sequence[Breakpoint] | None = None
     """Breakpoints that are long enough; None where the client has set none."""
 
 
@@ -108,7 +108,7 @@ async def prepare(
         conversation_key=conversation_key,
         exact=True,
         context_tokens=_context_tokens(call, model, (prompt.num_tokens + 1 for prompt in prompts)),
-        marks=_marks(call, prompts[0].marks),
+        breakpoints=_long_enough(call, prompts[0].marks) if call.breakpoints else None,
     )
 
 
@@ -245,10 +245,9 @@ def _look_up(
     return pending
 
 
-def _marks(call: Call, tokens: Sequence[int]) -> Sequence[Mark] | None:
-    if call.breakpoints is None:
-        return None
-    return [Mark(*each) for each in zip(tokens, call.breakpoints.ttls, strict=True) if each[0] >= MIN_TOKENS]
+def _long_enough(call: Call, tokens: Sequence[int]) -> list[Breakpoint]:
+    pairs = zip(call.breakpoints, tokens, strict=True)
+    return [each._replace(tokens=before) for each, before in pairs if before >= MIN_TOKENS]
 
 
 def _require_fit(call: Call, model: Model, num_tokens: int, at_least: str = "") -> None:

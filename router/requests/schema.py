@@ -9,7 +9,7 @@ from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar
 import msgspec
 import xxhash
 
-from cluster.apis.breakpoints import Breakpoints
+from cluster.apis.breakpoints import Breakpoint
 from router.errors import InvalidRequestError
 from router.requests.lenient_json import nested_too_deeply, read_leniently
 
@@ -122,7 +122,7 @@ class Call(msgspec.Struct, frozen=True):
     """Whether the fields are such as everything here expects; else only the engine can judge them."""
     upstream: bytes = b""
     """What goes to the engine, where that is known already."""
-    breakpoints: Breakpoints | None = None
+    breakpoints: Sequence[Breakpoint] = ()
 
     @property
     def messages(self) -> Sequence[Mapping[str, Any]]:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cluster.apis.breakpoints import MAX_TEXTS, Mark, breakpoints_of, split_usage
+from cluster.apis.breakpoints import Breakpoint, breakpoints_of, split_usage
 from cluster.apis.messages import chat_of_messages
 from cluster.prompts.tokenizer import PromptTokenizer
 from tests.router.fake_engine import stream, whole
@@ -83,12 +83,14 @@ def test_breakpoints_of_tools_and_system(tiny_model):
     assert tokenizer.decode(prompt.token_ids[: marks[1]]).endswith("of all kinds.")
 
 
-def test_breakpoint_that_is_far_from_the_end_is_not_found(tiny_model):
-    """Behind more texts than are looked for it counts for nothing; one of the whole request always does."""
-    many = [text(f"This is the text number {number}.") for number in range(MAX_TEXTS)]
-    body = {"messages": [user(text(LONG, cache_control=FIVE), *many)], "cache_control": FIVE}
-    far, last = marks_of(PromptTokenizer(tiny_model), body)
-    assert far == 0 < last
+def test_breakpoint_of_the_whole_request(tiny_model):
+    """It stands at the end of the last message; with none before it that has a text, at the opening's end."""
+    tokenizer = PromptTokenizer(tiny_model)
+    body = {"messages": [user(text(LONG, cache_control=FIVE), *[text(f"{LONG} {n}") for n in range(30)])]}
+    first, last = marks_of(tokenizer, {**body, "cache_control": FIVE})
+    assert 0 < first < last < len(tokenizer.chat(chat_of_messages(body)).token_ids)
+    short = {"messages": [user(text("Hi"))], "cache_control": FIVE}
+    assert marks_of(tokenizer, short) == [tokenizer.chat(chat_of_messages(short)).opening_tokens]
 
 
 @pytest.mark.parametrize(
@@ -124,12 +126,12 @@ async def test_breakpoints_that_are_not_allowed(router, engines, fields, message
 @pytest.mark.parametrize(
     ("found", "added", "marks", "five", "hour"),
     [
-        (0, 2000, [Mark(1200, "5m")], 1200, 0),
-        (0, 2000, [Mark(1200, "1h"), Mark(1900, "5m")], 700, 1200),
-        (1200, 800, [Mark(1200, "1h"), Mark(1900, "5m")], 700, 0),
-        (1600, 400, [Mark(1200, "1h"), Mark(1900, "1h")], 0, 300),
-        (1984, 16, [Mark(1200, "1h"), Mark(1900, "5m")], 0, 0),
-        (0, 1792, [Mark(1900, "5m")], 1792, 0),
+        (0, 2000, [Breakpoint("5m", b"", 1200)], 1200, 0),
+        (0, 2000, [Breakpoint("1h", b"", 1200), Breakpoint("5m", b"", 1900)], 700, 1200),
+        (1200, 800, [Breakpoint("1h", b"", 1200), Breakpoint("5m", b"", 1900)], 700, 0),
+        (1600, 400, [Breakpoint("1h", b"", 1200), Breakpoint("1h", b"", 1900)], 0, 300),
+        (1984, 16, [Breakpoint("1h", b"", 1200), Breakpoint("5m", b"", 1900)], 0, 0),
+        (0, 1792, [Breakpoint("5m", b"", 1900)], 1792, 0),
         (0, 2000, [], 0, 0),
     ],
 )
@@ -147,7 +149,7 @@ def test_counts_are_the_engines_own(found, added, marks, five, hour):
 def test_counts_that_an_engine_does_not_report_are_not_made_up(known):
     """Also those on the first event of a stream."""
     usage = {"input_tokens": 7, "output_tokens": 3, **known}
-    assert split_usage(usage, [Mark(1200, "5m")]) == usage
+    assert split_usage(usage, [Breakpoint("5m", b"", 1200)]) == usage
 
 
 @pytest.mark.parametrize("streamed", [False, True])
