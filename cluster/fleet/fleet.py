@@ -10,16 +10,14 @@ from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
-from cluster.fleet.booking import Booking
+from cluster.fleet.booking import Booking, WaitingRoom
 from cluster.fleet.branches import Branches
-from cluster.fleet.pace import relative_paces
 from cluster.fleet.peers import Outbox, PeerBookings, PeerExpectations
 from cluster.fleet.programs import Programs
 from cluster.fleet.replica_table import ReplicaTable
-from cluster.fleet.replicas import Model, Replica, ServedNames, models_of
+from cluster.fleet.replicas import Model, Replica, ServedNames, models_of, relative_paces
 from cluster.fleet.sent_prompts import SentPrompts
 from cluster.fleet.turns import Turns
-from cluster.fleet.waiting_room import WaitingRoom
 from cluster.index.block_table import BlockKeys, as_keys
 from cluster.index.prefix_index import DEFAULT_MAX_BLOCKS, Expectation, PrefixIndex
 from cluster.protocol.wire import Booked, Bookings, Lease, Load, ReplicaState

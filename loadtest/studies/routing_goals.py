@@ -23,7 +23,6 @@ from rich.console import Console
 
 import cluster.fleet.booking
 import cluster.fleet.branches
-import cluster.fleet.waiting_room
 import policies.warm
 from loadtest.replay.pool import Workers, start_workers
 from loadtest.replay.run import Task, play
@@ -52,7 +51,7 @@ SETTLED_SECONDS = 5.0
 
 Constants = Mapping[str, object]
 """Constants of the default policy and of what it stands on, by name, and what they are in a run."""
-MODULES = (policies.warm, cluster.fleet.branches, cluster.fleet.waiting_room, cluster.fleet.booking.Booking)
+MODULES = (policies.warm, cluster.fleet.branches, cluster.fleet.booking, cluster.fleet.booking.Booking)
 NEVER = 1e18
 
 

@@ -16,7 +16,7 @@ from router.admin.overview import Overview, ReplicaAnswer
 from router.answers import Answer, JsonResponse, answers, described
 from router.health.health import Health
 from router.health.readiness import Readiness
-from router.history.tally import NUM_COLUMNS, Rates
+from router.history.tallies import NUM_COLUMNS, Rates
 from router.observe.metrics import Metrics
 from router.requests.tokenizers import Tokenizers
 from router.upstream.client import Upstream

@@ -11,8 +11,7 @@ from typing import Any
 import msgspec
 
 from cluster.fleet.fleet import Fleet
-from cluster.fleet.pace import relative_paces
-from cluster.fleet.replicas import Model, Replica
+from cluster.fleet.replicas import Model, Replica, relative_paces
 from cluster.protocol.wire import ReplicaState
 from policies.ring import shares_of
 from router.answers import Answer
@@ -20,7 +19,7 @@ from router.health.health import Degradation, Health
 from router.health.probes import Probes
 from router.history.history import History
 from router.history.latencies import Latency
-from router.history.tally import Rates
+from router.history.tallies import Rates
 from router.steer.steering import PolicyAnswer, Steering
 
 RECENT_SECONDS = 300.0

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from router.history.tally import NUM_COLUMNS, Column
+from router.history.tallies import NUM_COLUMNS, Column
 
 STEP_SECONDS = 10
 HOUR_BUCKETS = 360

@@ -19,8 +19,7 @@ from router.history.buckets import HOUR_BUCKETS, STEP_SECONDS, Buckets
 from router.history.latencies import ALL_MODELS, NUM_COUNTS, Latency, LatencyWindow, latencies_of, place_of
 from router.history.record import RequestRecord
 from router.history.savings import Savings
-from router.history.tallies import Tallies
-from router.history.tally import NUM_COLUMNS, REASON_NAMES, Column, Rates, Row, add_row, sum_of
+from router.history.tallies import NUM_COLUMNS, REASON_NAMES, Column, Rates, Row, Tallies, add_row, sum_of
 
 SHOWN = (
     Column.REQUESTS,

@@ -10,7 +10,7 @@ import msgspec
 
 from cluster.protocol.wire import Keys
 from cluster.store.commands import Commands, RedisClient, Script
-from router.history.tally import Column, Row
+from router.history.tallies import Column, Row
 
 HOUR_SECONDS = 3600
 MAX_ENTRIES = 10_000

@@ -24,7 +24,7 @@ from router.history.history_store import (
     HourSums,
     Pair,
 )
-from router.history.tally import Row, add_row
+from router.history.tallies import Row, add_row
 
 HELD_HOURS = 24
 """While Redis is away, a router keeps its own numbers of so many hours."""

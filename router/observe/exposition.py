@@ -13,8 +13,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from router.health.health import KINDS
-from router.history.tallies import Rows
-from router.history.tally import REASON_NAMES, Column, add_row
+from router.history.tallies import REASON_NAMES, Column, Rows, add_row
 from router.observe.fleet_gauges import Gauge
 from router.observe.snapshots import DECISION_BUCKETS, LATENCY_BUCKETS, Durations, Ended, Snapshot
 

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from cluster.fleet.fleet import Fleet
 from router.health.health import Health
 from router.history.record import RequestRecord
-from router.history.tallies import Tallies
-from router.history.tally import Rates, Row, add_row
+from router.history.tallies import Rates, Row, Tallies, add_row
 from router.observe.exposition import exposition, rows_of
 from router.observe.fleet_gauges import fleet_gauges
 from router.observe.snapshots import Ended, EndedLabels, Snapshot, SnapshotFiles

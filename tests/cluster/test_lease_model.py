@@ -6,11 +6,10 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cluster.fleet.booking import EXPECTATION_GRACE_SECONDS, Booking
+from cluster.fleet.booking import AGEING_TOKENS, EXPECTATION_GRACE_SECONDS, Booking
 from cluster.fleet.fleet import Fleet
 from cluster.fleet.peers import SILENCE_SECONDS
 from cluster.fleet.replicas import Replica
-from cluster.fleet.waiting_room import AGEING_TOKENS
 from cluster.protocol.wire import Booked, Bookings, Load, ReplicaState
 from tests.cluster.fleets import lease
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.fleet.fleet import PACE_SECONDS
-from cluster.fleet.pace import HALF_LIFE_SECONDS, TOLERANCE, Pace, relative_paces
+from cluster.fleet.replicas import HALF_LIFE_SECONDS, TOLERANCE, Pace, relative_paces
 from tests.cluster.fleets import fleet_of, lease
 
 TOKENS_PER_SECOND = 10_000

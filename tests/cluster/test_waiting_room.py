@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.fleet.booking import AGEING_TOKENS, SPARE_ENTRIES
 from cluster.fleet.fleet import Fleet
-from cluster.fleet.waiting_room import AGEING_TOKENS, SPARE_ENTRIES
 from cluster.protocol.wire import Booked, Bookings, Load, ReplicaState
 from tests.cluster.fleets import fleet_of, lease
 

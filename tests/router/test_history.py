@@ -12,7 +12,7 @@ from router.history.history import FinishedBucket, History
 from router.history.history_store import HistoryStore
 from router.history.latencies import NUM_COUNTS
 from router.history.savings import Savings
-from router.history.tally import NUM_COLUMNS
+from router.history.tallies import NUM_COLUMNS
 from tests.router.conftest import NO_REDIS
 from tests.router.finished_requests import NOON, Clock, finished
 

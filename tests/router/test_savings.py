@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import StoreUnavailableError
-from cluster.fleet.pace import STEP_TOKENS, Pace
+from cluster.fleet.replicas import STEP_TOKENS, Pace
 from cluster.protocol.wire import Keys
 from router.history import savings as savings_module
 from router.history.history_store import MAX_ADDED, HistoryStore
 from router.history.savings import HELD_HOURS, Savings
-from router.history.tally import Tally
+from router.history.tallies import Tally
 from tests.router.finished_requests import NOON, finished
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.explain.misses import Reason
-from router.history.tally import NUM_COLUMNS, Column, Rates, Tally, sum_of
+from router.history.tallies import NUM_COLUMNS, Column, Rates, Tally, sum_of
 from tests.router.finished_requests import finished
 
 TOKENS = st.integers(0, 200_000)
