@@ -13,10 +13,10 @@ it, docs/benchmarks.md has the sweeps.
 import numpy as np
 
 from policies.baselines import consistent_hash
-from policies.choice import REQUEST_TOKENS, require_some
+from policies.choice import REQUEST_TOKENS
 from policies.compiled import COSTS, COUNTS, MASK, kernel
 from policies.ring import first_on_ring
-from policies.types import Costs, Counts, Decision, Mask, Request, Snapshot
+from policies.types import Costs, Counts, Decision, Mask, NoReplicaError, Request, Snapshot
 
 STICKINESS = 8.0
 """Price of a lost token that nobody else has in common, in a busy fleet."""
@@ -38,7 +38,8 @@ STAY_TOKENS = 256.0
 def warm(request: Request, snapshot: Snapshot) -> Decision:
     """Least added work, ties by the ring; for caches that cannot be seen, the ring with bounded loads."""
     num_eligible = int(np.count_nonzero(snapshot.eligible))
-    require_some(num_eligible)
+    if not num_eligible:
+        raise NoReplicaError
     if not snapshot.caches_seen:
         return consistent_hash(request, snapshot)
     costs, load = np.empty((2, len(snapshot.replicas)))
