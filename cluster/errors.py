@@ -1,16 +1,4 @@
-"""The errors of this package.
-
-ClusterError
-├── StoreUnavailableError       Redis cannot be reached or does not answer in time
-│   └── StoreRefusesError       Redis answers that it will not: full, read-only, not allowed
-├── StoreConflictError          what is to be written contradicts what is there
-├── FencedError                 a newer incarnation of this replica has taken over
-├── LeaseLostError              Redis no longer knows this replica's lease
-├── SequenceGapError            Redis has not seen the batch before this one
-├── TokenizerUnavailableError   no tokenizer can be loaded for a model
-├── PromptError                 the messages cannot be rendered with the model's template
-└── StartUpError                the system cannot start; the message says what to do
-"""
+"""The errors of this package."""
 
 
 class ClusterError(Exception):

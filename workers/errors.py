@@ -1,14 +1,4 @@
-"""The errors of this package.
-
-WorkerError
-├── EngineUnavailableError      the engine does not answer, or says that it is not healthy
-├── EngineProtocolError         the engine answers something that cannot be understood
-├── EventFormatError            a batch of KV events cannot be decoded
-├── MirrorOverflowError         the engine announces more blocks than it can have
-├── IncarnationOverError        the engine process that an agent followed is gone, or no longer the same
-├── UnsettledError              mirror and Redis change too quickly to be compared
-└── EngineStartError            the engine's process does not start or does not become healthy
-"""
+"""The errors of this package, each a direct kind of `WorkerError`."""
 
 
 class WorkerError(Exception):
