@@ -1,9 +1,10 @@
 """Run a command that cannot outlive the process that started it, not even after ``kill -9``.
 
-    python -m cluster.process.bound_child [--signal NAME] [--parent PID] -- COMMAND [ARGUMENT …]
+    python -m cluster.process.bound_child SIGNAL PARENT COMMAND [ARGUMENT …]
 
 Asks the kernel to signal this process when its parent dies (Linux ``PR_SET_PDEATHSIG``), makes sure the
-parent has not died meanwhile, and becomes the command: same process id, same files, same environment.
+parent, given by its process id, has not died meanwhile, and becomes the command: same process id, same files,
+same environment.
 Where the kernel has no such call the command simply runs.
 
 The kernel means the **thread** that started the child: start it from one that lives as long as the child
@@ -28,10 +29,8 @@ def bound_command(command: Sequence[str], death_signal: signal.Signals = signal.
 
     Names this file by its path, so it works in any working directory and with any interpreter path.
     """
-    return [
-        *(sys.executable, "-I", "-S", os.path.abspath(__file__)),
-        *("--signal", death_signal.name, "--parent", str(os.getpid()), "--", *command),
-    ]
+    shim = (sys.executable, "-I", "-S", os.path.abspath(__file__))
+    return [*shim, death_signal.name, str(os.getpid()), *command]
 
 
 def bind_to_parent(death_signal: signal.Signals, parent: int) -> bool:
@@ -43,19 +42,11 @@ def bind_to_parent(death_signal: signal.Signals, parent: int) -> bool:
 
 def main(arguments: Sequence[str]) -> int:
     """Bind, then become the command. Returns only when that is impossible."""
-    death_signal, parent, rest = signal.SIGTERM, os.getppid(), list(arguments)
     try:
-        while rest and rest[0] != "--":
-            option, value, *rest = rest
-            if option == "--signal":
-                death_signal = signal.Signals[value]
-            elif option == "--parent":
-                parent = int(value)
-            else:
-                raise ValueError(option)
+        name, number, *command = arguments
+        death_signal, parent = signal.Signals[name], int(number)
     except (KeyError, ValueError) as error:
-        return _fail(USAGE, f"bad option: {error}\n\n{__doc__}")
-    command = rest[1:]
+        return _fail(USAGE, f"bad arguments: {error}\n\n{__doc__}")
     if not command:
         return _fail(USAGE, f"no command\n\n{__doc__}")
     if not bind_to_parent(death_signal, parent):

@@ -62,18 +62,17 @@ def test_the_command_gets_its_arguments_input_and_environment(monkeypatch):
 
 def test_a_parent_that_is_gone_gets_no_child(capfd):
     """It died between the start and the request to the kernel: nobody would ever end the command."""
-    assert main(["--parent", "1", "--", "sleep", "60"]) == NOT_STARTED
+    assert main(["SIGTERM", "1", "sleep", "60"]) == NOT_STARTED
     assert "process 1, which wanted sleep, is gone" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "no command"),
-        (["--"], "no command"),
-        (["--signal", "SIGNOTHING", "--", "true"], "bad option"),
-        (["--colour", "green", "--", "true"], "bad option"),
-        (["--signal"], "bad option"),
+        ([], "bad arguments"),
+        (["SIGTERM", "12"], "no command"),
+        (["SIGNOTHING", "12", "true"], "bad arguments"),
+        (["SIGTERM", "parent", "true"], "bad arguments"),
     ],
 )
 def test_wrong_usage_is_explained(arguments, message, capfd):
@@ -81,7 +80,7 @@ def test_wrong_usage_is_explained(arguments, message, capfd):
     assert main(arguments) == USAGE
     error = capfd.readouterr().err
     assert message in error
-    assert "-- COMMAND" in error
+    assert "PARENT COMMAND" in error
 
 
 def test_a_command_that_does_not_exist_is_named():
