@@ -466,54 +466,33 @@ class SystemProgram:
     """What to install elsewhere."""
     advice: str
 
-    @property
-    def refusal_name(self) -> str:
-        """The file that says that this machine does not let us install it."""
-        return f".warmroute-{self.package.partition('-')[0]}-refused"
 
-
-REDIS = SystemProgram(
-    "Redis server",
-    ("redis-server", "valkey-server"),
-    "redis-server",
-    "redis-server or valkey",
-    "Warmroute has an embedded one to fall back on; the integration tests need a real one.",
-)
-CHROMIUM = SystemProgram(
-    "Chromium",
-    ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"),
-    "chromium",
-    "Chromium or Chrome",
-    "Only the tests in tests/browser need it.",
-)
-NGINX = SystemProgram(
-    "nginx", ("nginx", "/usr/sbin/nginx"), "nginx", "nginx", "Only tests of routers behind one need it."
-)
-
-
-def ensure_redis(target: Environment, progress: Progress) -> None:
-    """See to a Redis server."""
-    ensure_program(target, progress, REDIS)
-
-
-def ensure_chromium(target: Environment, progress: Progress) -> None:
-    """See to a browser."""
-    ensure_program(target, progress, CHROMIUM)
-
-
-def ensure_nginx(target: Environment, progress: Progress) -> None:
-    """See to an nginx."""
-    ensure_program(target, progress, NGINX)
-
-
-SEE_TO = {"redis": ensure_redis, "chromium": ensure_chromium, "nginx": ensure_nginx}
+SYSTEM_PROGRAMS = {
+    "redis": SystemProgram(
+        "Redis server",
+        ("redis-server", "valkey-server"),
+        "redis-server",
+        "redis-server or valkey",
+        "Warmroute has an embedded one to fall back on; the integration tests need a real one.",
+    ),
+    "chromium": SystemProgram(
+        "Chromium",
+        ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"),
+        "chromium",
+        "Chromium or Chrome",
+        "Only the tests in tests/browser need it.",
+    ),
+    "nginx": SystemProgram(
+        "nginx", ("nginx", "/usr/sbin/nginx"), "nginx", "nginx", "Only tests of routers behind one need it."
+    ),
+}
 
 
 def ensure_program(target: Environment, progress: Progress, wanted: SystemProgram) -> None:
     """Install a program where this machine lets us; otherwise say what to do. Never fails."""
     if any(shutil.which(program) for program in wanted.programs):
         return
-    refused = target.folder / wanted.refusal_name
+    refused = target.folder / f".warmroute-{wanted.package.partition('-')[0]}-refused"
     if not shutil.which("apt-get") or os.geteuid() != 0 or refused.exists():
         progress.say(f"no {wanted.title} on the PATH: install {wanted.others}. {wanted.advice}")
         return
@@ -563,7 +542,7 @@ def main(arguments: Sequence[str]) -> int:
         "--with",
         dest="extras",
         action="append",
-        choices=list(SEE_TO),
+        choices=list(SYSTEM_PROGRAMS),
         default=[],
         help="also see to this program on this machine; may be given several times",
     )
@@ -582,7 +561,7 @@ def main(arguments: Sequence[str]) -> int:
                 if not target.is_current():
                     Installer(target, progress).run()
         for name in options.extras:
-            SEE_TO[name](target, progress)
+            ensure_program(target, progress, SYSTEM_PROGRAMS[name])
     except (SetUpError, OSError) as error:
         sys.stderr.write(f"set-up: {error}\n")
         return 1

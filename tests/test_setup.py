@@ -191,7 +191,11 @@ class TestProblems:
         """It is advice, not an error: there is an embedded server."""
         monkeypatch.setattr(setup.shutil, "which", lambda name: None)
         stream = io.StringIO()
-        setup.ensure_redis(setup.Environment(checkout, "cpu"), setup.Progress(stream, terminal=False))
+        setup.ensure_program(
+            setup.Environment(checkout, "cpu"),
+            setup.Progress(stream, terminal=False),
+            setup.SYSTEM_PROGRAMS["redis"],
+        )
         assert "install redis-server or valkey" in stream.getvalue()
 
 

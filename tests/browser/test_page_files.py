@@ -89,6 +89,10 @@ def test_missing_chromium_says_what_to_do(tmp_path, monkeypatch):
     """Where set-up may not install a browser it says what to install and what needs it."""
     monkeypatch.setattr(setup.shutil, "which", lambda name: None)
     stream = io.StringIO()
-    setup.ensure_chromium(setup.Environment(tmp_path, "cpu"), setup.Progress(stream, terminal=False))
+    setup.ensure_program(
+        setup.Environment(tmp_path, "cpu"),
+        setup.Progress(stream, terminal=False),
+        setup.SYSTEM_PROGRAMS["chromium"],
+    )
     assert "install Chromium or Chrome" in stream.getvalue()
     assert "tests/browser" in stream.getvalue()
