@@ -10,7 +10,7 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -40,15 +40,8 @@ class ReplicaOptions:
     """What a deployment decides about its replicas."""
 
     engine: Literal["vllm", "sim"]
-    model: Path
-    model_name: str
+    options: EngineOptions
     settings: WorkerSettings
-    blocks: int = 0
-    """KV blocks; 0 lets the engine choose."""
-    max_model_len: int = 0
-    block_size: int = 0
-    extra_arguments: tuple[str, ...] = ()
-    """Further arguments for the engine's command line."""
     log_directory: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="warmroute-logs-")))
     """Nobody else can know its name beforehand, or read it."""
 
@@ -60,15 +53,7 @@ class ReplicaOptions:
     def command(self, host: str, port: int, sockets: Path) -> EngineCommand:
         """How to start the engine."""
         build = vllm_command if self.engine == "vllm" else sim_command
-        options = EngineOptions(
-            model=str(self.model),
-            served_model_name=self.model_name,
-            max_model_len=self.max_model_len,
-            block_size=self.block_size,
-            num_blocks=self.blocks,
-            on_cpu=has_cpu_build(),
-            extra_arguments=self.extra_arguments,
-        )
+        options = replace(self.options, on_cpu=has_cpu_build())
         return build(options, host, port, sockets, self.settings.engine_api_key)
 
 

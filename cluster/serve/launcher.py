@@ -24,8 +24,16 @@ from cluster.operate.status import fetch_missing, fetch_replicas, replica_table
 from cluster.process.progress import Step, step
 from cluster.serve.model_files import ensure_demo_model
 from cluster.serve.redis_server import RedisChoice, redis_for
+from cluster.serve.serve_app import (
+    REPLICAS_APP,
+    ROUTER_APP,
+    gpus_of,
+    replica_options,
+    replicas_app,
+    router_app,
+)
 from cluster.serve.serve_settings import ServeSettings
-from cluster.settings import is_loopback, masked
+from cluster.settings import is_loopback, load_settings, masked
 
 POLL_SECONDS = 0.5
 RAY_PATIENCE = "RAY_raylet_start_wait_time_s"
@@ -88,7 +96,6 @@ def _start(settings: ServeSettings, console: Console, stack: ExitStack, hurry: t
 
 def _check_router_settings() -> None:
     """Before anything has been started. Raises `StartUpError` for what the router would not take."""
-    from cluster.settings import load_settings
     from router.settings import RouterSettings
 
     workers = load_settings(RouterSettings, host="127.0.0.1").workers
@@ -159,8 +166,6 @@ def _stop_ray(hurry: threading.Event) -> None:
     import ray
     from ray import serve
 
-    from cluster.serve.serve_app import REPLICAS_APP, ROUTER_APP
-
     if ray.is_initialized():
         for app in (ROUTER_APP, REPLICAS_APP):
             serve.delete(app, _blocking=False)
@@ -172,8 +177,6 @@ def _stop_ray(hurry: threading.Event) -> None:
 def _deploy_router(settings: ServeSettings, redis: RedisChoice, secret: str) -> None:
     from ray import serve
 
-    from cluster.serve.serve_app import ROUTER_APP, router_app
-    from cluster.settings import load_settings
     from router.settings import RouterSettings
 
     router_settings = load_settings(
@@ -193,8 +196,6 @@ def _deploy_router(settings: ServeSettings, redis: RedisChoice, secret: str) -> 
 def _deploy_replicas(settings: ServeSettings, redis: RedisChoice, secret: str, model: Path) -> None:
     from ray import serve
 
-    from cluster.serve.serve_app import REPLICAS_APP, gpus_of, replica_options, replicas_app
-
     options = replica_options(settings, redis.url, model, secret)
     target = serve.RunTarget(
         replicas_app(options, settings.replicas, gpus_of(settings)), name=REPLICAS_APP, route_prefix=None
@@ -204,8 +205,6 @@ def _deploy_replicas(settings: ServeSettings, redis: RedisChoice, secret: str, m
 
 def _wait_until_ready(settings: ServeSettings, current: Step) -> None:
     from ray import serve
-
-    from cluster.serve.serve_app import REPLICAS_APP
 
     deadline = time.monotonic() + settings.start_seconds
     url = _router_url(settings)

@@ -65,6 +65,7 @@ def has_gpu() -> bool:
 
 def replica_options(settings: ServeSettings, redis_url: str, model: Path, secret: str) -> "ReplicaOptions":
     """What each replica is, by the settings of `warmroute serve`."""
+    from workers.engines.commands import EngineOptions
     from workers.replica import ReplicaOptions
     from workers.settings import WorkerSettings
 
@@ -75,15 +76,14 @@ def replica_options(settings: ServeSettings, redis_url: str, model: Path, secret
         deployment=settings.deployment,
         log_level=settings.log_level,
     )
-    return ReplicaOptions(
-        engine=settings.engine,
-        model=model,
-        model_name=settings.model_name or model.name,
-        blocks=settings.blocks,
+    options = EngineOptions(
+        model=str(model),
+        served_model_name=settings.model_name or model.name,
         max_model_len=settings.max_model_len,
+        num_blocks=settings.blocks,
         extra_arguments=tuple(shlex.split(settings.engine_arguments)),
-        settings=worker_settings,
     )
+    return ReplicaOptions(settings.engine, options, worker_settings)
 
 
 def replicas_app(options: "ReplicaOptions", num_replicas: int, num_gpus: float) -> Any:

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from cluster.protocol.wire import Lease, ReplicaState
+from workers.engines.commands import EngineOptions
 from workers.replica import ReplicaOptions, SupervisedReplica
 from workers.settings import WorkerSettings
 
@@ -26,10 +27,8 @@ async def test_replica_drains_before_its_engine_stops(
     settings = WorkerSettings(redis_url=redis_server.url, drain_seconds=drain_seconds)
     options = ReplicaOptions(
         engine="sim",
-        model=tiny_model,
-        model_name="tiny",
+        options=EngineOptions(str(tiny_model), "tiny", extra_arguments=("--step-ms", "20")),
         settings=settings,
-        extra_arguments=("--step-ms", "20"),
     )
     replica = SupervisedReplica(options, "r", "127.0.0.1")
 

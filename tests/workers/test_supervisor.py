@@ -224,7 +224,7 @@ async def test_logs_are_bounded(bench, eventually):
 def test_nobody_else_knows_or_reads_the_logs(tmp_path):
     """Their folder has another name each time, and is its owner's alone, also where it has to be made."""
     settings = WorkerSettings()
-    made = [ReplicaOptions("sim", tmp_path, "m", settings).log_directory for _ in range(2)]
+    made = [ReplicaOptions("sim", EngineOptions("m"), settings).log_directory for _ in range(2)]
     assert made[0] != made[1]
     file = _BoundedFile(tmp_path / "logs" / "a", 100)
     file.write(b"made with its first line\n")

@@ -34,8 +34,6 @@ class EngineOptions:
     num_blocks: int = 0
     """KV blocks; 0 is what memory allows on a GPU, and one GiB on a CPU."""
     on_cpu: bool = True
-    omp_threads: int = 1
-    """Threads per engine on a CPU."""
     extra_arguments: Sequence[str] = ()
     """Further arguments for the engine, last, so that they win."""
 
@@ -120,7 +118,7 @@ def _environment(options: EngineOptions, api_key: str) -> dict[str, str]:
         environment |= {
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "OMP_NUM_THREADS": str(options.omp_threads),
+            "OMP_NUM_THREADS": "1",
         }
     return environment
 
