@@ -8,6 +8,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from cluster.operate.status import STATE_COLOURS
+
 HEALTHY, LOW = 0.85, 0.5
 """Hit rates from the one on are green, under the other red."""
 BARS = "▁▂▃▄▅▆▇█"
@@ -19,14 +21,6 @@ COURSE_LABEL_CELLS = 26
 LINES_AROUND_REPLICAS = 2
 WIDE = 100
 """Where the terminal has so many columns, the table of replicas has two more."""
-STATES = {
-    "ready": "green",
-    "starting": "yellow",
-    "draining": "yellow",
-    "asleep": "yellow",
-    "drained": "yellow",
-    "unreachable": "red",
-}
 REASONS = {
     "cold": "blue",
     "diverged": "magenta",
@@ -229,7 +223,7 @@ def _state(replica: Mapping[str, Any]) -> Text:
     state = (
         "unreachable" if not replica["reachable"] else "drained" if replica["drained"] else replica["state"]
     )
-    text = Text(_plain(state), style=STATES.get(state, "white"))
+    text = Text(_plain(state), style=STATE_COLOURS.get(state, "white"))
     return text.append(" !", style="bold yellow") if replica["alarms"] else text
 
 

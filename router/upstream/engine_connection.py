@@ -7,6 +7,7 @@ from typing import Protocol
 
 import httptools
 
+from router.http.answer_ways import Sink
 from router.http.time_limits import NEVER
 
 NOT_PASSED = frozenset(
@@ -42,13 +43,6 @@ class Receiver(Protocol):
         """The deadline has passed; the connection is cut."""
 
 
-class ChunkReceiver(Protocol):
-    """Takes chunks of an answer in the frames of their transfer encoding, as they are."""
-
-    def took_chunk(self, data: bytes) -> bool:
-        """Take what has been read between two chunks, if it is exactly one. False: it comes again, parsed."""
-
-
 @dataclass(slots=True, eq=False, repr=False)  # slots: each object that a chunk touches can miss a cache
 class EngineConnection(asyncio.Protocol):
     """Carries one request at a time."""
@@ -75,7 +69,7 @@ class EngineConnection(asyncio.Protocol):
     _surplus: bool = False
     _chunk_complete: bool = False
     _between_chunks: bool = False
-    _chunks_to: ChunkReceiver | None = None
+    _chunks_to: Sink | None = None
     _idle_seconds: float = 0.0
     _headers: dict[str, str] = field(default_factory=dict)
     _outside_body_bytes: int = 0
@@ -98,12 +92,12 @@ class EngineConnection(asyncio.Protocol):
         self._receiver = receiver
         self._transport.write(request)
 
-    def offer_chunks(self, receiver: ChunkReceiver, idle_seconds: float) -> None:
-        """From now on let this receiver see what is read between two chunks before the parser does.
+    def offer_chunks(self, sink: Sink, idle_seconds: float) -> None:
+        """From now on let the sink see what is read between two chunks before the parser does.
 
         Each read moves the deadline.
         """
-        self._chunks_to, self._idle_seconds = receiver, idle_seconds
+        self._chunks_to, self._idle_seconds = sink, idle_seconds
 
     def pause(self) -> None:
         """Stop reading from the engine until `resume`."""

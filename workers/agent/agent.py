@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import msgspec
 import structlog
 
 from cluster.errors import FencedError, StartUpError
@@ -102,33 +103,30 @@ class Agent:
     @property
     def lease(self) -> Lease:
         """What this agent says of its replica."""
-        engine = self._incarnation or self._last_known
         alarms = (EVICTED,) if self._publication.keeps_being_lost else ()
-        if engine is None:
-            return Lease(
-                replica=self.replica,
-                url=self._advertised,
-                state=self.state,
-                model="",
-                labels=self._settings.labels,
-                alarms=alarms + self._alarms.texts(),
-                agent_url=self._agent_url,
-            )
-        found = engine.description
-        return Lease(
+        lease = Lease(
             replica=self.replica,
             url=self._advertised,
             state=self.state,
-            **found.names._asdict(),
+            model="",
             labels=self._settings.labels,
+            alarms=alarms + self._alarms.texts(),
+            agent_url=self._agent_url,
+        )
+        engine = self._incarnation or self._last_known
+        if engine is None:
+            return lease
+        found = engine.description
+        return msgspec.structs.replace(
+            lease,
+            **found.names._asdict(),
             model_directory=found.model_directory,
             max_model_len=found.max_model_len,
             block_size=engine.block_size,
             capacity_blocks=found.gauges.capacity_blocks,
             tokenizer_fingerprint=engine.fingerprint,
             publishes_events=engine is self._incarnation and engine.believes_events,
-            alarms=alarms + self._alarms.texts() + engine.alarms.texts(),
-            agent_url=self._agent_url,
+            alarms=lease.alarms + engine.alarms.texts(),
         )
 
     async def verify(self) -> Difference:
@@ -172,9 +170,7 @@ class Agent:
         await self._publication.close()
 
     async def _follow_engine(self, client: EngineClient) -> None:
-        if (
-            self._incarnation is not None
-        ):  # following it has failed by a mistake of ours: its mirror is in doubt
+        if self._incarnation is not None:  # a mistake of ours ended it: its mirror is in doubt
             self._incarnation = None
             self.mirror_replaced()
         while True:
