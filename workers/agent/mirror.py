@@ -43,18 +43,12 @@ class MirrorCounts:
 
     stored: int = 0
     removed: int = 0
-    parked: int = 0
-    """Announced before their parent was known; `Mirror.num_parked` says how many still wait."""
     given_up: int = 0
     """Parked ones that had to go because too many were."""
-    ignored: int = 0
-    """In other tiers, or in cache groups that do not hold whole prefixes."""
     malformed: int = 0
     """In events whose fields contradict each other."""
     other_size: int = 0
     """In blocks of another size than this mirror's."""
-    unknown_removed: int = 0
-    """Removed although never announced."""
 
 
 @dataclass(slots=True)
@@ -135,7 +129,6 @@ class Mirror:
     def _store(self, event: BlockStored, source: int) -> None:
         hashes, size = event.block_hashes, event.block_size
         if not _is_on_device(event) or event.kv_cache_spec_kind not in PREFIX_ATTENTION:
-            self.counts.ignored += len(hashes)
             return
         if size != self.block_size:
             self.counts.other_size += len(hashes)
@@ -208,7 +201,6 @@ class Mirror:
 
     def _remove(self, event: BlockRemoved, source: int) -> None:
         if not _is_on_device(event):
-            self.counts.ignored += len(event.block_hashes)
             return
         for block_hash in event.block_hashes:
             block: BlockId = (source, event.group_idx, block_hash)
@@ -218,8 +210,6 @@ class Mirror:
                 self._parked[block].copies -= 1
                 if not self._parked[block].copies:
                     self._unpark(block)
-            else:
-                self.counts.unknown_removed += 1
 
     def _release(self, block: BlockId) -> None:
         """Drop one copy of a block."""
@@ -256,7 +246,6 @@ class Mirror:
         while len(self._parked) >= self._max_parked:
             self._unpark(next(iter(self._parked)))
             self.counts.given_up += 1
-        self.counts.parked += 1
         self._parked[block] = parked
         self._children.setdefault(parked.parent, []).append(block)
 

@@ -13,7 +13,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 
 import structlog
@@ -49,15 +48,6 @@ class EngineCommand:
     """The URL at which it will answer."""
 
 
-class EngineState(StrEnum):
-    """Where an engine process is in its life."""
-
-    STOPPED = "stopped"
-    STARTING = "starting"
-    HEALTHY = "healthy"
-    FAILED = "failed"
-
-
 class EngineProcess:
     """One supervised engine.
 
@@ -74,7 +64,6 @@ class EngineProcess:
         report: Callable[[str], None] = lambda text: None,
         on_end: Callable[[str], None] = lambda reason: None,
     ) -> None:
-        self.state = EngineState.STOPPED
         self.restarts = 0
         self._command = command
         self._settings = settings
@@ -106,7 +95,6 @@ class EngineProcess:
             await self._wait_until_healthy()
         except BaseException:
             await self.stop()
-            self.state = EngineState.FAILED
             raise
 
     async def keep_running(self) -> None:
@@ -125,7 +113,6 @@ class EngineProcess:
             while True:
                 failures += 1
                 if failures > self._settings.restart_limit:
-                    self.state = EngineState.FAILED
                     raise EngineStartError(f"given up after {failures - 1} restarts: {reason}\n{self.tail}")
                 await asyncio.sleep(next(pauses))
                 self.restarts += 1
@@ -152,15 +139,12 @@ class EngineProcess:
         if (process.returncode or 0) < 0:
             _kill_group(self._group)  # the guardian was killed, and could not do it
         if output is not None:
-            await asyncio.wait(
-                {output}, timeout=OUTPUT_SECONDS
-            )  # whoever still holds the pipe must not hold us
+            # Whoever still holds the pipe must not hold us.
+            await asyncio.wait({output}, timeout=OUTPUT_SECONDS)
             output.cancel()
         self._process = self._output = None
-        self.state = EngineState.STOPPED
 
     async def _spawn(self) -> None:
-        self.state = EngineState.STARTING
         self._tail.clear()
         guarded = guardian_command(self._command.arguments, self._settings.stop_seconds)
         # A pipe of our own: asyncio's would make waiting for the process wait for everybody who holds it.
@@ -195,7 +179,6 @@ class EngineProcess:
                     next_report += PROGRESS_SECONDS
                 await asyncio.sleep(PROBE_SECONDS)
         self._group = _engine_of(self.pid)
-        self.state = EngineState.HEALTHY
         self._report(f"engine at {self._command.url} is healthy after {time.monotonic() - started:.0f} s")
 
     async def _wait_until_ended(self) -> str:
