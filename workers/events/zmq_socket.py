@@ -5,7 +5,6 @@ engines per agent those cost more than everything that is done with a message.
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
 
 import zmq
 
@@ -14,21 +13,8 @@ MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 Frames = list[bytes]
 
 
-class EventSocket(Protocol):
-    """What `workers.events.kv_stream` needs of a socket."""
-
-    def send(self, frames: Sequence[bytes]) -> None:
-        """Send a message as soon as there is a connection; never waits."""
-
-    async def receive(self, seconds: float) -> Frames | None:
-        """The next message; None when none comes in time."""
-
-    def has_reconnected(self) -> bool:
-        """Whether a connection has been made since this was asked last."""
-
-
-class ZmqSocket:
-    """An `EventSocket` on a real one. Needs a running event loop."""
+class EventSocket:
+    """A socket as `workers.events.kv_stream` needs it. Needs a running event loop."""
 
     def __init__(self, socket: zmq.Socket[bytes]) -> None:
         self._socket = socket
@@ -88,7 +74,7 @@ def connected(kind: int, endpoint: str, queue: int, topic: str | None = None) ->
         raw.set(zmq.RECONNECT_IVL_MAX, 1000)
         if topic is not None:
             raw.subscribe(topic.encode())
-        socket = ZmqSocket(raw)
+        socket = EventSocket(raw)
         raw.connect(endpoint)
     except BaseException:
         raw.close(linger=0)
