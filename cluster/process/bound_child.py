@@ -33,6 +33,12 @@ def bound_command(command: Sequence[str], death_signal: signal.Signals = signal.
     return [*shim, death_signal.name, str(os.getpid()), *command]
 
 
+def python_path() -> str:
+    """The PYTHONPATH with which a child imports this package, installed or not."""
+    root = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
+    return os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+
+
 def bind_to_parent(death_signal: signal.Signals, parent: int) -> bool:
     """Have this process signalled when its parent ends. False when ``parent`` is no longer its parent."""
     if sys.platform == "linux":

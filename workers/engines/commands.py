@@ -6,16 +6,14 @@ data-parallel rank; vLLM refuses such endpoints for more.
 
 import importlib.metadata
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.process.bound_child import python_path
 from workers.engines.supervisor import EngineCommand
 
-ROOT = str(Path(__file__).resolve().parents[2])
-"""Where this package is importable from, installed or not."""
 LONGEST_SOCKET_PATH = 100
 """The kernel allows 107 characters."""
 
@@ -91,7 +89,7 @@ def sim_command(options: EngineOptions, host: str, port: int, sockets: Path, api
         *("--kv-replay-endpoint", f"ipc://{sockets}/replay"),
         *_given(options, "--num-blocks"),
     ]
-    environment = {"PYTHONPATH": os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH"))))}
+    environment = {"PYTHONPATH": python_path()}
     if api_key:
         environment["WARMROUTE_SIM_API_KEY"] = api_key
     return EngineCommand([*arguments, *options.extra_arguments], environment, _url(host, port))
