@@ -4,6 +4,7 @@ import dataclasses
 import json
 import secrets
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -43,11 +44,11 @@ def build_app(core: EngineCore) -> ASGIApp:
     """The ASGI application of one engine."""
     api = SimApi(core)
     routes = [
-        Route("/v1/chat/completions", api.chat, methods=["POST"]),
-        Route("/v1/completions", api.completion, methods=["POST"]),
+        Route("/v1/chat/completions", partial(api.generate, parse_chat), methods=["POST"]),
+        Route("/v1/completions", partial(api.generate, parse_completion), methods=["POST"]),
         Route("/v1/messages", api.message, methods=["POST"]),
         Route("/v1/messages/count_tokens", api.count_tokens, methods=["POST"]),
-        Route("/v1/responses", api.response, methods=["POST"]),
+        Route("/v1/responses", partial(api.translate, response_translation), methods=["POST"]),
         Route("/v1/models", api.models),
         Route("/tokenize", api.tokenize, methods=["POST"]),
         Route("/detokenize", api.detokenize, methods=["POST"]),
@@ -73,18 +74,10 @@ class SimApi:
     def __init__(self, core: EngineCore) -> None:
         self._core = core
 
-    async def chat(self, request: Request) -> ASGIApp:
-        """Chat completion."""
-        return await self._generate(request, parse_chat)
-
-    async def completion(self, request: Request) -> ASGIApp:
-        """Text completion."""
-        return await self._generate(request, parse_completion)
-
     async def message(self, request: Request) -> ASGIApp:
         """Anthropic's Messages API, whose errors have a form of their own."""
         try:
-            return await self._translate(request, message_translation)
+            return await self.translate(message_translation, request)
         except ApiError as error:
             return JSONResponse({"type": "error", **error.body}, error.status)
 
@@ -98,10 +91,6 @@ class SimApi:
             return JSONResponse({"type": "error", **error.body}, error.status)
         about = {"context_management": {"original_input_tokens": tokens}}
         return JSONResponse({"input_tokens": tokens, **about})
-
-    async def response(self, request: Request) -> ASGIApp:
-        """OpenAI's Responses API."""
-        return await self._translate(request, response_translation)
 
     async def models(self, request: Request) -> Response:
         """The model and its adapters."""
@@ -162,7 +151,8 @@ class SimApi:
         """Alive."""
         return Response()
 
-    async def _generate(self, request: Request, parse: Parser) -> ASGIApp:
+    async def generate(self, parse: Parser, request: Request) -> ASGIApp:
+        """A completion, of a chat or of a text."""
         body = await _json_body(request)
         model = self._model(body)
         generation = parse(body, self._core.tokenizer, model, self._core.settings.context_limit)
@@ -170,7 +160,8 @@ class SimApi:
             generation = self._scripted(generation, body)
         return Reply(self._core, generation)
 
-    async def _translate(self, request: Request, translation: Translator) -> ASGIApp:
+    async def translate(self, translation: Translator, request: Request) -> ASGIApp:
+        """An answer of another API, made of the chat completion that the request stands for."""
         body = await _json_body(request)
         model = self._model(body)
         chat, maker = translation(body, self._core.tokenizer)

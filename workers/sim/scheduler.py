@@ -188,14 +188,11 @@ class Scheduler(Batch[SimRequest]):
 
     def add(self, request: SimRequest) -> None:
         """Queue a request. Raises `RequestTooLargeError`."""
-        self.check_fits(request.num_prompt_tokens, request.max_tokens)
-        self.waiting.append(request)
-
-    def check_fits(self, num_prompt_tokens: int, max_tokens: int) -> None:
-        """Raise `RequestTooLargeError` for what could never run."""
+        num_prompt_tokens, max_tokens = request.num_prompt_tokens, request.max_tokens
         if not self.fits(num_prompt_tokens, max_tokens):
             needed = self.blocks.num_blocks_for(num_prompt_tokens + max_tokens - 1)
             raise RequestTooLargeError(f"needs {needed} KV blocks, the cache has {self.blocks.num_blocks}")
+        self.waiting.append(request)
 
     def cancel(self, request: SimRequest) -> None:
         """Forget a request and free its blocks, now. Harmless when it has finished."""
