@@ -58,10 +58,6 @@ class Run:
             del self.counts[slot]
             self.slots ^= 1 << slot
 
-    def num_shared(self, keys: BlockKeys, start: int) -> int:
-        """How many of this run's keys are also in a path, from ``start`` on."""
-        return num_equal(self.keys, keys, start)
-
     def split(self, place: int) -> None:
         """Keep the first ``place`` keys; the others become a run of their own behind them."""
         rest = Run(self.keys[place:].copy())
@@ -90,7 +86,7 @@ class RadixTree:
                 run = branches[first] = Run(path[start:].copy())
                 if not start:
                     self._start_changed(first)
-            shared = run.num_shared(path, start)
+            shared = num_equal(run.keys, path, start)
             if shared < len(run.keys):
                 run.split(shared)
             run.add(slot)
@@ -116,7 +112,7 @@ class RadixTree:
         path = as_keys(keys)
         branches, found = self.starts, []
         while start < len(path) and (run := branches.get(int(path[start]))):
-            end = start + run.num_shared(path, start)
+            end = start + num_equal(run.keys, path, start)
             found.append((start, end, run.slots))
             if end < start + len(run.keys):
                 break

@@ -4,8 +4,6 @@ Counts stand in one array of (bucket, replica, column): 44 KB for a replica with
 of them, 90 MB at the bound. Memory of buckets without traffic is never touched.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import TypeAlias
 

@@ -5,8 +5,6 @@ its last one is the repetition of a write whose outcome was unknown. Without Red
 are there, and are published later: an hour of buckets, a day of savings.
 """
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What routers share of the past, in Redis: a stream of finished buckets, and sums of each hour."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from typing import NamedTuple, TypeAlias

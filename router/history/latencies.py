@@ -3,8 +3,6 @@
 They are counted in bins, which add up over routers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 

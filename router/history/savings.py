@@ -7,8 +7,6 @@ Where Redis has lost the hour, the next addition is all that this router has cou
 loses of the last ones stays lost.
 """
 
-from __future__ import annotations
-
 import operator
 from itertools import islice
 from typing import TypeAlias

@@ -1,7 +1,5 @@
 """Prometheus' text, made of the snapshots of all processes that are one router."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate

@@ -1,7 +1,5 @@
 """Prometheus metrics of a router: what requests count, and what its gauges read."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections import Counter
