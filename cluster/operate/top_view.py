@@ -24,6 +24,7 @@ WIDE = 100
 REASONS = {
     "cold": "blue",
     "diverged": "magenta",
+    "re_rendered": "purple",
     "evicted": "dark_orange",
     "replica_lost": "red",
     "diverted": "yellow",

@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 import msgspec
 import xxhash
 
+from cluster.index.block_table import BlockKeys
+
 MAX_BYTES = 64 * 1024 * 1024
 MAX_REQUEST_BYTES = 1024 * 1024
 """Longer requests are not remembered."""
@@ -32,9 +34,15 @@ class Turn(msgspec.Struct, gc=False):
 
     path: str
     raw: bytes
+    keys: BlockKeys
     prompt_tokens: int
     tokens: int
     """The tokens of the prompt and of its answer."""
+
+    @property
+    def num_bytes(self) -> int:
+        """The memory that it takes, about."""
+        return len(self.raw) + self.keys.nbytes + ENTRY_BYTES
 
 
 class Conversations:
@@ -69,7 +77,7 @@ class Conversations:
             return
         self._forget(mark ^ namespace)
         self._turns[mark ^ namespace] = turn
-        self._num_bytes += len(turn.raw) + ENTRY_BYTES
+        self._num_bytes += turn.num_bytes
         while self._num_bytes > self._max_bytes:
             self._forget(next(iter(self._turns)))
 
@@ -82,7 +90,7 @@ class Conversations:
 
     def _forget(self, name: int) -> None:
         if turn := self._turns.pop(name, None):
-            self._num_bytes -= len(turn.raw) + ENTRY_BYTES
+            self._num_bytes -= turn.num_bytes
 
 
 def marks_of(messages: Messages) -> list[int]:

@@ -87,10 +87,15 @@ class Explainer:
             if turn is None:
                 tokens = self._tokens_elsewhere(messages, marks, namespace, prompt, known * block_size)
                 parts.append((min(tokens // block_size, full) * block_size, Reason.OTHER_NAMESPACE))
-            elif known < turn.prompt_tokens // block_size and _answered_before(messages):
-                divergence = _divergence(turn, call, known * block_size)
-                reason = Reason.UNKNOWN if divergence is None else Reason.DIVERGED
-                parts.append((min(turn.tokens // block_size, full) * block_size, reason))
+            elif known < (turn.tokens - 1) // block_size and _answered_before(messages):
+                divergence = _divergence(turn, call, keys, known, block_size)
+                if divergence is None:
+                    end, reason = turn.prompt_tokens, Reason.UNKNOWN
+                elif divergence.kind == Reason.RE_RENDERED:
+                    end, reason = turn.tokens - 1, Reason.RE_RENDERED  # the last one is never computed
+                else:
+                    end, reason = turn.tokens, Reason.DIVERGED
+                parts.append((min(end // block_size, full) * block_size, reason))
         parts.append((full * block_size, Reason.COLD))
         if full < reusable:  # of several prompts in one request only the first has keys
             parts.append((reusable * block_size, Reason.UNKNOWN))
@@ -107,7 +112,7 @@ class Explainer:
         cached = usage.cached_tokens
         if prediction is not None and answered and prediction.marks:
             tokens = usage.prompt_tokens + (usage.completion_tokens or 0)
-            turn = Turn(prediction.path, prediction.raw, usage.prompt_tokens, tokens)
+            turn = Turn(prediction.path, prediction.raw, prediction.keys, usage.prompt_tokens, tokens)
             self._conversations.keep(prediction.marks[0], prediction.namespace, turn)
         if cached is None:
             return None
@@ -121,7 +126,10 @@ class Explainer:
                 self._fleet.index.evicted.outcome(first) is Outcome.EVICTED
             ):  # between the decision and the engine
                 parts = [(believed, Reason.EVICTED), *parts[1:]]
-        return attribute(parts, cached, usage.prompt_tokens)
+        misses, divergence = attribute(parts, cached, usage.prompt_tokens), prediction.divergence
+        if divergence is not None and divergence.kind == Reason.RE_RENDERED not in misses:
+            prediction.divergence = None  # the engine held an answer that it had not announced yet
+        return misses
 
     def _tokens_elsewhere(
         self, messages: Messages, marks: list[int], namespace: int, prompt: PreparedPrompt, known_tokens: int
@@ -138,9 +146,20 @@ def _answered_before(messages: Messages) -> bool:
     return any(message["role"] == "assistant" for message in messages)
 
 
-def _divergence(turn: Turn, call: Call, token: int) -> Divergence | None:
-    if parse_seconds(turn.raw) > INLINE_SECONDS:
-        return None
+def _divergence(turn: Turn, call: Call, keys: BlockKeys, known: int, block_size: int) -> Divergence | None:
+    """Where a turn differs from the one before, after so many blocks that somebody holds."""
     read = ENDPOINTS[turn.path].read
-    change = first_change(read(turn.raw).fields, call.fields) if read else None
-    return None if change is None else Divergence(token, change.message, change.role, change.kind)
+    if read is None or parse_seconds(turn.raw) > INLINE_SECONDS:
+        return None
+    before, token = read(turn.raw).fields, known * block_size
+    if known < turn.prompt_tokens // block_size:
+        if change := first_change(before, call.fields):
+            return Divergence(token, change.message, change.role, change.kind)
+        if known >= len(turn.keys) or turn.keys[known] == keys[known]:
+            return None  # forgotten without a trace
+        return Divergence(token, -1, "", Reason.RE_RENDERED.value)
+    answer = len(before["messages"])
+    roles = [message["role"] for message in call.messages[answer : answer + 1]]
+    if roles != ["assistant"] or before.get("n") not in (None, 1):
+        return None
+    return Divergence(token, answer, "assistant", Reason.RE_RENDERED.value)

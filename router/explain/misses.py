@@ -19,6 +19,9 @@ class Reason(StrEnum):
     """Nobody had sent them before, as far as is known."""
     DIVERGED = "diverged"
     """The conversation had been sent before, but an earlier part of it is different now."""
+    RE_RENDERED = "re_rendered"
+    """The conversation went on unchanged, but what the model generated came back as other tokens: written
+    anew by the template, or by the client."""
     EVICTED = "evicted"
     """They were cached and had to make room."""
     REPLICA_LOST = "replica_lost"
@@ -66,6 +69,7 @@ class Divergence(msgspec.Struct, frozen=True, gc=False):
     """Number of the message, from 0; -1 where it is not known."""
     role: str
     kind: str
+    """As `router.explain.divergence` has it; or re_rendered."""
 
 
 class Considered(msgspec.Struct, frozen=True, gc=False):

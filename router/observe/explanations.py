@@ -34,7 +34,14 @@ MAX_SHARED = 1_000
 SHARED_PER_SECOND = 10
 """How many entries one router shares at most."""
 PUBLISH_SECONDS = 0.5
-UNEXPECTED = (Reason.DIVERGED, Reason.EVICTED, Reason.REPLICA_LOST, Reason.DIVERTED, Reason.UNKNOWN)
+UNEXPECTED = (
+    Reason.DIVERGED,
+    Reason.RE_RENDERED,
+    Reason.EVICTED,
+    Reason.REPLICA_LOST,
+    Reason.DIVERTED,
+    Reason.UNKNOWN,
+)
 """Reasons of misses that an operator may want to look into."""
 
 

@@ -61,7 +61,7 @@ class RequestExplanation(RequestSummary):
 
     router: str
     misses: dict[Reason, int] | None
-    """Tokens computed again, by each of the eight reasons."""
+    """Tokens computed again, by each of the nine reasons."""
     divergence: Divergence | None
     candidates: list[Candidate]
     num_candidates: int

@@ -4,7 +4,17 @@ import random
 import time
 from typing import Any
 
-REASONS = ("cold", "diverged", "evicted", "replica_lost", "diverted", "other_namespace", "tail", "unknown")
+REASONS = (
+    "cold",
+    "diverged",
+    "re_rendered",
+    "evicted",
+    "replica_lost",
+    "diverted",
+    "other_namespace",
+    "tail",
+    "unknown",
+)
 FIELDS = ("requests", "prompt_tokens", "available_tokens", "predicted_tokens", "delivered_tokens")
 STEP = 10
 LATENCY = {"count": 10, "p50": 0.12, "p95": 0.5, "p99": 0.9}

@@ -1,6 +1,16 @@
 """Answers of a router's admin API, as its contract has them, for as many replicas as a test wants."""
 
-REASONS = ("cold", "diverged", "evicted", "replica_lost", "diverted", "other_namespace", "tail", "unknown")
+REASONS = (
+    "cold",
+    "diverged",
+    "re_rendered",
+    "evicted",
+    "replica_lost",
+    "diverted",
+    "other_namespace",
+    "tail",
+    "unknown",
+)
 
 
 def rates(requests=100, delivered=0.87, **misses):

@@ -20,6 +20,8 @@ from router.requests.schema import parse_chat, parse_completion
 
 BLOCK = 4
 ANSWER = {"role": "assistant", "content": "well"}
+GENERATED = "<as"
+"""How the next prompt goes on, if it brings back an answer as it was generated."""
 
 
 def said(content, role="user"):
@@ -48,15 +50,30 @@ class Deployment:
         replica = self.fleet.replicas[name]
         self.fleet.apply(replica, (), self.keys[first:last], cleared=False)
 
-    def ask(self, messages, replica="a", cached=None, model="m", salt="", parse=parse_chat, **fields):
-        """Send a prompt to a replica, which computes it. ``cached`` tokens are found; None: as believed."""
+    def ask(
+        self,
+        messages,
+        replica="a",
+        cached=None,
+        model="m",
+        salt="",
+        parse=parse_chat,
+        generated=GENERATED,
+        sent=None,
+        **fields,
+    ):
+        """Send a prompt to a replica, which computes it, and all that it generates but the last token.
+        ``cached`` tokens are found; None: as believed. It is rendered of other messages than are ``sent``,
+        if these are given.
+        """
         body = {"model": model, "cache_salt": salt or None, **fields}
-        body["messages" if parse is parse_chat else "prompt"] = messages
+        body["messages" if parse is parse_chat else "prompt"] = sent or messages
         call = parse(msgspec.json.encode(body))
         text = "".join(f"<{m['role']}>{m['content']}" for m in messages) if parse is parse_chat else messages
         served = self.fleet.models[model]
-        self.keys = block_keys(
-            replace(served.namespace, cache_salt=salt).root(), [ord(c) for c in text], BLOCK
+        root = replace(served.namespace, cache_salt=salt).root()
+        self.keys, held_after = (
+            block_keys(root, [ord(c) for c in one], BLOCK) for one in (text, (text + generated)[:-1])
         )
         opening = text.find("<user>") if parse is parse_chat else 0
         prompt = PreparedPrompt(np.array(self.keys, dtype=np.uint64), len(text), opening, 1, True)
@@ -64,11 +81,13 @@ class Deployment:
         row = served.ids.index(replica)
         held = snapshot.cached_tokens.tolist()
         prediction = self.explainer.predict(call, prompt, served, row, held[row], max(held))
-        self.divergence = prediction.divergence if prediction else None
-        self.fleet.apply(served.replicas[row], prompt.keys, (), cleared=False)
+        self.fleet.apply(served.replicas[row], [*self.keys, *held_after], (), cleared=False)
         cached = held[row] if cached is None else cached
         self.tokens = len(text)
-        return self.explainer.reconcile(prediction, Usage(len(text), 3, PromptTokensDetails(cached)), True)
+        usage = Usage(len(text), len(generated), PromptTokensDetails(cached))
+        misses = self.explainer.reconcile(prediction, usage, True)
+        self.divergence = prediction.divergence if prediction else None
+        return misses
 
 
 @pytest.fixture
@@ -95,7 +114,7 @@ def test_a_later_turn_computes_what_is_new(deployment):
     """Of a conversation that goes on, the new part is cold."""
     first = [said("hello there, who are you?")]
     deployment.ask(first)
-    held = deployment.tokens // BLOCK * BLOCK
+    held = (deployment.tokens + len(GENERATED) - 1) // BLOCK * BLOCK
     misses = deployment.ask([*first, ANSWER, said("and what can you do?")])
     end = deployment.tokens - tail(deployment.tokens)
     assert misses == {Reason.COLD: end - held, Reason.TAIL: tail(deployment.tokens)}
@@ -151,6 +170,52 @@ def test_an_earlier_message_that_changed(deployment):
         "system",
         "date",
     )
+
+
+def test_an_answer_that_the_template_writes_anew(deployment):
+    """Thoughts are left out of it: what was generated after them is computed again, for this reason."""
+    first = [said("hello there, who are you?")]
+    deployment.ask(first, generated="<assistant>let me think. well<user>")
+    held = deployment.tokens + len("<assistant>")
+    before = deployment.tokens
+    misses = deployment.ask([*first, ANSWER, said("and what can you do?")])
+    end = (before + len("<assistant>let me think. well<user>") - 1) // BLOCK * BLOCK
+    cold = deployment.tokens - tail(deployment.tokens) - end
+    assert misses == {
+        Reason.RE_RENDERED: end - held // BLOCK * BLOCK,
+        Reason.COLD: cold,
+        Reason.TAIL: tail(deployment.tokens),
+    }
+    place = held // BLOCK * BLOCK, 1, "assistant", "re_rendered"
+    assert (*msgspec.structs.astuple(deployment.divergence),) == place
+
+
+def test_an_earlier_answer_that_the_template_writes_anew(deployment):
+    """It was part of the last prompt, whose messages all come back: which one it is, is not known."""
+    first, thoughts = [said("hello there, who are you?")], {"reasoning": "let me think"}
+    rendered = said("let me think. well", "assistant")
+    deployment.ask([*first, rendered, said("go on")], sent=[*first, ANSWER | thoughts, said("go on")])
+    misses = deployment.ask(
+        [*first, ANSWER, said("go on"), ANSWER, said("and on")],
+        sent=[*first, ANSWER | thoughts, said("go on"), ANSWER, said("and on")],
+    )
+    assert misses[Reason.RE_RENDERED] > 0
+    assert (deployment.divergence.message, deployment.divergence.kind) == (-1, "re_rendered")
+
+
+@pytest.mark.parametrize("why", ["the engine had it", "several answers", "left out", "not the model's"])
+def test_no_answer_was_written_anew(deployment, why):
+    """Its blocks are announced late; or it is not known which tokens the client should have brought back."""
+    first = [said("Hi"), ANSWER, said("hello there, who are you?")]
+    generated = "<assistant>let me think. well"
+    deployment.ask(first, generated=generated, n=2 if why == "several answers" else 1)
+    cached = (deployment.tokens + len(generated) - 1) // BLOCK * BLOCK
+    after = {"left out": [], "not the model's": [said("no", "system")]}.get(why, [ANSWER])
+    misses = deployment.ask(
+        [*first, *after, said("and what can you do?")], cached=cached if why == "the engine had it" else None
+    )
+    assert Reason.RE_RENDERED not in misses
+    assert deployment.divergence is None
 
 
 def test_alike_first_turns_of_others_are_no_divergence(deployment):

@@ -79,6 +79,7 @@ def test_rates_are_shares_of_the_prompt_tokens():
         "misses": {
             "cold": 30,
             "diverged": 0,
+            "re_rendered": 0,
             "evicted": 0,
             "replica_lost": 0,
             "diverted": 0,

@@ -1,4 +1,4 @@
-// The eight reasons why an engine computed prompt tokens, in words.
+// The nine reasons why an engine computed prompt tokens, in words.
 
 export const REASONS = [
   [
@@ -12,6 +12,12 @@ export const REASONS = [
     "Diverged",
     "The conversation came back with an earlier part changed.",
     "Keep what comes first the same: move dates, ids and random order to the end of the prompt.",
+  ],
+  [
+    "re_rendered",
+    "Re-rendered",
+    "The model's own answer came back as other tokens than it had generated.",
+    "Clients should send back what they got, thoughts too; or keep responses, with token-exact continuation.",
   ],
   [
     "evicted",
@@ -67,6 +73,7 @@ const KINDS = {
   role: "the role changed",
   trimmed_history: "the beginning of the history was cut off",
   tools: "the tool definitions changed",
+  re_rendered: "what was generated is written in other tokens now",
 };
 
 /** A divergence as a sentence: "Message 3 (user) differs from token 1,024 on: a date changed." */
