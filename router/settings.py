@@ -108,6 +108,9 @@ class RouterSettings(ClusterSettings):
     """How long a response is kept after it was last used."""
     stored_bytes: int = Field(4 * 1024 * 1024, ge=1024)
     """The largest response or conversation that is kept."""
+    token_exact: Annotated[frozenset[str], NoDecode] = frozenset()
+    """Models, separated by commas, whose kept responses are gone on from in the tokens that they generated;
+    ``*`` for all."""
     stored_entries: int = Field(10_000, ge=16)
     """Responses, conversations and pieces of streams kept of one tenant; beyond, the oldest are dropped."""
 
@@ -152,7 +155,7 @@ class RouterSettings(ClusterSettings):
             raise ValueError("a package is missing for it: pip install 'warmroute[stored]'")
         return value
 
-    @field_validator("stored_keys", "cors_origins", "hide_cache_headers", mode="before")
+    @field_validator("stored_keys", "token_exact", "cors_origins", "hide_cache_headers", mode="before")
     @classmethod
     def _several(cls, value: object) -> object:
         return _names(value, ",") if isinstance(value, str) else value

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from secrets import token_hex
 from threading import Lock
 from typing import Any
 
@@ -125,6 +126,21 @@ class PromptTokenizer:
         encoding = self._backend.encode(text, add_special_tokens=flag(request, "add_special_tokens"))
         token = encoding.char_to_token(position) if position >= 0 else None
         return Prompt(encoding.ids, token or 0)
+
+    def tokens_after(self, request: Mapping[str, Any], number: int) -> list[int]:
+        """The tokens of `chat` after the text of a message, an answer. Raises `PromptError` where these are
+        not the same whatever the answer is, or depend on the tokens before.
+        """
+        mark, messages = token_hex(16), list(request["messages"])
+        messages[number] = {"role": "assistant", "content": mark}
+        _, found, after = self._renderer.render({**request, "messages": messages}).text.rpartition(mark)
+        if not found or not self._renderer.render(request).text.endswith(after):
+            raise PromptError("what stands after an answer depends on it")
+        _utf8(after)
+        tokens: list[int] = self._backend.encode(after, add_special_tokens=False).ids
+        if not tokens or tokens[0] not in self._backend.get_added_tokens_decoder():
+            raise PromptError("there is no special token at the end of an answer")
+        return tokens
 
     def message_at(self, request: Mapping[str, Any], token: int) -> int:
         """The number, from 0, of the message in whose text a token of `chat` stands, or before it; of as many

@@ -138,6 +138,10 @@ class GenerationEndpoint:
             tokenizer = self.tokenizers.for_call(model.name, call, call.conversation_key)
             if tokenizer is not None and call.path == MESSAGES_PATH:
                 call = fitted(call, tokenizer)
+            if keeper is not None:
+                call, record.continuation = await keeper.continued(
+                    call, model, tokenizer, self.threads, party
+                )
             prompt = await prepare(call, model, tokenizer, self.threads, party)
             record.prepare_seconds = time.monotonic() - began
         else:
@@ -164,7 +168,10 @@ class GenerationEndpoint:
                 succeeded = await _relay_whole(endpoint, exchange, record, client, keeper)
         finally:
             exchange.close(succeeded)
-        if record.usage is not None and prompt.exact and call.raw:
+        if record.usage is not None and call.token_ids:
+            if record.usage.prompt_tokens != len(call.token_ids):
+                record.continuation = "ignored"
+        elif record.usage is not None and prompt.exact and call.raw:
             self.tokenizers.compare(model.name, call, prompt, record.usage.prompt_tokens)
 
 

@@ -5,8 +5,14 @@ from typing import Any
 import msgspec
 
 from cluster.apis.answer_blocks import Json, event
+from cluster.fleet.replicas import Model
+from cluster.prompts.tokenizer import PromptTokenizer
+from router.api.continuation import continued, shape_of
 from router.errors import BodyTooLargeError, NotDecidedError, NotFoundError
+from router.http.admission import Party
 from router.http.stream_formats import NO_ANSWER, RESPONSE, PassedEvents, usage_of_input
+from router.requests.prompt_threads import PromptBusyError, PromptThreads
+from router.requests.schema import Call
 from router.stored.history import StoredResponses, Turn
 
 WITH_RESPONSE = (b"event: response.created\n", b"event: response.in_progress\n", *RESPONSE.ends)
@@ -21,6 +27,31 @@ class Keeper:
         self._stored = stored
         self.turn = turn
 
+    async def continued(
+        self,
+        call: Call,
+        model: Model,
+        tokenizer: PromptTokenizer | None,
+        threads: PromptThreads,
+        party: Party,
+    ) -> tuple[Call, str]:
+        """The call that goes on in the tokens of the turn before, or what keeps it from that."""
+        turn = self.turn
+        if not turn.asks_tokens or tokenizer is None or not call.tokenisable:
+            return call, "unrendered" if turn.before.tokens else ""
+        before, num_new, is_cut = turn.before, len(turn.items), turn.before_is_cut
+        try:
+            turn.held.shape = shape_of(call)
+            if not before.tokens:
+                return call, "unknown" if turn.ancestors else ""
+            return await threads.run(
+                party,
+                len(call.raw),
+                lambda _pause: continued(call, before, is_cut, num_new, tokenizer, model),
+            )
+        except (PromptBusyError, RecursionError):
+            return call, "unrendered"
+
     def events(self) -> "KeptEvents":
         """What reads the stream on its way to the client."""
         return KeptEvents(turn=self.turn, ends=RESPONSE.ends, read_usage=usage_of_input)
@@ -28,7 +59,9 @@ class Keeper:
     async def whole(self, body: bytes) -> bytes:
         """What the client gets of a whole answer."""
         try:
-            response = self.turn.shown(msgspec.json.decode(body))
+            answer = msgspec.json.decode(body)
+            self.turn.note(answer)
+            response = self.turn.shown(answer)
         except NO_ANSWER:
             return body
         return msgspec.json.encode(await self._kept(response))
@@ -65,6 +98,8 @@ class KeptEvents(PassedEvents):
             if one.startswith(WITH_RESPONSE):
                 try:
                     fields = msgspec.json.decode(one.partition(b"data:")[2])
+                    if one.startswith(RESPONSE.ends):
+                        self.turn.note(fields["response"])
                     fields["response"] = self.turn.shown(fields["response"])
                 except NO_ANSWER:
                     continue

@@ -128,7 +128,7 @@ def keep_responses(app: RouterApplication, redis: RedisClient, tasks: set[asynci
     assert isinstance(stateless, GenerationEndpoint)
     in_redis = settings.stored_responses == "redis"
     vault = RedisVault(settings, redis, settings.keys) if in_redis else MemoryVault(settings)
-    stored = StoredResponses(vault, settings.stored_bytes)
+    stored = StoredResponses(vault, settings.stored_bytes, settings.token_exact)
     shared = {one.name: getattr(stateless, one.name) for one in dataclasses.fields(GenerationEndpoint)}
     app.endpoints[RESPONSES_PATH] = StoredEndpoint(**shared, stored=stored, tasks=tasks)
     app.include_router(stored_routes(stored, stateless.authenticate, settings.max_body_bytes))

@@ -45,6 +45,9 @@ class RequestRecord(msgspec.Struct, gc=False):  # nothing in it refers to it
     prompt_tokens: int = 0
     exact: bool = False
     """Whether `prompt_tokens` was counted and not guessed."""
+    continuation: str = ""
+    """``exact`` where the engine got the tokens of the turn before, else what kept it from that; "" where
+    nobody asked for it."""
     assignment: Assignment | None = None
     """By which policy it was decided; None when it never came to a decision."""
     replica: str = ""

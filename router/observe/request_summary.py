@@ -66,6 +66,7 @@ class RequestExplanation(RequestSummary):
     candidates: list[Candidate]
     num_candidates: int
     caches_seen: bool
+    continuation: str
     error: str
 
 
@@ -114,6 +115,7 @@ def explain(
         candidates=[] if considered is None else candidates(considered),
         num_candidates=0 if considered is None else len(considered.replicas),
         caches_seen=considered is not None and considered.caches_seen,
+        continuation=record.continuation,
         error=record.error,
     )
 

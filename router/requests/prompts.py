@@ -225,7 +225,9 @@ def _look_up(
     """The request's prompts, and how much of them is known. Only the first one gets keys."""
     fields, namespace = call.fields, model.namespace or NO_NAMESPACE
     root = _root(namespace, call.cache_salt)
-    if call.messages:
+    if call.token_ids:
+        pending = [tokenizer.keyed_completion(call.token_ids, root, namespace.block_size)]
+    elif call.messages:
         pending = [tokenizer.keyed_chat(fields, root, namespace.block_size, call.breakpoints)]
     else:
         prompt = fields["prompt"]

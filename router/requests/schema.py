@@ -123,6 +123,8 @@ class Call(msgspec.Struct, frozen=True):
     upstream: bytes = b""
     """What goes to the engine, where that is known already."""
     breakpoints: Sequence[Breakpoint] = ()
+    token_ids: Sequence[int] = ()
+    """The prompt, where the engine is told its tokens."""
 
     @property
     def messages(self) -> Sequence[Mapping[str, Any]]:
@@ -145,7 +147,7 @@ class Call(msgspec.Struct, frozen=True):
 
     def without_body(self) -> "Call":
         """What is left to know of it once its answer streams: it is not sent again."""
-        return msgspec.structs.replace(self, fields={}, raw=b"", upstream=b"")
+        return msgspec.structs.replace(self, fields={}, raw=b"", upstream=b"", token_ids=())
 
     def sealed(self) -> "Call":
         """The same call as the engine gets it, of whose fields nothing more is read here."""

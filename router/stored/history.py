@@ -5,7 +5,7 @@ each response its own input and output are kept, and the ids of those before it.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from secrets import token_hex
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ import msgspec
 from cluster.apis.answer_blocks import Json
 from cluster.apis.response_answers import ResponseMaker
 from router.errors import BodyTooLargeError, InvalidRequestError, NotDecidedError, NotFoundError, quoted
+from router.stored.held import MAX_BYTES, Held, held_after, joined, without_reports
 from router.stored.vault import Vault
 
 T = TypeVar("T")
@@ -35,6 +36,7 @@ class Record(msgspec.Struct):
     response: Json
     input: list[Json]
     ancestors: list[str]
+    held: Held = msgspec.field(default_factory=Held)
 
 
 class Conversation(msgspec.Struct):
@@ -65,6 +67,13 @@ class Turn:
     conversation: str = ""
     body: bytes = b""
     """What the engine gets."""
+    before: Held = field(default_factory=Held)
+    """What is held of the history."""
+    before_is_cut: bool = False
+    """Whether the answer before was ended by its length."""
+    held: Held = field(default_factory=Held)
+    """What is held at the end of the response."""
+    asks_tokens: bool = False
 
     @property
     def background(self) -> bool:
@@ -86,15 +95,21 @@ class Turn:
         }
         if self.conversation:
             about["conversation"] = {"id": self.conversation}
-        return {**response, **about}
+        return {**without_reports(response, self.fields), **about}
+
+    def note(self, response: Json) -> None:
+        """Take the tokens out of a response that is ready."""
+        if self.held.shape:
+            self.held = held_after(response, self.before.tokens, self.held.shape)
 
 
 class StoredResponses:
     """Keeps responses and conversations in a vault. Raises `NotFoundError` for what is not there."""
 
-    def __init__(self, vault: Vault, max_bytes: int) -> None:
+    def __init__(self, vault: Vault, max_bytes: int, token_exact: Container[str] = ()) -> None:
         self.vault = vault
         self._max_bytes = max_bytes
+        self._token_exact = token_exact
 
     async def open(self, owner: str, fields: Json) -> Turn | None:
         """The request with all that it refers to; None where it refers to nothing and is not to be kept."""
@@ -112,7 +127,10 @@ class StoredResponses:
         turn = Turn(owner, f"resp_{token_hex(24)}", fields, items_of(fields.get("input")))
         history: list[Json] = []
         if previous is not None:
-            history, turn.ancestors = await self._history(owner, previous)
+            records, turn.ancestors = await self._history(owner, previous)
+            history = [item for one in records for item in (*one.input, *one.response["output"])]
+            turn.before = joined([one.held for one in records])
+            turn.before_is_cut = records[-1].response["status"] == "incomplete"
         elif conversation is not None:
             history = (await self.conversation(owner, conversation)).items
             turn.conversation = conversation
@@ -122,6 +140,11 @@ class StoredResponses:
         if turn.background:
             asked["stream"] = True
         turn.body = msgspec.json.encode(asked)
+        exact = "*" in self._token_exact or fields.get("model") in self._token_exact
+        # Of a token there are four bytes kept, and there is one for each byte at most.
+        if exact and turn.kept and len(turn.body) <= min(MAX_BYTES, self._max_bytes // 8):
+            turn.asks_tokens = True
+            turn.body = msgspec.json.encode(asked | {"enable_response_messages": True})
         return turn
 
     async def begin(self, turn: Turn) -> Json:
@@ -133,9 +156,9 @@ class StoredResponses:
     async def finish(self, turn: Turn, response: Json) -> None:
         """Keep a response that is ready, unless it has been cancelled or deleted meanwhile."""
         if turn.background:
-            await self.change(turn.owner, turn.id, lambda record: _finished(record, response))
+            await self.change(turn.owner, turn.id, lambda record: _finished(record, response, turn.held))
         elif turn.kept:
-            await self._write(turn.owner, turn.id, Record(response, turn.items, turn.ancestors))
+            await self._write(turn.owner, turn.id, Record(response, turn.items, turn.ancestors, turn.held))
         if turn.conversation:
             added = [*turn.items, *response["output"]]
             await self.change_conversation(turn.owner, turn.conversation, added)
@@ -181,8 +204,8 @@ class StoredResponses:
         await self._write(owner, made.id, made)
         return made
 
-    async def _history(self, owner: str, response_id: str) -> tuple[list[Json], list[str]]:
-        """The items up to the end of a response, and the ids that they are kept under."""
+    async def _history(self, owner: str, response_id: str) -> tuple[list[Record], list[str]]:
+        """The turns up to the end of a response, and the ids that they are kept under."""
         last = await self.record(owner, response_id)
         if last.response["status"] in WORKING:
             raise InvalidRequestError(f"{quoted(response_id)} is not ready yet.", "previous_response_id")
@@ -194,8 +217,7 @@ class StoredResponses:
             if entry is None:
                 raise NotFoundError(f"Response with id {quoted(ancestor)}, an earlier turn, not found.")
             records.append(msgspec.msgpack.decode(entry.value, type=Record))
-        items = [item for one in (*records, last) for item in (*one.input, *one.response["output"])]
-        return items, [*last.ancestors, response_id]
+        return [*records, last], [*last.ancestors, response_id]
 
     async def _entry(self, owner: str, name: str, kind: type[T]) -> tuple[T, bytes]:
         prefix = "resp_" if kind is Record else "conv_"
@@ -235,7 +257,7 @@ def _sent(item: Json) -> Json:
     return item
 
 
-def _finished(record: Record, response: Json) -> Record | None:
+def _finished(record: Record, response: Json, held: Held) -> Record | None:
     if record.response["status"] not in WORKING:
         return None
-    return Record(response, record.input, record.ancestors)
+    return Record(response, record.input, record.ancestors, held)
