@@ -116,7 +116,7 @@ class GenerationEndpoint:
         headers: dict[bytes, bytes],
         record: RequestRecord,
         client: Client,
-        keeper: "Keeper | SplitCounts | None" = None,
+        kept: "Keeper | None" = None,
     ) -> None:
         party, endpoint = client.party, self.endpoint
         content_type = headers.get(b"content-type", b"").decode("latin-1")
@@ -138,10 +138,8 @@ class GenerationEndpoint:
             tokenizer = self.tokenizers.for_call(model.name, call, call.conversation_key)
             if tokenizer is not None and call.path == MESSAGES_PATH:
                 call = fitted(call, tokenizer)
-            if keeper is not None:
-                call, record.continuation = await keeper.continued(
-                    call, model, tokenizer, self.threads, party
-                )
+            if kept is not None:
+                call, record.continuation = await kept.continued(call, model, tokenizer, self.threads, party)
             prompt = await prepare(call, model, tokenizer, self.threads, party)
             record.prepare_seconds = time.monotonic() - began
         else:
@@ -152,6 +150,7 @@ class GenerationEndpoint:
             passed |= record.trace.headers()
         else:
             passed |= chosen_headers(headers, TRACE_HEADERS)
+        keeper: Keeper | SplitCounts | None = kept
         if prompt.breakpoints is not None:
             keeper = SplitCounts(known=self.accounts.breakpoints, model=model, prompt=prompt, keep_usage=True)
         exchange = await self.dispatcher.start(call, prompt, record, passed)
