@@ -19,10 +19,11 @@ SHAPING = ("tools", "documents", "chat_template_kwargs", "reasoning_effort")
 """Fields of a chat that may change how all of its prompt is rendered."""
 
 
-def shape_of(call: Call) -> Shape:
+def shape_of(call: Call, tokenizer: PromptTokenizer) -> Shape:
     """What must stay the same from one turn to the next."""
     fields, [first, *_] = call.fields, call.messages
     about = {name: fields.get(name) or None for name in SHAPING}
+    about["tokenizer"] = tokenizer.fingerprint
     about["model"], about["tool_choice"] = call.model, fields.get("tool_choice") == "none"
     about["instructions"] = first if first["role"] == "system" else None
     return {name: xxhash.xxh3_64_intdigest(msgspec.json.encode(value)) for name, value in about.items()}
@@ -34,7 +35,7 @@ def continued(
     """The call with the tokens held and those of its last messages, ``num_new`` of them; or the same call,
     and what keeps it from that. An answer that ``is_cut`` lacks its end.
     """
-    changed = [name for name, digest in shape_of(call).items() if before.shape.get(name) != digest]
+    changed = [name for name, digest in shape_of(call, tokenizer).items() if before.shape.get(name) != digest]
     if changed:
         return call, changed[0]
     answer = len(call.messages) - num_new - 1

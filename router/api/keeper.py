@@ -41,7 +41,7 @@ class Keeper:
             return call, "unrendered" if turn.before.tokens else ""
         before, num_new, is_cut = turn.before, len(turn.items), turn.before_is_cut
         try:
-            turn.held.shape = shape_of(call)
+            turn.held.shape = shape_of(call, tokenizer)
             if not before.tokens:
                 return call, "unknown" if turn.ancestors else ""
             return await threads.run(

@@ -13,7 +13,6 @@ import msgspec
 
 from cluster.store.commands import RedisClient
 from router.api.background import Background, EventSource, Unread, events_of, failed, forget
-from router.api.breakpoints import SplitCounts
 from router.api.generate import GenerationEndpoint, RouterApplication
 from router.api.keeper import Keeper
 from router.api.stored_routes import stored_routes
@@ -43,7 +42,7 @@ class StoredEndpoint(GenerationEndpoint):
         headers: dict[bytes, bytes],
         record: RequestRecord,
         client: Client,
-        keeper: Keeper | SplitCounts | None = None,
+        kept: Keeper | None = None,
     ) -> None:
         turn = None
         with suppress(*UNREADABLE):  # else the engine says what is wrong with it
@@ -53,8 +52,8 @@ class StoredEndpoint(GenerationEndpoint):
         if turn is None:
             await GenerationEndpoint._answer(self, raw, headers, record, client)
         elif not turn.background:
-            keeper = Keeper(self.stored, turn)
-            await GenerationEndpoint._answer(self, turn.body, headers, record, client, keeper)
+            kept = Keeper(self.stored, turn)
+            await GenerationEndpoint._answer(self, turn.body, headers, record, client, kept)
         else:
             await self._start(turn, headers, record, client)
 
