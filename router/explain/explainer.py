@@ -127,8 +127,11 @@ class Explainer:
             ):  # between the decision and the engine
                 parts = [(believed, Reason.EVICTED), *parts[1:]]
         misses, divergence = attribute(parts, cached, usage.prompt_tokens), prediction.divergence
-        if divergence is not None and divergence.kind == Reason.RE_RENDERED not in misses:
-            prediction.divergence = None  # the engine held an answer that it had not announced yet
+        if divergence is not None and divergence.kind == Reason.RE_RENDERED:
+            # The engine may have held more of an answer than it had announced.
+            token = max(divergence.token, cached)
+            known = msgspec.structs.replace(divergence, token=token)
+            prediction.divergence = known if Reason.RE_RENDERED in misses else None
         return misses
 
     def _tokens_elsewhere(

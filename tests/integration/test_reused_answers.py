@@ -5,7 +5,6 @@ import json
 import shutil
 import sys
 import tempfile
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -23,62 +22,56 @@ BLOCK_SIZE = 32
 NUM_TURNS = 3
 WORDS = "[A-Za-z ,.]"
 CALL = '<tool_call>\\n{"name": "find", "arguments": {"a":"[A-Za-z ]{100,150}"}}\\n</tool_call>'
-LLAMA_CALL = '{"name": "find", "parameters": {"a":"[A-Za-z ]{100,150}"}}'
 THOUGHTS = f"{WORDS}{{100,150}}\\n</think>\\n\\n{WORDS}{{60,100}}"
 KINDS = {
     "text": "",
     "white space": f"\\n\\n{WORDS}{{100,150}}",
     "thoughts": f"<think>\\n{THOUGHTS}",
-    "call": CALL,
 }
 """What answers are like, as regular expressions; text is as it comes."""
 TOOL = {"type": "function", "name": "find", "parameters": {"type": "object", "properties": {"a": {}}}}
-STYLES: dict[str, tuple[str, dict[str, str], dict[str, str], str]] = {
-    "smollm2": ("", {}, {}, "hermes"),
-    "qwen3": ("qwen3_style.jinja", {}, {}, "hermes"),
-    "llama31": (
-        "llama31_style.jinja",
-        {
-            "<|im_start|>": "<|start_header_id|>",
-            "<file_sep>": "<|end_header_id|>",
-            "<|im_end|>": "<|eot_id|>",
-        },
-        {"call": LLAMA_CALL},
-        "llama3_json",
-    ),
-    "deepseek_r1": (
-        "deepseek_r1_style.jinja",
-        {"<|im_start|>": "<|User|>", "<file_sep>": "<|Assistant|>", "<|im_end|>": "<|end_of_sentence|>"},
-        {"thoughts": THOUGHTS},
-        "hermes",
-    ),
+STYLES: dict[str, dict[str, str]] = {
+    "smollm2": {},
+    "qwen3": {},
+    "llama31": {
+        "<|start_header_id|>": "<|im_start|>",
+        "<|end_header_id|>": "<file_sep>",
+        "<|eot_id|>": "<|im_end|>",
+    },
+    "deepseek_r1": {
+        "<|User|>": "<|im_start|>",
+        "<|Assistant|>": "<file_sep>",
+        "<|end_of_sentence|>": "<|im_end|>",
+    },
 }
-"""Templates with the names of their special tokens, their own answers, and who parses their calls."""
+"""Templates, and special tokens of the small model that stand for theirs."""
+ANSWERS = {(style, kind): answer for style in STYLES for kind, answer in KINDS.items()}
+ANSWERS |= {("deepseek_r1", "thoughts"): THOUGHTS, ("qwen3", "call"): CALL}
 
 
-def styled_model(directory: Path, template: str, renamed: dict[str, str]) -> Path:
-    """The small model with another template, whose special tokens are special."""
+def styled_model(directory: Path) -> Path:
+    """The small model with all templates in one: requests say which."""
     directory.mkdir()
     for path in small_model().iterdir():
-        text = path.read_text() if path.suffix == ".json" and path.name.startswith("tokenizer") else ""
-        for old, new in renamed.items():
-            text = text.replace(json.dumps(old), json.dumps(new))
-        if text:
-            (directory / path.name).write_text(text)
-        else:
-            (directory / path.name).symlink_to(path)
-    if template:
-        (directory / "chat_template.jinja").unlink()
-        (directory / "chat_template.jinja").write_text((TEMPLATES / template).read_text())
+        (directory / path.name).symlink_to(path)
+    template, choice = directory / "chat_template.jinja", "{% if false %}"
+    own = template.read_text()
+    for style, special_tokens in STYLES.items():
+        text = own if style == "smollm2" else (TEMPLATES / f"{style}_style.jinja").read_text()
+        for theirs, ours in special_tokens.items():
+            text = text.replace(theirs, ours)
+        choice += f"{{% elif style == '{style}' %}}{text}"
+    template.unlink()
+    template.write_text(f"{choice}{{% else %}}{own}{{% endif %}}")
     return directory
 
 
 class Conversation:
     """One that goes on by ``previous_response_id``, and what came of its turns."""
 
-    def __init__(self, session: aiohttp.ClientSession, router: str, model: str, kind: str, answer: str):
+    def __init__(self, session: aiohttp.ClientSession, router: str, model: str, style: str, kind: str):
         self._session, self._router = session, router
-        self._model, self._kind, self._answer = model, kind, answer
+        self._model, self._style, self._kind = model, style, kind
         self.found, self.possible = 0, 0
         """Tokens of answers that were found on the next turn, and that stood in whole blocks."""
         self.reasons: list[str] = []
@@ -87,14 +80,16 @@ class Conversation:
         """All turns; whole and streamed in turn."""
         given: Any = f"{self._kind} {self._model}: tell me about prefix caching. " * 4
         body: dict[str, Any] = {"model": self._model, "temperature": 0.8, "seed": 1, "max_output_tokens": 100}
-        body["enable_response_messages"] = True
-        if self._answer:
-            body["structured_outputs"] = {"regex": self._answer}
+        body |= {"chat_template_kwargs": {"style": self._style}, "enable_response_messages": True}
+        if answer_like := ANSWERS[self._style, self._kind]:
+            body["structured_outputs"] = {"regex": answer_like}
         if self._kind == "call":
             body["tools"] = [TOOL]
         held: list[int] = []
         prompt_tokens = 0
         for turn in range(NUM_TURNS):
+            if turn == NUM_TURNS - 1:
+                body["max_output_tokens"] = 1  # nobody goes on from it
             answer, explained = await self._ask({**body, "input": given, "stream": turn % 2 == 1})
             prompt = answer["input_messages"][0]["tokens"]
             if held:
@@ -103,7 +98,7 @@ class Conversation:
             prompt_tokens = len(prompt)
             body["previous_response_id"] = answer["id"]
             given = f"Go on {turn}, and say why it matters."
-            if self._kind == "call":
+            if self._kind == "call" and turn < NUM_TURNS - 1:
                 [call] = [item for item in answer["output"] if item["type"] == "function_call"]
                 given = [{"type": "function_call_output", "call_id": call["call_id"], "output": "water"}]
 
@@ -120,7 +115,11 @@ class Conversation:
         assert sum(explained["misses"].values()) == len(prompt) - cached
         same = next((n for n, pair in enumerate(zip(held, prompt, strict=False)) if pair[0] != pair[1]), None)
         if same is None or same >= possible:
-            assert (explained["divergence"], cached) == (None, possible), (self._kind, self._model)
+            assert (explained["divergence"], cached) == (None, possible), (
+                self._style,
+                self._kind,
+                self._model,
+            )
         else:
             assert cached == same // BLOCK_SIZE * BLOCK_SIZE
             divergence = explained["divergence"]
@@ -144,11 +143,9 @@ class Conversation:
             return answer, await response.json()
 
 
-@pytest.mark.parametrize("style", STYLES)
-async def test_answers_are_reused(style: str, tmp_path: Path) -> None:
+async def test_answers_are_reused(tmp_path: Path) -> None:
     """Some of them as templates write them; all of them, block for block, with token-exact continuation."""
-    template, renamed, own, parser = STYLES[style]
-    model = styled_model(tmp_path / "model", template, renamed)
+    model = styled_model(tmp_path / "model")
     sockets = tempfile.mkdtemp(dir="/tmp")
     events = {"enable_kv_cache_events": True, "publisher": "zmq", "topic": "kv"}
     events |= {"endpoint": f"ipc://{sockets}/events", "replay_endpoint": f"ipc://{sockets}/replay"}
@@ -158,8 +155,8 @@ async def test_answers_are_reused(style: str, tmp_path: Path) -> None:
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)),
         *("--served-model-name", "plain", "exact", "--port", str(port), "--enforce-eager"),
         *("--max-model-len", "4096", "--block-size", str(BLOCK_SIZE), "--enable-prompt-tokens-details"),
-        *("--enable-auto-tool-choice", "--tool-call-parser", parser),
-        *("--kv-events-config", json.dumps(events)),
+        *("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
+        *("--chat-template-content-format", "string", "--kv-events-config", json.dumps(events)),
     ]
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=300)) as session:
         system = System(tmp_path, model, session)
@@ -168,28 +165,26 @@ async def test_answers_are_reused(style: str, tmp_path: Path) -> None:
             system.start("engine", command, **ENVIRONMENT)
             await eventually(lambda: system.answers(f"{url}/health"), 400, "engine healthy", every=1.0)
             system.start_agent(url)
-            settings = {"WARMROUTE_STORED_RESPONSES": "memory", "WARMROUTE_TOKEN_EXACT": "exact"}
-            router = await system.start_router(**settings)
-            kinds = {**KINDS, **own}
-            if style in ("smollm2", "deepseek_r1"):
-                del kinds["call"]  # the one shows no tools, the other wants arguments as texts
+            options = {name: {"chat_template_content_format": "string"} for name in ("plain", "exact")}
+            router = await system.start_router(
+                WARMROUTE_STORED_RESPONSES="memory",
+                WARMROUTE_TOKEN_EXACT="exact",
+                WARMROUTE_CHAT_OPTIONS=json.dumps(options),
+            )
             talks = {
-                (kind, name): Conversation(session, router, name, kind, answer)
-                for kind, answer in kinds.items()
-                for name in ("plain", "exact")
+                (style, kind): [
+                    Conversation(session, router, name, style, kind) for name in ("plain", "exact")
+                ]
+                for style, kind in ANSWERS
             }
-            await asyncio.gather(*(talk.run() for talk in talks.values()))
+            await asyncio.gather(*(talk.run() for pair in talks.values() for talk in pair))
         finally:
             system.stop()
             shutil.rmtree(sockets)
-    lines = defaultdict(list)
-    for (kind, _), talk in talks.items():
-        lines[kind].append(f"{talk.found} of {talk.possible} ({talk.found / talk.possible:.0%})")
-    for kind, shares in lines.items():
+    for (style, kind), pair in talks.items():
+        shares = [f"{talk.found} of {talk.possible} ({talk.found / talk.possible:.0%})" for talk in pair]
         sys.stdout.write(f"\n| {style} | {kind} | {' | '.join(shares)} |")
-    for (kind, name), talk in talks.items():
-        if name == "exact":
-            assert set(talk.reasons) == {"exact"}, kind
-            assert talk.found == talk.possible, kind
-        else:
-            assert set(talk.reasons) == {""}
+    for place, (plain, exact) in talks.items():
+        assert set(exact.reasons) == {"exact"}, place
+        assert exact.found == exact.possible, place
+        assert set(plain.reasons) == {""}, place
