@@ -23,7 +23,8 @@ FLEET, TRAFFIC, MONEY = "What is compared", "Traffic", "Cost model"
 PANELS = {
     FLEET: "control policy a b url engine replicas blocks prefill_rate model_directory model api_key "
     "admin_token",
-    TRAFFIC: "scenario rate users seconds rounds sweep ttft_goal think_scale probes seed timeout",
+    TRAFFIC: "scenario rate users seconds rounds difference max_rounds sweep ttft_goal "
+    "think_scale probes seed timeout",
     MONEY: "gpu_hour_price gpus_per_replica currency requests_per_day",
 }
 

@@ -1,7 +1,7 @@
 """Beginnings that conversations share: told by the blocks after which several of them part ways."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cluster.index.block_table import BlockKeys
 from loadtest.doctor.bounded import Bounded
@@ -58,14 +58,17 @@ class Openings:
         for opening in self._by_block.values():
             if opening.parent and opening.conversations >= enough:
                 children[opening.parent] += opening.conversations
-        return sorted(
-            (
-                opening
-                for block, opening in self._by_block.items()
-                if opening.conversations >= enough and children[block] < COVERED * opening.conversations
-            ),
-            key=lambda opening: (-opening.requests, -opening.tokens),
-        )
+        alike: dict[tuple[int, str, str], Opening] = {}
+        for block, opening in self._by_block.items():
+            if opening.conversations < enough or children[block] >= COVERED * opening.conversations:
+                continue
+            # What differs between two of one length may be masked, or lie behind the excerpt: one row.
+            row = alike.setdefault(
+                (opening.tokens, opening.role, opening.excerpt), replace(opening, conversations=0, requests=0)
+            )
+            row.conversations += opening.conversations
+            row.requests += opening.requests
+        return sorted(alike.values(), key=lambda opening: (-opening.requests, -opening.tokens))
 
     def _begin(self, request: LoggedRequest, keys: BlockKeys, hits: int) -> int:
         """The block after which a new conversation parts from all others."""

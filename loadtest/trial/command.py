@@ -73,7 +73,8 @@ async def _measure(
         probes=probes,
         rounds=rounds,
         sweep=sweep,
-        facts=_facts(settings, scenario, fleet),
+        difference=settings.difference,
+        facts={**_facts(settings, scenario, fleet), "Rounds": f"{len(rounds) // len(arms)} of each arm"},
     )
 
 
@@ -96,7 +97,6 @@ def _facts(settings: TrialSettings, scenario: Scenario, fleet: Fleet) -> Mapping
         "Model": fleet.model,
         "Scenario": scenario.description,
         "Traffic": f"{traffic}, for {settings.seconds:g} s in each round",
-        "Rounds": f"{settings.rounds} of each arm",
         "Think times": "the scenario's" if settings.think_scale == 1 else f"{settings.think_scale:g} times",
         "Seed": str(settings.seed),
         "Machine": f"load generator on {os.cpu_count()} cores, {platform.machine()}",

@@ -1,29 +1,20 @@
-"""Two arms that held the same conversations, compared figure by figure."""
+"""Two arms that held the same conversations, compared figure by figure, round by round."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
-from numpy.typing import NDArray
 
 from loadtest.trial.records import Answer, Trial
-from loadtest.trial.statistics import (
-    Floats,
-    Interval,
-    Sample,
-    clusters_needed,
-    draw_counts,
-    interval_of,
-    ratio_draws,
-    shared_clusters,
-)
+from loadtest.trial.statistics import Floats, Interval, interval_over, rounds_needed
 
+MIN_ROUNDS = 4
+"""With fewer rounds of each arm nothing is known of how much rounds differ."""
 MIN_CONVERSATIONS = 40
-"""With fewer conversations the interval itself cannot be trusted."""
 MIN_BEYOND = 10
-"""Requests that must lie beyond a percentile."""
+"""Requests that must lie beyond a percentile, in all rounds together; one in each."""
 
 
 class Outcome(StrEnum):
@@ -52,6 +43,17 @@ class Figure:
         """Whether arms are compared by how many times as large, and not by a difference."""
         return self.key != "hit_rate"
 
+    def of(self, answers: Sequence[Answer]) -> float:
+        """What it is of some answers; NaN where there is nothing to tell."""
+        if not self.is_ratio:
+            prompts = sum(answer.prompt_tokens for answer in answers)
+            return sum(answer.cached_tokens for answer in answers) / prompts if prompts else math.nan
+        times = [answer.latency if self.whole_answer else answer.ttft for answer in answers]
+        times = [seconds for seconds in times if not math.isnan(seconds)]
+        if not times or self.share is None:
+            return float(np.mean(times)) if times else math.nan
+        return float(np.quantile(times, self.share, method="inverted_cdf"))
+
 
 FIGURES = (
     Figure("ttft_p50", "TTFT p50", 0.5),
@@ -71,121 +73,109 @@ class Comparison:
     control: str
     figure: Figure
     theirs: float
-    """Seconds, or a share."""
+    """Seconds, or a share; of all rounds."""
     ours: float
     gain: Interval
-    """How many times as long theirs takes; of hit rates, ours less theirs."""
+    """How many times as long theirs takes, the geometric mean of rounds; of hit rates, ours less theirs."""
+    rounds: int
     conversations: int
     requests: int
     outcome: Outcome
     needed: int | None
-    """Conversations with which a difference like this one would be found in 80% of cases."""
+    """Rounds of each arm with which the difference that is looked for would be found."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The answers of ours and of a control to the same conversations."""
+    """The answers of ours and of a control to the same conversations, round by round."""
 
-    ours: Sequence[Answer]
-    theirs: Sequence[Answer]
-    clusters_of_ours: NDArray[np.int64]
-    clusters_of_theirs: NDArray[np.int64]
-    clusters: int
+    ours: Sequence[Sequence[Answer]]
+    theirs: Sequence[Sequence[Answer]]
+    conversations: int
 
     @property
     def requests(self) -> int:
         """Requests of the arm that has fewer."""
-        return min(len(self.ours), len(self.theirs))
+        return min(sum(map(len, rounds)) for rounds in (self.ours, self.theirs))
+
+    def differences(self, value: Callable[[Sequence[Answer]], float]) -> Floats:
+        """Ours less theirs in each round."""
+        pairs = zip(self.ours, self.theirs, strict=True)
+        return np.array([value(ours) - value(theirs) for ours, theirs in pairs])
 
 
 def paired(trial: Trial, control: str) -> Pair:
-    """What both arms have answered, by conversation: a round's number and the conversation's name."""
-    named = {
-        arm: [
-            (f"{one.number}:{answer.conversation}", answer)
-            for one in trial.rounds
-            if one.arm == arm
-            for answer in one.good
-        ]
-        for arm in (trial.ours, control)
-    }
-    shared = shared_clusters(*([name for name, _ in answers] for answers in named.values()))
-    kept = [
-        [(answer, shared[name]) for name, answer in answers if name in shared] for answers in named.values()
-    ]
-    ours, theirs = kept
-    return Pair(
-        [answer for answer, _ in ours],
-        [answer for answer, _ in theirs],
-        np.array([cluster for _, cluster in ours], dtype=np.int64),
-        np.array([cluster for _, cluster in theirs], dtype=np.int64),
-        len(shared),
-    )
+    """What both arms have answered: the conversations that both have held of each round."""
+    ours, theirs, conversations = [], [], 0
+    rounds = {(one.arm, one.number): one.good for one in trial.rounds}
+    for number in sorted({one.number for one in trial.rounds}):
+        both = [rounds.get((arm, number), []) for arm in (trial.ours, control)]
+        shared = {answer.conversation for answer in both[0]} & {answer.conversation for answer in both[1]}
+        if shared:
+            conversations += len(shared)
+            for kept, answers in zip((ours, theirs), both, strict=True):
+                kept.append([answer for answer in answers if answer.conversation in shared])
+    return Pair(ours, theirs, conversations)
 
 
 def compare_all(trial: Trial) -> list[Comparison]:
-    """Ours with every control, in every figure."""
-    comparisons = []
-    for control in trial.controls:
-        pair = paired(trial, control)
-        if pair.clusters:
-            counts = draw_counts(pair.clusters)
-            comparisons += [_compare(control, pair, figure, counts) for figure in FIGURES]
-    return comparisons
+    """Ours with every control, in every figure.
+
+    All intervals of a trial hold together in 95% of cases, so that a trial of equal arms finds a difference,
+    in any figure, at most once in twenty times.
+    """
+    pairs = {control: paired(trial, control) for control in trial.controls}
+    asked = [(c, p, f) for c, p in pairs.items() if p.conversations for f in FIGURES]
+    judged = sum(_enough(pair, figure) for _, pair, figure in asked)
+    return [_compare(*one, trial.difference, max(judged, 1)) for one in asked]
 
 
-def _compare(control: str, pair: Pair, figure: Figure, counts: NDArray[np.int64]) -> Comparison:
-    ours, our_draws = figure_draws(pair.ours, pair.clusters_of_ours, pair.clusters, figure, counts)
-    theirs, their_draws = figure_draws(pair.theirs, pair.clusters_of_theirs, pair.clusters, figure, counts)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        if figure.is_ratio:
-            logs = np.log(their_draws / our_draws)
-            seen = math.log(theirs / ours) if theirs > 0 and ours > 0 else math.nan
-            inner = interval_of(seen, logs)
-            gain = Interval(*(math.exp(value) for value in (inner.estimate, inner.low, inner.high)))
-        else:
-            logs, seen = our_draws - their_draws, ours - theirs
-            gain = inner = interval_of(seen, logs)
+def rounds_for(comparisons: Sequence[Comparison]) -> int | None:
+    """Rounds of each arm that the wanted difference in the median TTFT needs."""
+    needed = [one.needed for one in comparisons if one.figure.key == "ttft_p50"]
+    return max((one for one in needed if one), default=None)
+
+
+def _compare(control: str, pair: Pair, figure: Figure, difference: float, judged: int) -> Comparison:
+    def value(answers: Sequence[Answer]) -> float:
+        found = figure.of(answers)
+        return -math.log(found) if figure.is_ratio else found
+
+    differences = pair.differences(value)
+    gain = interval_over(differences, judged)
+    outcome = Outcome.TOO_FEW
+    if _enough(pair, figure) and not math.isnan(gain.low):
+        outcome = Outcome.BETTER if gain.estimate > 0 else Outcome.WORSE
+        if gain.holds(0.0):
+            outcome = Outcome.UNDECIDED
+    rounds = len(differences)
+    spread = float(differences.std(ddof=1)) if rounds > 1 else math.nan
+    wanted = math.log1p(difference) if figure.is_ratio else difference
     return Comparison(
         control=control,
         figure=figure,
-        theirs=theirs,
-        ours=ours,
-        gain=gain,
-        conversations=pair.clusters,
+        theirs=figure.of([answer for answers in pair.theirs for answer in answers]),
+        ours=figure.of([answer for answers in pair.ours for answer in answers]),
+        gain=gain.exponential() if figure.is_ratio else gain,
+        rounds=rounds,
+        conversations=pair.conversations,
         requests=pair.requests,
-        outcome=_outcome(inner, pair, figure),
-        needed=clusters_needed(seen, float(np.std(logs)), pair.clusters),
+        outcome=outcome,
+        needed=_needed(spread, wanted, judged) if rounds >= MIN_ROUNDS else MIN_ROUNDS,
     )
 
 
-def _outcome(gain: Interval, pair: Pair, figure: Figure) -> Outcome:
-    beyond = pair.requests * (1 - figure.share) if figure.share else MIN_BEYOND
-    if pair.clusters < MIN_CONVERSATIONS or beyond < MIN_BEYOND - 1e-9 or math.isnan(gain.low):
-        return Outcome.TOO_FEW
-    if gain.holds(0.0):
-        return Outcome.UNDECIDED
-    return Outcome.BETTER if gain.estimate > 0 else Outcome.WORSE
+def _needed(spread: float, difference: float, judged: int) -> int | None:
+    needed = rounds_needed(spread, difference, judged)
+    return max(needed, MIN_ROUNDS) if needed else None
 
 
-def figure_draws(
-    answers: Sequence[Answer],
-    clusters: NDArray[np.int64],
-    num_clusters: int,
-    figure: Figure,
-    counts: NDArray[np.int64],
-) -> tuple[float, Floats]:
-    """One figure of one arm, and what it is in every draw."""
-    if figure.share is not None:
-        times = [answer.latency if figure.whole_answer else answer.ttft for answer in answers]
-        sample = Sample(np.array(times), clusters)
-        return sample.quantile(figure.share), sample.quantile_draws(figure.share, counts)
-    if figure.key == "hit_rate":
-        over = np.array([answer.cached_tokens for answer in answers], dtype=float)
-        under = np.array([answer.prompt_tokens for answer in answers], dtype=float)
-    else:
-        over = np.array([answer.ttft for answer in answers])
-        under = np.ones(len(answers))
-    overs, unders = (Sample(values, clusters).sums(num_clusters) for values in (over, under))
-    estimate = float(over.sum() / under.sum()) if under.sum() else math.nan
-    return estimate, ratio_draws(overs, unders, counts)
+def _enough(pair: Pair, figure: Figure) -> bool:
+    beyond = 1 - figure.share if figure.share else 1.0
+    least = min((len(answers) for answers in (*pair.ours, *pair.theirs)), default=0)
+    return (
+        len(pair.ours) >= MIN_ROUNDS
+        and pair.conversations >= MIN_CONVERSATIONS
+        and pair.requests * beyond >= MIN_BEYOND - 1e-9
+        and least * beyond >= 1 - 1e-9
+    )

@@ -1,32 +1,39 @@
 """Runs a trial: probes on the idle fleet, rounds of all arms by turns, then the sweep.
 
-Rounds go A B, B A, A B ...: what changes slowly on the machine meets both arms alike. Rounds of one number
-hold the same conversations. Each begins with empty caches where engines let themselves be emptied; elsewhere
-the words in front of every prompt keep rounds apart, and what is left in the caches are the blocks of rounds
-before, of the other arm as often as of the own.
+All arms play a round before the next one begins, in an order that is drawn: what changes slowly on the
+machine meets both arms alike. Rounds of one number hold the same conversations. Each begins with empty caches
+where engines let themselves be emptied; elsewhere the words in front of every prompt keep rounds apart, and
+what is left in the caches are the blocks of rounds before, of the other arm as often as of the own.
 """
 
 import secrets
+import sys
 from collections.abc import Callable, Sequence
 from random import Random
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.prompt import Confirm
 
 from loadtest.harness.chat_answers import RequestFailedError
 from loadtest.harness.chat_client import ChatClient
 from loadtest.scenarios.scenario import Scenario
 from loadtest.scenarios.script import Message, ScriptedSession
+from loadtest.trial.compare import compare_all, rounds_for
 from loadtest.trial.fleet import Fleet, TrialError
 from loadtest.trial.player import Player, Traffic, answer_of, draw_tag, tagged
-from loadtest.trial.records import Answer, Probe, Round
+from loadtest.trial.records import Answer, Probe, Round, Trial
 from loadtest.trial.saturation import step_of
 from loadtest.trial.settings import Arm, TrialSettings
+from loadtest.trial.statistics import MOST_ROUNDS
+from loadtest.trial.text import duration, percent
 
 PROBE_TOKENS = 4
 """The length of a probe's answer."""
 WARM_UP_PROBES = 4
 SHORTEST_PROBE = 0.25
+MOST_OFFERED = 10
+"""Times as many rounds as were played that are offered."""
 
 
 class Conductor:
@@ -48,9 +55,14 @@ class Conductor:
 
     async def run(self) -> tuple[list[Probe], list[Round], list[Round]]:
         """Probes, rounds, and rounds of the sweep. Raises `TrialError` when the fleet does not serve."""
+        self._announce()
         with self._progress:
             probes = await self._probe()
-            rounds = await self._alternate()
+            rounds: list[Round] = []
+            await self._play_rounds(rounds, range(self._settings.rounds))
+            while more := self._missing(rounds):
+                played = len(rounds) // len(self._fleet.arms)
+                await self._play_rounds(rounds, range(played, played + more))
             sweep = await self._sweep()
         return probes, rounds, sweep
 
@@ -85,22 +97,58 @@ class Conductor:
             answers.append(answer_of(reply, f"probe:{number}", turn, 0.0))
         return Probe(*answers)
 
-    async def _alternate(self) -> list[Round]:
-        arms, rounds = list(self._fleet.arms), list[Round]()
-        total = len(arms) * self._settings.rounds
-        for number in range(self._settings.rounds):
-            for arm in arms if number % 2 == 0 else reversed(arms):
-                what = f"Round {len(rounds) + 1} of {total}: {arm.name}"
-                rounds.append(
-                    await self._play(arm, number, self._settings.traffic(self._scenario, number), what)
-                )
-        return rounds
+    def _announce(self) -> None:
+        """Say how long it will take: conversations are held to their end, which can take longer than
+        ``--seconds``."""
+        settings, arms = self._settings, len(self._fleet.arms)
+        seconds = settings.traffic(self._scenario, 0).longest_seconds()
+        text = f"  {settings.rounds} rounds of each arm, about {duration(seconds)} each"
+        if seconds > settings.seconds:
+            text += (
+                f": conversations begin for {settings.seconds:g} s and are held to their end, with pauses "
+                "for thought (--think-scale)"
+            )
+        total = arms * settings.rounds * seconds + arms * len(settings.sweep) * settings.seconds
+        self._progress.console.print(f"{text}; about {duration(total)} in all")
+
+    def _missing(self, rounds: Sequence[Round]) -> int:
+        """Further rounds of each arm that the wanted difference needs, and the user wants."""
+        arms = [arm.name for arm in self._fleet.arms]
+        so_far = Trial("", "", arms, (), rounds, (), difference=self._settings.difference)
+        needed, played = rounds_for(compare_all(so_far)), len(rounds) // len(arms)
+        if needed is None or needed <= played:
+            return 0
+        if self._settings.max_rounds:
+            return max(min(needed, self._settings.max_rounds) - played, 0)
+        seconds = sum(one.duration for one in rounds) / played * (needed - played)
+        console = self._progress.console
+        if needed > MOST_OFFERED * played or not (console.is_terminal and sys.stdin.isatty()):
+            return 0
+        self._progress.stop()
+        wanted = Confirm.ask(
+            f"To find a difference of {percent(self._settings.difference)} in TTFT p50, {needed} rounds of "
+            f"each arm are needed. Play {needed - played} more, in about {duration(seconds)}?",
+            console=console,
+            default=False,
+        )
+        self._progress.start()
+        return needed - played if wanted else 0
+
+    async def _play_rounds(self, rounds: list[Round], numbers: range) -> None:
+        """Add rounds of these numbers."""
+        arms = list(self._fleet.arms)
+        for number in numbers:
+            self._source.shuffle(arms)
+            for arm in arms:
+                what = f"Round {len(rounds) + 1} of {len(arms) * numbers.stop}: {arm.name}"
+                traffic = self._settings.traffic(self._scenario, number)
+                rounds.append(await self._play(arm, number, traffic, what))
 
     async def _sweep(self) -> list[Round]:
         """Raise the rate, without the arms that are saturated."""
         arms, rounds = list(self._fleet.arms), list[Round]()
         for number, multiple in enumerate(self._settings.sweep):
-            traffic = self._settings.traffic(self._scenario, number + self._settings.rounds, multiple)
+            traffic = self._settings.traffic(self._scenario, number + MOST_ROUNDS, multiple)
             for arm in list(arms) if number % 2 == 0 else list(reversed(arms)):
                 what = f"Sweep at {multiple:g} times the rate: {arm.name}"
                 one = await self._play(arm, number, traffic, what)

@@ -2,15 +2,16 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from loadtest.trial.compare import paired
 from loadtest.trial.money import Price, Savings, prefill_seconds_per_token, savings
 from loadtest.trial.records import Answer, Probe, Trial, Warmth
-from loadtest.trial.statistics import Floats, Interval, Sample, Slope, draw_counts, interval_of, ratio_draws
+from loadtest.trial.statistics import Interval, Slope, interval_over
 
 PERCENTILES = (50, 95, 99)
 FULL_PROBE = 0.9
@@ -23,8 +24,8 @@ class ArmFigures:
     """Some requests of one arm. Seconds; NaN where there is nothing to tell."""
 
     arm: str
-    warmth: Warmth | None
-    """None: all requests."""
+    group: str
+    """Which of its requests."""
     requests: int
     share: float
     """The share of all requests of the arm."""
@@ -39,20 +40,35 @@ class ArmFigures:
     hit_rate: float
 
 
-def figures_of(trial: Trial, arm: str, warmth: Warmth | None = None) -> ArmFigures:
-    """One arm's requests, or those of them that were so warm."""
+ALL = "All requests"
+
+
+def all_figures(trial: Trial) -> list[ArmFigures]:
+    """Each arm's requests: all, those of cold starts and those after, and by how warm they were."""
+    groups: dict[str, Callable[[str], list[Answer]]] = {
+        ALL: trial.answers,
+        "Cold start: the first third of each round": partial(trial.answers, started=False),
+        "After the cold start": partial(trial.answers, started=True),
+        "Warm requests": lambda arm: [a for a in trial.answers(arm) if a.warmth is Warmth.WARM],
+        "Cold requests": lambda arm: [a for a in trial.answers(arm) if a.warmth is Warmth.COLD],
+    }
+    every = [figures_of(trial, arm, name, of(arm)) for name, of in groups.items() for arm in trial.arms]
+    return [one for one in every if one.requests or one.group == ALL]
+
+
+def figures_of(trial: Trial, arm: str, group: str, chosen: Sequence[Answer]) -> ArmFigures:
+    """Some of one arm's requests."""
     everything = trial.answers(arm)
-    chosen = [answer for answer in everything if warmth is None or answer.warmth is warmth]
     ttfts = [answer.ttft for answer in chosen] or [math.nan]
     paces = [pace for answer in chosen if (pace := answer.time_per_output_token) is not None]
     prompts = sum(answer.prompt_tokens for answer in chosen)
     sent = sum(len(one.answers) for one in trial.rounds if one.arm == arm)
     return ArmFigures(
         arm=arm,
-        warmth=warmth,
+        group=group,
         requests=len(chosen),
         share=len(chosen) / max(len(everything), 1),
-        failures=sent - len(everything) if warmth is None else 0,
+        failures=sent - len(everything) if group == ALL else 0,
         ttft={percent: float(np.percentile(ttfts, percent)) for percent in PERCENTILES},
         ttft_mean=float(np.mean(ttfts)),
         time_per_output_token=float(np.median(paces or [math.nan])),
@@ -113,19 +129,16 @@ def cache_worth(probes: Sequence[Probe]) -> CacheWorth | None:
     full = [probe for probe in pairs if probe.cold.prompt_tokens >= FULL_PROBE * longest]
     if len(full) < MIN_FULL_PROBES:
         return None
-    numbers = np.arange(len(full))
     cold, warm = (
-        Sample(np.array([answer.ttft for answer in answers]), numbers)
+        np.array([answer.ttft for answer in answers])
         for answers in ([probe.cold for probe in full], [probe.again for probe in full])
     )
-    counts = draw_counts(len(full))
-    draws = cold.quantile_draws(0.5, counts) / warm.quantile_draws(0.5, counts)
     return CacheWorth(
         probes=len(full),
         prompt_tokens=float(np.median([probe.cold.prompt_tokens for probe in full])),
-        cold=cold.quantile(0.5),
-        warm=warm.quantile(0.5),
-        gain=interval_of(cold.quantile(0.5) / warm.quantile(0.5), draws),
+        cold=float(np.median(cold)),
+        warm=float(np.median(warm)),
+        gain=interval_over(np.log(cold / warm)).exponential(),
         prefill=prefill_of(probes),
     )
 
@@ -152,20 +165,12 @@ def all_savings(trial: Trial, price: Price, per_day: float | None) -> list[Savin
         return []
     results = []
     for control in trial.controls:
-        pair = paired(trial, control)
-        if not pair.clusters:
-            continue
-        counts = draw_counts(pair.clusters)
-        sides = []
-        for answers, clusters in ((pair.theirs, pair.clusters_of_theirs), (pair.ours, pair.clusters_of_ours)):
-            computed = Sample(_computed(answers), clusters).sums(pair.clusters)
-            requests = Sample(np.ones(len(answers)), clusters).sums(pair.clusters)
-            sides.append((computed.sum() / requests.sum(), ratio_draws(computed, requests, counts)))
-        (theirs, their_draws), (ours, our_draws) = sides
-        volume = per_day or requests_per_day(trial)
-        results.append(savings(control, theirs - ours, their_draws - our_draws, prefill, volume, price))
+        tokens = interval_over(-paired(trial, control).differences(_computed))
+        if not math.isnan(tokens.low):
+            results.append(savings(control, tokens, prefill, per_day or requests_per_day(trial), price))
     return results
 
 
-def _computed(answers: Sequence[Answer]) -> Floats:
-    return np.array([answer.prompt_tokens - answer.cached_tokens for answer in answers], dtype=float)
+def _computed(answers: Sequence[Answer]) -> float:
+    """Prompt tokens per request that were in no cache."""
+    return sum(answer.prompt_tokens - answer.cached_tokens for answer in answers) / len(answers)

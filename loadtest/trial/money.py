@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loadtest.trial.statistics import Floats, Interval, Slope, interval_of
+from loadtest.trial.statistics import Interval, Slope
 
 SECONDS_PER_HOUR = 3600.0
 MIN_POINTS = 6
@@ -57,27 +57,11 @@ def prefill_seconds_per_token(uncached_tokens: Sequence[float], seconds: Sequenc
 
 
 def savings(
-    control: str,
-    saved_tokens_per_request: float,
-    saved_draws: Floats,
-    seconds_per_token: Slope,
-    requests_per_day: float,
-    price: Price,
-    seed: int = 1,
+    control: str, tokens: Interval, seconds_per_token: Slope, requests_per_day: float, price: Price
 ) -> Savings:
-    """From tokens to money. ``saved_draws`` are the tokens saved per request in every bootstrap draw.
-
-    The uncertainty of the speed is drawn beside that of the tokens: both are in the interval.
-    """
-    speeds = np.random.default_rng(seed).normal(
-        seconds_per_token.estimate, seconds_per_token.standard_error, len(saved_draws)
-    )
-    tokens = interval_of(saved_tokens_per_request, saved_draws)
+    """From ``tokens`` saved per request to money; what is not known of the speed is in the intervals too."""
     hours_per_token = price.gpus_per_replica / SECONDS_PER_HOUR * requests_per_day
-    hours = interval_of(
-        saved_tokens_per_request * seconds_per_token.estimate * hours_per_token,
-        saved_draws * speeds * hours_per_token,
-    )
+    hours = tokens.times(seconds_per_token.interval()).scaled(hours_per_token)
     return Savings(
         control=control,
         requests_per_day=requests_per_day,

@@ -15,6 +15,7 @@ from loadtest.harness.chat_client import ChatClient
 from loadtest.scenarios.english import NOUNS
 from loadtest.scenarios.scenario import Scenario
 from loadtest.scenarios.script import Message, ScriptedSession
+from loadtest.trial.machine import OtherWork
 from loadtest.trial.records import Answer, Lag, Round
 
 LAG_SECONDS = 0.02
@@ -45,6 +46,13 @@ class Traffic:
         arrivals = self.scenario.arrivals.model_copy(update={"conversations_per_second": self.rate})
         arriving = replace(self.scenario, arrivals=arrivals).sessions(self.seed, self.seconds)
         return list(islice(arriving, MAX_CONVERSATIONS))
+
+    def longest_seconds(self) -> float:
+        """How long a round takes on a fleet that answers at once: until its last conversation has ended."""
+        if self.users:
+            return self.seconds
+        pauses = ((one.start, sum(turn.think_seconds for turn in one.turns)) for one in self.sessions())
+        return max((start + self.think_scale * pause for start, pause in pauses), default=self.seconds)
 
     def users_kinds(self) -> list[str]:
         """The kind of each user, by the kinds' weights."""
@@ -110,6 +118,7 @@ class Player:
         self._started = time.perf_counter()
         delays: list[float] = [0.0]
         lag = asyncio.create_task(_measure_lag(delays))
+        machine = OtherWork()
         work = self._tasks()
         try:
             deadline = self._started + traffic.seconds + traffic.drain_seconds
@@ -132,6 +141,7 @@ class Player:
             answers=self._answers,
             lag=Lag(*(float(np.percentile(delays, percent)) for percent in (99, 100))),
             cut_off=self._cut_off,
+            others=machine.share(),
         )
 
     def _now(self) -> float:

@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+COLD_START = 1 / 3
+"""The part of a round in which the fleet fills its empty caches."""
+
 
 class Warmth(StrEnum):
     """How much of its prompt a request found in a cache."""
@@ -77,6 +80,8 @@ class Round:
     lag: Lag
     cut_off: int = 0
     """Conversations that had not ended when the round's time was up."""
+    others: float = 0.0
+    """Share of the generator's machine that processes of others took."""
 
     @property
     def good(self) -> list[Answer]:
@@ -103,6 +108,8 @@ class Trial:
     rounds: Sequence[Round]
     sweep: Sequence[Round]
     facts: Mapping[str, str] = field(default_factory=dict)
+    difference: float = 0.1
+    """The smallest one that is to be found: 0.1 is 10%."""
 
     @property
     def controls(self) -> Sequence[str]:
@@ -114,6 +121,13 @@ class Trial:
         """The last arm."""
         return self.arms[-1]
 
-    def answers(self, arm: str) -> list[Answer]:
-        """All good answers of an arm, without those of the sweep."""
-        return [answer for one in self.rounds if one.arm == arm for answer in one.good]
+    def answers(self, arm: str, started: bool | None = None) -> list[Answer]:
+        """All good answers of an arm, without those of the sweep; or only those that were sent while caches
+        filled (``started`` is False), or after that."""
+        return [
+            answer
+            for one in self.rounds
+            if one.arm == arm
+            for answer in one.good
+            if started is None or started == (answer.sent >= COLD_START * one.seconds)
+        ]

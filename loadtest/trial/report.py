@@ -1,7 +1,6 @@
 """Writes the report of a trial: one HTML page that needs nothing else, and all figures as JSON."""
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,18 +8,16 @@ from typing import Any
 
 from loadtest.charts.page import plain, render_page
 from loadtest.charts.palette import css_variables, series_styles
-from loadtest.trial.compare import MIN_CONVERSATIONS, Comparison, compare_all
-from loadtest.trial.figures import ArmFigures, CacheWorth, all_savings, cache_worth, figures_of, prefill_of
+from loadtest.trial.compare import MIN_CONVERSATIONS, MIN_ROUNDS, Comparison, compare_all
+from loadtest.trial.figures import ArmFigures, CacheWorth, all_figures, all_savings, cache_worth, prefill_of
+from loadtest.trial.machine import disturbances
 from loadtest.trial.money import Price, Savings, replicas_needed
 from loadtest.trial.plots import PROBE_COLOURS, plots_of
-from loadtest.trial.records import Trial, Warmth
+from loadtest.trial.records import Trial
 from loadtest.trial.saturation import Step, Sustained, step_of, sustained
-from loadtest.trial.statistics import DRAWS
 from loadtest.trial.text import digits, milliseconds, percent, span
 from loadtest.trial.verdict import ControlVerdict, judge, sustained_sentence, worth_sentence
 
-LATE_SHARE = 0.2
-"""The share of the median TTFT from which on the generator's own lag is said to disturb."""
 JSON_DIGITS = 6
 """Digits of the figures in JSON: nobody needs more."""
 
@@ -55,13 +52,10 @@ def find(
     if served:
         sentences.append(sustained_sentence(trial.ours, goal, served))
         sentences += _replicas_sentences(served, replicas)
-    kinds = (None, Warmth.WARM, Warmth.COLD)
     return Findings(
         comparisons=comparisons,
-        verdicts=judge(trial.ours, comparisons),
-        figures=[figures_of(trial, arm, kind) for kind in kinds for arm in trial.arms]
-        if trial.rounds
-        else [],
+        verdicts=judge(trial.ours, comparisons, trial.difference),
+        figures=all_figures(trial) if trial.rounds else [],
         worth=worth,
         steps=steps,
         sustained=served,
@@ -100,12 +94,12 @@ def _warnings(trial: Trial) -> list[str]:
             first = next(a.error for r in rounds if r.arm == arm for a in r.answers if a.error)
             many = "request" if count == 1 else "requests"
             warnings.append(f"{count:,} {many} of {arm} failed, the first with: {first}")
-    lag = max((one.lag.p99 for one in trial.rounds), default=0.0)
-    fastest = min((figures_of(trial, arm).ttft[50] for arm in trial.arms), default=math.nan)
-    if lag > LATE_SHARE * fastest:
+    disturbed = [(one, why) for one, why in zip(trial.rounds, disturbances(trial.rounds), strict=True) if why]
+    if disturbed:
+        by_arm = [f"{sum(one.arm == arm for one, _ in disturbed)} of {arm}" for arm in trial.arms]
         warnings.append(
-            f"The load generator itself ran late: by {milliseconds(lag)} at p99, against a median TTFT of "
-            f"{milliseconds(fastest)}. Both arms suffer alike, and differences shrink."
+            f"{len(disturbed)} of {len(trial.rounds)} rounds were disturbed ({', '.join(by_arm)}), the first "
+            f"when {disturbed[0][1]}. They count, and widen the intervals: a quiet machine needs fewer."
         )
     answers = [answer for one in trial.rounds for answer in one.good]
     if answers and not any(answer.cached_tokens for answer in answers):
@@ -133,22 +127,20 @@ def write_report(trial: Trial, findings: Findings, directory: Path) -> Path:
         {"ms": milliseconds, "percent": percent, "span": span, "digits": digits},
         trial=trial,
         findings=findings,
-        groups=_by_warmth(findings.figures),
-        draws=DRAWS,
+        groups=_by_group(findings.figures),
         least=MIN_CONVERSATIONS,
+        least_rounds=MIN_ROUNDS,
+        disturbed=disturbances(trial.rounds),
     )
     path = directory / "report.html"
     path.write_text(page)
     return path
 
 
-def _by_warmth(figures: Sequence[ArmFigures]) -> dict[str, list[ArmFigures]]:
+def _by_group(figures: Sequence[ArmFigures]) -> dict[str, list[ArmFigures]]:
     groups: dict[str, list[ArmFigures]] = {}
     for one in figures:
-        if one.requests or one.warmth is None:
-            groups.setdefault(
-                f"{one.warmth.capitalize()} requests" if one.warmth else "All requests", []
-            ).append(one)
+        groups.setdefault(one.group, []).append(one)
     return groups
 
 
@@ -180,7 +172,10 @@ def as_json(trial: Trial, findings: Findings) -> dict[str, Any]:
                 "failed": len(one.answers) - len(one.good),
                 "cut_off": one.cut_off,
                 "generator_lag": asdict(one.lag),
+                "machine_used_by_others": one.others,
+                "disturbed_by": why,
             }
-            for one in (*trial.rounds, *trial.sweep)
+            for part in (trial.rounds, trial.sweep)
+            for one, why in zip(part, disturbances(part), strict=True)
         ],
     }

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loadtest.trial.records import Round
+from loadtest.trial.records import COLD_START, Round
 
-STEADY_FROM = 1 / 3
-"""The part of a round before which the fleet fills its empty caches."""
 SATURATED_TIMES = 4.0
 """An arm whose p95 TTFT is so many times the goal is not driven further."""
 MAX_FAILED = 0.01
@@ -49,7 +47,7 @@ class Step:
 def step_of(one: Round, goal: float) -> Step:
     """One round of the sweep in figures: what was sent while the fleet was steady, between the first third of
     the round and the moment from which no further conversation begins."""
-    begin = STEADY_FROM * one.seconds
+    begin = COLD_START * one.seconds
     steady = [answer for answer in one.answers if begin <= answer.sent <= one.seconds]
     good = [answer for answer in steady if not answer.error]
     ttfts = [answer.ttft for answer in good] or [math.nan]

@@ -76,8 +76,12 @@ class TrialSettings(EnvironmentSettings):
     """Instead of a rate: so many users, one conversation after the other."""
     seconds: float = Field(30.0, ge=1, le=86_400)
     """For as long conversations begin in each round."""
-    rounds: int = Field(4, ge=0, le=1000)
-    """Rounds of each arm."""
+    rounds: int = Field(6, ge=0, le=1000)
+    """Rounds of each arm, at least 4 for a conclusion."""
+    difference: float = Field(0.1, ge=0.005, le=1)
+    """Smallest difference to be found, 0.1 for 10%."""
+    max_rounds: int = Field(0, ge=0, le=1000)
+    """Add as many rounds as that needs, up to so many; 0 asks."""
     seed: int = Field(1, ge=0)
     """Draws the conversations."""
     think_scale: float = Field(1.0, ge=0, le=100)

@@ -1,14 +1,16 @@
-"""How far a difference can be trusted, when the requests of one conversation resemble each other.
+"""How far a difference can be trusted, when a whole round can be slow or fast.
 
-Method: the cluster bootstrap (Field and Welsh, Journal of the Royal Statistical Society B 69(3), 2007). Whole
-conversations are drawn with replacement, each with all its requests in both arms, since both arms hold the
-same conversations. A figure is computed anew from each draw; the middle 95% of the results are the interval.
-Intervals from single requests would be far too narrow.
+A round is the unit: both arms hold the same conversations in it, one after the other, and the figures of each
+round give one comparison. The interval is Student's over these comparisons, so it holds whatever makes them
+differ: which conversations a round has, and how much else the machine had to do meanwhile. Intervals from the
+conversations of all rounds together, or from single requests, leave the machine out and are too narrow.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -16,12 +18,12 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-DRAWS = 1_000
 CONFIDENCE = 0.95
-POWER = 0.8
-"""How often a difference that exists is to be found."""
-CHUNK = 4_000_000
-"""Numbers held at once while quantiles are drawn."""
+POWER = 0.95
+"""How often a difference that exists is to be found by as many rounds as are asked for. Their number follows
+from a spread that is itself estimated, often as too small: what is left are 90%."""
+MOST_ROUNDS = 1000
+ANGLES = np.linspace(-math.pi / 2, math.pi / 2, 20_001)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,71 +47,64 @@ class Interval:
         """The interval of a ratio the other way round."""
         return Interval(1 / self.estimate, 1 / self.high, 1 / self.low)
 
+    def exponential(self) -> "Interval":
+        """The interval of a ratio, from that of its logarithm."""
+        return Interval(*(math.exp(value) for value in (self.estimate, self.low, self.high)))
 
-def interval_of(estimate: float, draws: Floats) -> Interval:
-    """The percentile interval. NaN where there is nothing."""
-    if not draws.size or not np.isfinite(draws).all():
-        return Interval(estimate, math.nan, math.nan)
-    tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.percentile(draws, [tail, 100 - tail])
-    return Interval(estimate, float(low), float(high))
-
-
-def draw_counts(clusters: int, seed: int = 1, draws: int = DRAWS) -> NDArray[np.int64]:
-    """How often each cluster is in each draw. The first axis are the draws."""
-    return np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), size=draws)
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One number per request, and the conversation of each, from 0."""
-
-    values: Floats
-    clusters: NDArray[np.int64]
-
-    def quantile(self, share: float) -> float:
-        """The smallest value that at least this share of the requests do not exceed. There must be one."""
-        return float(np.quantile(self.values, share, method="inverted_cdf"))
-
-    def quantile_draws(self, share: float, counts: NDArray[np.int64]) -> Floats:
-        """The quantile of every draw; NaN where a draw holds no request."""
-        order = np.argsort(self.values, kind="stable")
-        ordered, clusters = self.values[order], self.clusters[order]
-        results = np.full(len(counts), math.nan)
-        if not ordered.size:
-            return results
-        step = max(CHUNK // ordered.size, 1)
-        for start in range(0, len(counts), step):
-            below = np.cumsum(counts[start : start + step, clusters], axis=1)
-            total = below[:, -1]
-            place = (below < np.ceil(share * total - 1e-9)[:, None]).sum(axis=1)
-            found = ordered[np.minimum(place, ordered.size - 1)]
-            results[start : start + step] = np.where(total > 0, found, math.nan)
-        return results
-
-    def sums(self, clusters: int) -> Floats:
-        """The sum of each conversation."""
-        return np.bincount(self.clusters, weights=self.values, minlength=clusters).astype(np.float64)
+    def times(self, other: "Interval") -> "Interval":
+        """The interval of a product, when both are measured independently."""
+        estimate = self.estimate * other.estimate
+        margins = [
+            math.hypot(one * other.estimate, two * self.estimate)
+            for one, two in (
+                (self.estimate - self.low, other.estimate - other.low),
+                (self.high - self.estimate, other.high - other.estimate),
+            )
+        ]
+        return Interval(estimate, estimate - margins[0], estimate + margins[1])
 
 
-def ratio_draws(over: Floats, under: Floats, counts: NDArray[np.int64]) -> Floats:
-    """A ratio of two sums over conversations, for every draw; NaN where the lower sum is 0."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        results = (counts @ over) / (counts @ under)
-    return np.where(np.isfinite(results), results, math.nan)
+@lru_cache(4096)
+def student_quantile(share: float, freedom: int) -> float:
+    """The quantile of Student's distribution: with t = sqrt(freedom) * tan(angle), the angle has a density
+    proportional to cos(angle) ** (freedom - 1)."""
+    density = np.cos(ANGLES) ** (freedom - 1)
+    below = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
+    return math.sqrt(freedom) * math.tan(float(np.interp(share * below[-1], below, ANGLES)))
 
 
-def clusters_needed(difference: float, standard_error: float, clusters: int) -> int | None:
-    """Conversations with which a difference as large as the one seen would be found in 80% of cases.
+def interval_over(values: Sequence[float] | Floats, figures: int = 1) -> Interval:
+    """Student's interval of a mean. ``figures`` intervals hold together in 95% of cases (Bonferroni).
 
-    None when there is no difference, or too large a number to name.
+    NaN where there are fewer than two values, or one that is no number.
     """
-    if not difference or not math.isfinite(standard_error) or not math.isfinite(difference):
+    numbers = np.asarray(values, dtype=float)
+    estimate = float(numbers.mean()) if numbers.size else math.nan
+    if numbers.size < 2 or not np.isfinite(numbers).all():
+        return Interval(estimate, math.nan, math.nan)
+    error = float(numbers.std(ddof=1)) / math.sqrt(numbers.size)
+    margin = error * student_quantile(1 - _tail(figures), numbers.size - 1)
+    return Interval(estimate, estimate - margin, estimate + margin)
+
+
+def rounds_needed(spread: float, difference: float, figures: int = 1) -> int | None:
+    """Rounds with which a difference as large is found nearly always. None where they are too many to name.
+
+    ``spread`` is the standard deviation from round to round. It does not depend on the difference that was
+    seen: whoever adds rounds until one is found will find one.
+    """
+
+    def found(rounds: int) -> bool:
+        tail, missed = (student_quantile(share, rounds - 1) for share in (1 - _tail(figures), POWER))
+        return (tail + missed) * spread <= difference * math.sqrt(rounds)
+
+    if not found(MOST_ROUNDS):
         return None
-    normal = NormalDist()
-    distance = normal.inv_cdf((1 + CONFIDENCE) / 2) + normal.inv_cdf(POWER)
-    needed = clusters * (distance * standard_error / difference) ** 2
-    return max(math.ceil(needed), 1) if needed < 1e7 else None
+    return 2 + bisect_left(range(2, MOST_ROUNDS), True, key=found)
+
+
+def _tail(figures: int) -> float:
+    return (1 - CONFIDENCE) / 2 / figures
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +118,3 @@ class Slope:
         """Normal, at 95%."""
         margin = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * self.standard_error
         return Interval(self.estimate, self.estimate - margin, self.estimate + margin)
-
-
-def shared_clusters(*of_arms: Sequence[str]) -> Mapping[str, int]:
-    """Conversations that every arm has held, numbered from 0."""
-    shared = set(of_arms[0]).intersection(*of_arms[1:])
-    return {name: number for number, name in enumerate(sorted(shared))}

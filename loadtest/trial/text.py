@@ -17,6 +17,11 @@ def milliseconds(seconds: float) -> str:
     return f"{digits(1000 * seconds)}\u00a0ms"
 
 
+def duration(seconds: float) -> str:
+    """How long something will take, roughly."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
 def percent(share: float) -> str:
     """A share of one as percent."""
     return NOTHING if math.isnan(share) else f"{100 * share:.1f}%"
@@ -35,12 +40,6 @@ def digits(value: float) -> str:
     if size >= 999_500:
         return f"{digits(value / 1e6)}\u00a0million"
     return f"{value:,.{0 if size >= 100 else 1 if size >= 10 else 2}f}"
-
-
-def rounded(count: int) -> str:
-    """A count of which only the first two digits mean something."""
-    unit = 10 ** max(len(str(count)) - 2, 0)
-    return f"{-(-count // unit) * unit:,}"
 
 
 def span(interval: Interval) -> str:

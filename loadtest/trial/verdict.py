@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loadtest.trial.compare import MIN_BEYOND, MIN_CONVERSATIONS, Comparison, Outcome
+from loadtest.trial.compare import MIN_BEYOND, MIN_CONVERSATIONS, MIN_ROUNDS, Comparison, Outcome
 from loadtest.trial.figures import CacheWorth
 from loadtest.trial.saturation import Sustained
-from loadtest.trial.text import milliseconds, percent, rounded, span, times
+from loadtest.trial.statistics import MOST_ROUNDS
+from loadtest.trial.text import milliseconds, percent, span, times
 
 SUPPORTED = (Outcome.BETTER, Outcome.WORSE)
 
@@ -29,12 +30,12 @@ class ControlVerdict:
     lines: Sequence[Line]
 
 
-def judge(ours: str, comparisons: Sequence[Comparison]) -> list[ControlVerdict]:
+def judge(ours: str, comparisons: Sequence[Comparison], difference: float) -> list[ControlVerdict]:
     """One verdict per control, in their order."""
     verdicts = []
     for control in dict.fromkeys(one.control for one in comparisons):
         own = [one for one in comparisons if one.control == control]
-        lines = [Line(one.figure.label, sentence(ours, one), one.outcome) for one in own]
+        lines = [Line(one.figure.label, sentence(ours, one, difference), one.outcome) for one in own]
         verdicts.append(ControlVerdict(control, _headline(ours, control, own), lines))
     return verdicts
 
@@ -43,8 +44,11 @@ def _headline(ours: str, control: str, comparisons: Sequence[Comparison]) -> str
     """What is shown of the median, p95, the hit rate and whole answers, in one sentence."""
     by_key = {one.figure.key: one for one in comparisons}
     if all(one.outcome is Outcome.TOO_FEW for one in comparisons):
-        held = comparisons[0].conversations
-        return f"No conclusion against {control}: {held} conversations are too few. {_most(comparisons)}"
+        one = comparisons[0]
+        return (
+            f"No conclusion against {control}: {one.rounds} rounds with {one.conversations} conversations "
+            f"are too few. At least {MIN_ROUNDS} rounds and {MIN_CONVERSATIONS} conversations are needed."
+        )
     parts = []
     for key, name in (("ttft_p50", "in the median"), ("ttft_p95", "at p95")):
         one = by_key[key]
@@ -72,20 +76,14 @@ def _faster(one: Comparison) -> str:
     return f"{times(one.gain.reciprocal().estimate)} times as slowly"
 
 
-def _most(comparisons: Sequence[Comparison]) -> str:
-    needed = [one.needed for one in comparisons if one.figure.share == 0.5 and one.needed]
-    most = max(MIN_CONVERSATIONS, *needed) if needed else MIN_CONVERSATIONS
-    return f"At least {rounded(most)} are needed."
-
-
-def sentence(ours: str, one: Comparison) -> str:
+def sentence(ours: str, one: Comparison, difference: float) -> str:
     """One figure of both arms, what may be concluded, and what it would take."""
     seen = f"{ours} {_value(one, one.ours)}, {one.control} {_value(one, one.theirs)}"
     if one.outcome is Outcome.TOO_FEW:
         return f"{seen}: not enough to conclude. {_wanted(one)}"
     interval = f"95% interval {_interval(one)}"
     if one.outcome is Outcome.UNDECIDED:
-        return f"{seen}: no difference is shown ({interval}). {_wanted(one)}"
+        return f"{seen}: no difference is shown ({interval}).{_resolution(one, difference)}"
     return f"{seen}: {_gain(one)} ({interval})."
 
 
@@ -109,20 +107,30 @@ def _interval(one: Comparison) -> str:
 
 
 def _wanted(one: Comparison) -> str:
-    """What is missing: conversations for the difference seen, and requests beyond a percentile."""
+    """What is missing: rounds, conversations, requests beyond a percentile."""
     wants = []
-    if one.needed is not None:
-        more = max(one.needed, MIN_CONVERSATIONS)
-        wants.append(
-            f"To find a difference like this one in 80% of trials, about {rounded(more)} conversations are "
-            f"needed; here were {one.conversations:,}."
-        )
-    elif one.conversations < MIN_CONVERSATIONS:
+    if one.rounds < MIN_ROUNDS:
+        wants.append(f"At least {MIN_ROUNDS} rounds of each arm are needed; here were {one.rounds}.")
+    if one.conversations < MIN_CONVERSATIONS:
         wants.append(f"At least {MIN_CONVERSATIONS} conversations are needed; here were {one.conversations}.")
-    if one.figure.share and one.requests * (1 - one.figure.share) < MIN_BEYOND:
-        requests = round(MIN_BEYOND / (1 - one.figure.share))
-        wants.append(f"This percentile needs {requests:,} requests; here were {one.requests:,}.")
+    if one.figure.share:
+        beyond = MIN_BEYOND / (1 - one.figure.share)
+        wants.append(
+            f"This percentile needs {beyond:,.0f} requests, and {beyond / MIN_BEYOND:,.0f} in each round."
+        )
     return " ".join(wants)
+
+
+def _resolution(one: Comparison, difference: float) -> str:
+    """How many rounds the difference that is looked for needs, where these were too few."""
+    if one.needed is not None and one.needed <= one.rounds:
+        return ""
+    wanted = percent(difference) if one.figure.is_ratio else f"{100 * difference:g} points"
+    rounds = f"{one.needed} rounds" if one.needed else f"more than {MOST_ROUNDS:,} rounds"
+    return (
+        f" To find {wanted} nearly always, {rounds} of each arm are needed (--rounds); "
+        f"here were {one.rounds}."
+    )
 
 
 def worth_sentence(worth: CacheWorth) -> str:

@@ -42,6 +42,15 @@ class Strict(HTMLParser):
         self.text.append(data)
 
 
+def with_ours(measured, change):
+    """The same trial with other answers of ours."""
+    rounds = [
+        replace(one, answers=[change(answer) for answer in one.answers]) if one.arm == "warm" else one
+        for one in measured.rounds
+    ]
+    return replace(measured, rounds=rounds)
+
+
 def analysed(measured, replicas=8):
     """What follows from a trial, with a goal of a second."""
     return find(measured, Price(2.5), 2.0, 1.0, 100_000, replicas)
@@ -73,6 +82,7 @@ def test_the_page_shows_every_part(written):
     parser.feed(written.read_text())
     parts = {
         "verdict",
+        "rounds",
         "results",
         "gain",
         "ttft",
@@ -85,7 +95,7 @@ def test_the_page_shows_every_part(written):
     }
     assert parts <= set(parser.ids)
     text = " ".join(parser.text)
-    assert "cluster bootstrap" in text
+    assert "Student's over rounds" in text
     assert "support" not in text  # nothing of another trial
 
 
@@ -122,10 +132,8 @@ def test_the_verdict_names_the_gain():
 
 def test_a_faster_first_token_does_not_hide_slower_answers():
     """If whole answers take longer, the first sentence says so."""
-    measured = trial(conversations=200)
-    theirs, ours = measured.rounds
-    slow = [replace(answer, latency=answer.latency * 2) for answer in ours.answers]
-    [verdict] = analysed(replace(measured, rounds=[theirs, replace(ours, answers=slow)])).verdicts
+    slow = with_ours(trial(conversations=600), lambda answer: replace(answer, latency=answer.latency * 2))
+    [verdict] = analysed(slow).verdicts
     assert "times as fast in the median" in verdict.headline
     assert re.search(r"but whole answers take 1\.\d\d times as long in the median", verdict.headline)
     [line] = [one.sentence for one in verdict.lines if one.label == "Answer p50"]
@@ -137,10 +145,11 @@ def test_a_faster_first_token_does_not_hide_slower_answers():
 
 def test_a_lower_hit_rate_is_said_as_a_loss():
     """How many points less, and the interval of that, both without a sign."""
-    measured = trial(conversations=200)
-    theirs, ours = measured.rounds
-    less = [replace(answer, cached_tokens=answer.cached_tokens // 4) for answer in ours.answers]
-    [verdict] = analysed(replace(measured, rounds=[theirs, replace(ours, answers=less)])).verdicts
+    less = with_ours(
+        trial(conversations=200),
+        lambda answer: replace(answer, cached_tokens=answer.cached_tokens // 4 - answer.turn),
+    )
+    [verdict] = analysed(less).verdicts
     [line] = [one.sentence for one in verdict.lines if one.label == "Hit rate"]
     found = re.search(r": ([\d.]+) points less \(95% interval ([\d.]+) to ([\d.]+) points\)", line)
     assert found is not None, line
@@ -150,29 +159,52 @@ def test_a_lower_hit_rate_is_said_as_a_loss():
 
 def test_an_idle_replica_is_shown_as_idle():
     """A replica that an arm never chose counts as one with nothing to do; the others keep their numbers."""
-    measured = trial()
-    theirs, ours = measured.rounds
-    herd = [replace(answer, replica="replica-1") for answer in ours.answers]
-    herding = replace(measured, rounds=[theirs, replace(ours, answers=herd)])
+    herding = with_ours(trial(), lambda answer: replace(answer, replica="replica-1"))
     shares = replica_shares(herding, "warm", ["replica-0", "replica-1"])
-    assert [one.requests for one in shares] == [0, len(herd)]
+    assert [one.requests for one in shares] == [0, 240]
 
 
 def test_too_few_conversations_are_not_judged():
     """The headline says so, and how many are needed."""
-    [verdict] = analysed(trial(conversations=10)).verdicts
-    assert verdict.headline.startswith("No conclusion against round-robin: 10 conversations are too few.")
-    assert "needed" in verdict.headline
+    [verdict] = analysed(trial(conversations=12)).verdicts
+    assert verdict.headline.startswith(
+        "No conclusion against round-robin: 6 rounds with 12 conversations are too few."
+    )
     assert all("not enough to conclude" in line.sentence for line in verdict.lines)
-    assert all("conversations are needed; here were 10" in line.sentence for line in verdict.lines)
+    assert all(
+        "At least 40 conversations are needed; here were 12" in line.sentence for line in verdict.lines
+    )
 
 
-def test_a_late_generator_is_told():
-    """When the load generator's own lag is of the size of what it measures."""
+def test_one_round_is_not_judged():
+    """However many conversations it has: rounds are the unit of noise."""
+    [verdict] = analysed(trial(conversations=500, rounds=1)).verdicts
+    assert verdict.headline.startswith("No conclusion against round-robin: 1 rounds with 500 conversations")
+    assert all("At least 4 rounds of each arm are needed; here were 1" in x.sentence for x in verdict.lines)
+
+
+def test_an_undecided_figure_says_what_it_takes():
+    """The number of rounds that find the difference that is looked for, whatever was seen."""
+    [verdict] = analysed(trial(conversations=120, our_speed=0.2)).verdicts
+    [line] = [one.sentence for one in verdict.lines if one.label == "TTFT p50"]
+    assert re.search(r"To find 10.0% nearly always, (\d+|more than 1,000) rounds of each arm", line), line
+
+
+def test_disturbed_rounds_are_told():
+    """How many, of which arm, and why; each round's row says it too."""
     measured = trial()
-    late = replace(measured, rounds=[replace(one, lag=Lag(0.5, 1.0)) for one in measured.rounds])
-    assert any("load generator itself ran late" in one for one in analysed(late).warnings)
+    late = replace(measured, rounds=[replace(measured.rounds[0], lag=Lag(0.5, 1.0)), *measured.rounds[1:]])
+    [warning] = analysed(late).warnings
+    assert warning.startswith("1 of 12 rounds were disturbed (1 of round-robin, 0 of warm), the first when")
     assert not analysed(measured).warnings
+
+
+def test_cold_starts_are_shown_apart():
+    """What is asked in the first third of a round, and after it, beside all of it."""
+    groups = {one.group: one.requests for one in analysed(trial()).figures if one.arm == "warm"}
+    start = groups["Cold start: the first third of each round"]
+    assert 0 < start <= groups["All requests"]
+    assert start + groups.get("After the cold start", 0) == groups["All requests"]
 
 
 def test_failures_are_told_with_their_reason():

@@ -28,22 +28,28 @@ def answers(
 
 
 def trial(
-    conversations: int = 60, control_speed: float = 0.2, our_speed: float = 0.1, sweep: bool = True
+    conversations: int = 60,
+    control_speed: float = 0.2,
+    our_speed: float = 0.1,
+    sweep: bool = True,
+    rounds: int = 6,
 ) -> Trial:
-    """Ours is ``warm``, the control ``round-robin``; the same conversations, in one round each."""
-    rounds = [
+    """Ours is ``warm``, the control ``round-robin``; the same conversations, in ``rounds`` of each."""
+    played = [
         Round(
-            "round-robin", 0, 2.0, 30.0, 60.0, answers(control_speed, 500, conversations), Lag(0.001, 0.002)
-        ),
-        Round("warm", 0, 2.0, 30.0, 50.0, answers(our_speed, 800, conversations), Lag(0.001, 0.002)),
-    ]
+            arm, number, 2.0, 30.0, 60.0, answers(speed, cached, conversations // rounds, 10 * number + seed),
+            Lag(0.001, 0.002),
+        )
+        for number in range(rounds)
+        for arm, speed, cached, seed in (("round-robin", control_speed, 500, 1), ("warm", our_speed, 800, 2))
+    ]  # fmt: skip
     steps = [
         Round(arm, 0, rate, 30.0, 40.0, answers(speed * rate, 500, 30), Lag(0.001, 0.002))
         for arm, speed in (("round-robin", control_speed), ("warm", our_speed))
         for rate in (1.0, 2.0, 4.0, 8.0)
     ]
     return Trial(
-        "bot: warm against <round-robin>", "warmroute loadtest", ("round-robin", "warm"), probes(), rounds,
+        "bot: warm against <round-robin>", "warmroute loadtest", ("round-robin", "warm"), probes(), played,
         steps if sweep else (), {"Model": "sim & co"},
     )  # fmt: skip
 
