@@ -21,7 +21,7 @@ FLEET, TRAFFIC, MONEY = "What is compared", "Traffic", "Cost model"
 
 
 PANELS = {
-    FLEET: "control policy a b url engine replicas blocks prefill_rate model_directory model api_key "
+    FLEET: "control policy a b router_url engine replicas blocks prefill_rate model model_name api_key "
     "admin_token",
     TRAFFIC: "scenario rate users seconds rounds difference max_rounds sweep ttft_goal "
     "think_scale probes seed timeout",

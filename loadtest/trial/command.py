@@ -47,7 +47,7 @@ def loadtest(settings: TrialSettings, command: str, console: Console, progress: 
         settings.conversations_per_second(scenario),
         settings.ttft_goal,
         settings.requests_per_day,
-        0 if settings.url or settings.a else settings.replicas,
+        0 if settings.router_url or settings.a else settings.replicas,
     )
     with progress.status("Drawing the report"):
         path = write_report(trial, findings, directory)
@@ -81,8 +81,8 @@ async def _measure(
 def _facts(settings: TrialSettings, scenario: Scenario, fleet: Fleet) -> Mapping[str, str]:
     if settings.a:
         what = ", ".join(f"{arm.name}: {arm.url}" for arm in fleet.arms)
-    elif settings.url:
-        what = f"router at {settings.url}"
+    elif settings.router_url:
+        what = f"router at {settings.router_url}"
     else:
         what = f"{settings.replicas} {'simulated engines' if settings.engine == 'sim' else 'vLLM replicas'}"
         if settings.prefill_rate:

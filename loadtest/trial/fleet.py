@@ -113,9 +113,9 @@ async def open_fleet(
 ) -> AsyncIterator[Fleet]:
     """A fleet that answers. Its router decides as before when the context ends."""
     arms = settings.arms()
-    fleet = Fleet(session, settings, arms, settings.model)
+    fleet = Fleet(session, settings, arms, settings.model_name)
     if not settings.a:
-        fleet.router = settings.url.rstrip("/").removesuffix("/v1")
+        fleet.router = settings.router_url.rstrip("/").removesuffix("/v1")
         if not fleet.router:
             fleet.processes = processes
             await _start(fleet, step)
@@ -151,9 +151,9 @@ async def _start(fleet: Fleet, step: Step) -> None:
         return
     if shutil.which("redis-server") is None:
         raise StartUpError(
-            "a simulated fleet needs redis-server on the PATH; or test a running one with --url"
+            "a simulated fleet needs redis-server on the PATH; or test a running one with --router-url"
         )
-    model = settings.model_directory
+    model = settings.model
     if model is None:
         model = await asyncio.to_thread(
             ensure_demo_model, default_cache_directory(), step.update, weights=False
@@ -178,8 +178,8 @@ async def _serve_vllm(
     [port] = free_ports(1)
     command = [*WARMROUTE, "serve", "--engine", "vllm", "--replicas", str(settings.replicas)]
     command += ["--port", str(port), "--log-level", "warning"]
-    if settings.model_directory:
-        command += ["--model", str(settings.model_directory.absolute())]
+    if settings.model:
+        command += ["--model", str(settings.model.absolute())]
     if settings.blocks:
         command += ["--blocks", str(settings.blocks)]
     cache = os.environ.get("WARMROUTE_CACHE_DIR") or str(default_cache_directory())

@@ -21,7 +21,7 @@ ROUND_DRAIN_SECONDS = 600.0
 SWEEP_DRAIN_SECONDS = 20.0
 OUR_NAME = "Warmroute"
 """The default policy's name here: its own, warm, is also what requests can be."""
-OWN_FLEET_ONLY = ("engine", "replicas", "blocks", "prefill_rate", "model_directory")
+OWN_FLEET_ONLY = ("engine", "replicas", "blocks", "prefill_rate", "model")
 POLICIES_ONLY = ("control", "policy")
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -45,7 +45,7 @@ class TrialSettings(EnvironmentSettings):
     """``URL`` or ``NAME=URL`` of the control, instead of policies."""
     b: str = ""
     """``URL`` or ``NAME=URL`` to compare with it."""
-    url: str = ""
+    router_url: str = ""
     """A running Warmroute router, which is switched from policy to policy; empty starts a fleet."""
     control: Annotated[tuple[str, ...], NoDecode] = ("round-robin",)
     """Policies to compare with, separated by commas."""
@@ -59,9 +59,9 @@ class TrialSettings(EnvironmentSettings):
     """KV blocks per replica; 0 lets the engine choose."""
     prefill_rate: Positive | None = None
     """Prompt tokens per second of simulated engines."""
-    model_directory: Path | None = None
+    model: Path | None = None
     """The model of the fleet that is started."""
-    model: str = ""
+    model_name: str = ""
     """The name that requests give; the first one that is served by default."""
     api_key: str = Field("", repr=False)
     """Sent as bearer token."""
@@ -127,14 +127,14 @@ class TrialSettings(EnvironmentSettings):
         if self.users and self.rate:
             raise StartUpError("give either --rate or --users")
         if self.a:
-            self._refuse(("url", *OWN_FLEET_ONLY, *POLICIES_ONLY), "not with --a and --b")
+            self._refuse(("router_url", *OWN_FLEET_ONLY, *POLICIES_ONLY), "not with --a and --b")
             arms = [_named(self.a, "--a"), _named(self.b, "--b")]
             if arms[0].name == arms[1].name:
                 raise StartUpError("--a and --b need different names: give them as NAME=URL")
             return arms
-        if self.url:
-            _named(self.url, "--url")
-            self._refuse(OWN_FLEET_ONLY, "not with --url: that fleet runs already")
+        if self.router_url:
+            _named(self.router_url, "--router-url")
+            self._refuse(OWN_FLEET_ONLY, "not with --router-url: that fleet runs already")
         names = (*self.control, self.policy)
         if unknown := [name for name in names if name not in POLICIES]:
             raise StartUpError(f"unknown policy {unknown[0]}: choose from {', '.join(POLICIES)}")

@@ -56,7 +56,7 @@ class Router:
 async def run(router, monkeypatch, **options):
     """Open the fleet, prepare every arm once, close it."""
     monkeypatch.setattr(fleets, "SWITCH_SECONDS", 0.0)
-    settings = load_settings(TrialSettings, url=router.url + "/v1", **options)
+    settings = load_settings(TrialSettings, router_url=router.url + "/v1", **options)
     step = Step(Console(file=io.StringIO()), "Fleet", None)
     with Processes() as processes:
         async with (
@@ -81,7 +81,7 @@ async def test_the_first_model_is_asked(monkeypatch):
     async with Router() as router:
         assert (await run(router, monkeypatch)).model == "tiny"
         with pytest.raises(TrialError, match="serves no model other, but tiny"):
-            await run(router, monkeypatch, model="other")
+            await run(router, monkeypatch, model_name="other")
 
 
 async def test_a_closed_router_wants_a_token(monkeypatch):
