@@ -106,7 +106,9 @@ class Pair:
 
 def paired(trial: Trial, control: str) -> Pair:
     """What both arms have answered: the conversations that both have held of each round."""
-    ours, theirs, conversations = [], [], 0
+    ours: list[list[Answer]] = []
+    theirs: list[list[Answer]] = []
+    conversations = 0
     rounds = {(one.arm, one.number): one.good for one in trial.rounds}
     for number in sorted({one.number for one in trial.rounds}):
         both = [rounds.get((arm, number), []) for arm in (trial.ours, control)]
