@@ -202,11 +202,10 @@ def top(
     from cluster.operate.top import show, show_once
 
     url, settings = _found(router_url, given)
-    token = settings.admin_token
     console = Console(highlight=False)
     if once:
-        raise typer.Exit(0 if asyncio.run(show_once(url, token, console)) else 1)
-    asyncio.run(show(url, token, console))
+        raise typer.Exit(0 if asyncio.run(show_once(url, settings.admin_headers, console)) else 1)
+    asyncio.run(show(url, settings.admin_headers, console))
 
 
 @app.command()

@@ -30,10 +30,10 @@ class OverviewError(Exception):
 class Top:
     """What is known of one router."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, token: str) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str, headers: Mapping[str, str]) -> None:
         self._session = session
         self._url = url.rstrip("/")
-        self._token = token
+        self._headers = headers
         self._overview: Mapping[str, Any] | None = None
         self._history: Mapping[str, Any] | None = None
         self._history_due = 0.0
@@ -64,9 +64,8 @@ class Top:
             return problem_line(self.problem)
 
     async def _get(self, path: str) -> Mapping[str, Any]:
-        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         try:
-            async with self._session.get(self._url + path, headers=headers) as response:
+            async with self._session.get(self._url + path, headers=self._headers) as response:
                 if response.status != 200:
                     raise OverviewError(await self._refusal(response))
                 answer: Mapping[str, Any] = await response.json(content_type=None)
@@ -80,7 +79,7 @@ class Top:
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> str:
         if response.status == 401:
-            problem = "does not accept this token" if self._token else "wants a token"
+            problem = "does not accept this token" if self._headers else "wants a token"
             return f"the router at {self._url} {problem}: give --admin-token or WARMROUTE_ADMIN_TOKEN"
         try:
             reason = (await response.json())["error"]["message"]
@@ -89,20 +88,20 @@ class Top:
         return f"the router at {self._url} answers {response.status}: {reason}"
 
 
-async def show_once(url: str, token: str, console: Console) -> bool:
+async def show_once(url: str, headers: Mapping[str, str], console: Console) -> bool:
     """Print one overview. False when the router could not be asked."""
     async with _session() as session:
-        top = Top(session, url, token)
+        top = Top(session, url, headers)
         await top.refresh()
         console.print(top.view(console, console.height), soft_wrap=bool(top.problem))
         return not top.problem
 
 
-async def show(url: str, token: str, console: Console) -> None:
+async def show(url: str, headers: Mapping[str, str], console: Console) -> None:
     """Show the overview until q is pressed, or Ctrl-C."""
     async with _session() as session:
         with Live(console=console, screen=True, auto_refresh=False) as live:
-            showing = asyncio.create_task(_keep_showing(Top(session, url, token), live, console))
+            showing = asyncio.create_task(_keep_showing(Top(session, url, headers), live, console))
             with _keys(showing.cancel), suppress(asyncio.CancelledError):
                 await showing
 

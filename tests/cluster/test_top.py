@@ -65,7 +65,8 @@ async def serve():
 async def once(url, token=""):
     """Whether one overview could be had, and what was printed."""
     console = terminal(100)
-    succeeded = await show_once(url, token, console)
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    succeeded = await show_once(url, headers, console)
     return succeeded, " ".join(console.export_text().split())
 
 
@@ -125,7 +126,7 @@ async def test_a_router_that_goes_and_comes_back(serve):
         return " ".join(captured.get().split())
 
     async with aiohttp.ClientSession() as session:
-        top = Top(session, url, "")
+        top = Top(session, url, {})
         await top.refresh()
         assert not top.problem
         await end()
