@@ -345,13 +345,8 @@ class Installer:
                 return
             self._progress.say(f"{target.folder} is unfinished or was made for something else: replacing it")
             shutil.rmtree(target.folder)
-        self._progress.begin("creating .venv")
-        run_step(
-            self._progress,
-            [sys.executable, "-m", "venv", target.folder],
-            lambda _: f"{megabytes(target.folder):.0f} MB",
-        )
-        self._progress.done()
+        command = [sys.executable, "-m", "venv", target.folder]
+        self._step("creating .venv", command, lambda _: f"{megabytes(target.folder):.0f} MB")
 
     def _torch(self) -> None:
         """Install torch by pip, which finds local CPU wheels; a later or unpinned one brings CUDA."""
@@ -378,10 +373,8 @@ class Installer:
         there = installed_packages(self._site_packages())
         missing = [pin for name, pin in wanted.items() if there.get(normal(name)) != pin.split("==")[1]]
         if self._pins["uv"] in missing:
-            self._progress.begin("installing uv")
             uv = [*self._pip, "install", "--no-deps", self._pins["uv"]]
-            run_step(self._progress, uv, lambda _: "by pip")
-            self._progress.done()
+            self._step("installing uv", uv, lambda _: "by pip")
             missing.remove(self._pins["uv"])
         if missing:
             self._changed = True
@@ -404,10 +397,9 @@ class Installer:
 
     def _compile(self) -> None:
         """Have numba keep what it compiles, else the first router starts later by as much."""
-        self._progress.begin("compiling what is compiled")
         modules = "cluster.index.prefix_index, cluster.fleet.replica_table, cluster.prompts.word_kernels"
-        run_step(self._progress, [self._target.python, "-c", f"import {modules}"], lambda _: "numba")
-        self._progress.done()
+        command = [self._target.python, "-c", f"import {modules}"]
+        self._step("compiling what is compiled", command, lambda _: "numba")
 
     def _verify(self) -> None:
         """Import what matters. A torch that was built for CUDA needs libraries that the CPU lock lacks."""
@@ -419,15 +411,18 @@ class Installer:
             if self._target.accelerator == "gpu" or self._answers("import torch"):
                 raise
             self._progress.done("torch does not load")
-            self._progress.begin("installing what this build of torch needs (CUDA libraries, some GB)")
-            run_step(
-                self._progress,
+            self._step(
+                "installing what this build of torch needs (CUDA libraries, some GB)",
                 [*self._pip, "install", self._pins["torch"]],
                 lambda _: f"{megabytes(self._site_packages()):.0f} MB installed",
             )
+            self._step("checking that the engine loads", check, lambda _: "importing torch, vllm, ray")
+        else:
             self._progress.done()
-            self._progress.begin("checking that the engine loads")
-            run_step(self._progress, check, lambda _: "importing torch, vllm, ray")
+
+    def _step(self, title: str, command: Sequence[object], how_far: Callable[[str], str]) -> None:
+        self._progress.begin(title)
+        run_step(self._progress, command, how_far)
         self._progress.done()
 
     def _uv(self, command: str, *arguments: object) -> str:

@@ -11,6 +11,7 @@ time of grace. The command gets SIGTERM when the guardian itself is killed.
 Standard library only, and quick to start. Exits as the command did: 128 + n when signal n ended it.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -96,17 +97,13 @@ def _children() -> list[int]:
 
 
 def _kill(pid: int) -> None:
-    try:
+    with contextlib.suppress(OSError):
         os.kill(pid, signal.SIGKILL)
-    except OSError:
-        return
 
 
 def _wait(pid: int) -> None:
-    try:
+    with contextlib.suppress(OSError):
         os.waitpid(pid, os.WNOHANG)
-    except OSError:
-        return
 
 
 def main(arguments: Sequence[str]) -> int:
