@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from cluster.protocol.wire import Keys
 from cluster.store.store import connect
+from router.explain.misses import Reason
 from router.history import buckets
 from router.history.history import FinishedBucket, History
 from router.history.history_store import HistoryStore
@@ -116,7 +117,7 @@ def test_completed_bucket_waits_for_the_others(history, clock):
     assert completed.time == NOON
     assert completed.replicas == {"a": [2, 100, 80, 70, 64], "b": [1, 0, 0, 0, 0]}
     assert completed.misses["tail"] == 36
-    assert len(completed.misses) == 8
+    assert len(completed.misses) == len(Reason)
 
 
 def test_per_second_is_up_to_now(history, clock):
