@@ -90,7 +90,8 @@ class Explainer:
             elif known < (turn.tokens - 1) // block_size and _answered_before(messages):
                 divergence = _divergence(turn, call, keys, known, block_size)
                 if divergence is None:
-                    end, reason = turn.prompt_tokens, Reason.UNKNOWN
+                    end = turn.tokens if known < turn.prompt_tokens // block_size else 0
+                    reason = Reason.UNKNOWN
                 elif divergence.kind == Reason.RE_RENDERED:
                     end, reason = turn.tokens - 1, Reason.RE_RENDERED  # the last one is never computed
                 else:
