@@ -57,14 +57,6 @@ def unpack_tokens(data: bytes) -> Sequence[int]:
     return tokens
 
 
-def unpack_tokens(data: bytes) -> Sequence[int]:
-    """The token ids of `pack_tokens`."""
-    tokens = array("I", data)
-    if sys.byteorder == "big":
-        tokens.byteswap()
-    return tokens
-
-
 def block_key(parent: bytes, tokens: bytes) -> bytes:
     """Key of one full block of packed tokens whose predecessor has the key ``parent`` (the root for the first
     block).
