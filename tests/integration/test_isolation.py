@@ -1,10 +1,12 @@
 """Tenants of real routers in front of a simulated engine: what one has computed the others do not see."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.integration.apart import Apart
 from tests.integration.system import System, eventually
 
 pytestmark = pytest.mark.integration
@@ -60,3 +62,15 @@ async def test_a_tenants_prompt_is_unseen_by_others(system: System, monkeypatch:
     assert await ask(system, sharing, "key-b") == (expected, delivered)
     checked = system.check(router, sharing)
     assert checked.returncode == 0, checked.stdout
+
+
+async def test_nothing_is_found_that_must_not_be(system: System, tmp_path: Path) -> None:
+    """By keys of other tenants, roles, environments and scopes, after resets and lifetimes; a revoked key is
+    refused. Real engines: test_serve.py."""
+    url, _ = await system.start_engine()
+    system.start_agent(url)
+    apart = Apart(system, "tiny", tmp_path)
+    await apart.start()
+    for _ in range(2):
+        assert await apart.round() == [0] * 10
+    await apart.revoked_is_refused()

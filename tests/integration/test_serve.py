@@ -1,6 +1,7 @@
 """``warmroute serve`` for real: Ray Serve, vLLM on the CPU, the packaged model, Redis, and a real client."""
 
 import asyncio
+import os
 import shlex
 import shutil
 import signal
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -16,6 +18,7 @@ import pytest
 from playwright.async_api import async_playwright, expect
 
 from loadtest.studies.conversations import compare, possible_tokens
+from tests.integration.apart import Apart
 from tests.integration.system import ROOT, System, eventually, free_port
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
@@ -23,6 +26,9 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 BLOCK_SIZE = 128
 MODEL = "SmolLM2-135M-Instruct"
 START_SECONDS = 400.0
+ENGINE_SECRET = "the secret of these engines"
+ROUNDS_APART = int(os.environ.get("WARMROUTE_TEST_ROUNDS", "2"))
+"""Of ten tries each to find what must not be found."""
 
 
 class Served:
@@ -36,6 +42,7 @@ class Served:
             "serve",
             [sys.executable, "-m", "cluster.cli", "serve", "--port", str(port), *options],
             REDIS_URL=system.redis.url,
+            WARMROUTE_ENGINE_API_KEY=ENGINE_SECRET,
             WARMROUTE_CACHE_DIR=str(ROOT / ".warmroute"),
             COLUMNS="200",
         )
@@ -86,8 +93,9 @@ async def served(system: System, request: pytest.FixtureRequest) -> AsyncIterato
 
 
 @pytest.mark.parametrize("served", [()], indirect=True, ids=["vllm"])
-async def test_real_engines_keep_conversations_and_survive_a_kill(served: Served) -> None:
-    """Conversations stay on their blocks; kill -9 of an engine loses no request that had not streamed.
+async def test_real_engines_keep_conversations_and_survive_a_kill(served: Served, tmp_path: Path) -> None:
+    """Conversations stay on their blocks; kill -9 of an engine loses no request that had not streamed; nobody
+    finds what another key has computed, or what was computed before a reset.
 
     The dashboard shows what vLLM has counted, token for token. The engine comes back with a new epoch and
     owns nothing; agents, Redis and router agree; Ctrl-C leaves no process behind.
@@ -103,6 +111,10 @@ async def test_real_engines_keep_conversations_and_survive_a_kill(served: Served
     assert checked.returncode == 0, checked.stdout
 
     await _dashboard_agrees(served)
+    apart = Apart(served.system, MODEL, tmp_path)
+    await apart.start(WARMROUTE_ENGINE_API_KEY=ENGINE_SECRET)
+    for _ in range(ROUNDS_APART):
+        assert await apart.round() == [0] * 10
     before = await served.replicas()
     victim = next(iter(before))
     begun: dict[int, str] = {}
