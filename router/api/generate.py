@@ -161,7 +161,7 @@ class GenerationEndpoint:
             client.drop_body()
         succeeded = False
         try:
-            if call.stream and exchange.reply.status == 200:
+            if call.stream and exchange.reply.is_stream:
                 succeeded = await _relay_stream(endpoint, call, exchange, record, client, keeper)
             else:
                 succeeded = await _relay_whole(endpoint, exchange, record, client, keeper)

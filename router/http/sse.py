@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -15,7 +15,8 @@ UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _END = re.compile(rb"\r?\n\r?\n")
 _COMMENT = re.compile(rb"(?::[^\r\n]*)?\r?\n")
 DONE = b"data: [DONE]"
-_DONE_LATER = b"\n" + DONE
+DONES = (DONE, b"data:[DONE]")
+_DONE_LINE = re.compile(rb"(?:\A|\n)data: ?\[DONE\]")
 ANNOUNCEMENTS = (b"event: response.created\n", b"event: response.in_progress\n")
 """Engines send these before they have begun to work on a request."""
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -24,17 +25,21 @@ _CHUNK_SIZES = [b"%x\r\n" % size for size in range(4096)]
 """How a chunk of so many bytes begins, as servers in Python write it."""
 
 
+Count = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+"""Tokens. What counts otherwise is taken for no count: sums of it would fit into no message and no metric."""
+
+
 class PromptTokensDetails(msgspec.Struct):
     """The part of a usage report that says what the engine had in its cache."""
 
-    cached_tokens: int | None = None
+    cached_tokens: Count | None = None
 
 
 class Usage(msgspec.Struct):
     """Tokens of one request as the engine counted them."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int | None = 0
+    prompt_tokens: Count = 0
+    completion_tokens: Count | None = 0
     prompt_tokens_details: PromptTokensDetails | None = None
 
     @property
@@ -128,7 +133,7 @@ def parse_usage(event: bytes) -> tuple[Usage | None, bool]:
 
 def _is_done(data: bytes) -> bool:
     """Whether a line of these events ends a stream; inside JSON no line begins."""
-    return data.startswith(DONE) or _DONE_LATER in data
+    return b"[DONE]" in data and _DONE_LINE.search(data) is not None
 
 
 def without_comments(data: bytes) -> bytes:

@@ -12,7 +12,9 @@ from cluster.apis.answer_blocks import Maker
 from router.errors import ApiError, anthropic_body
 from router.http.sse import (
     DONE,
+    DONES,
     UNREADABLE,
+    Count,
     EventFilter,
     PromptTokensDetails,
     Usage,
@@ -46,7 +48,7 @@ class StreamFormat:
         return ERROR_EVENT + b"data: " + msgspec.json.encode(data) + b"\n\n"
 
 
-CHUNKS = StreamFormat(ends=(DONE,))
+CHUNKS = StreamFormat(ends=DONES)
 RESPONSE = StreamFormat(
     ends=(b"event: response.completed\n", b"event: response.incomplete\n", b"event: response.failed\n")
 )
@@ -82,13 +84,13 @@ class PassedEvents(EventFilter):
 
 
 class _InputUsage(msgspec.Struct):
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
     input_tokens_details: PromptTokensDetails | None = None
     """In a response."""
-    cache_read_input_tokens: int | None = None
+    cache_read_input_tokens: Count | None = None
     """In a message: tokens that `input_tokens` leaves out, like those below."""
-    cache_creation_input_tokens: int | None = None
+    cache_creation_input_tokens: Count | None = None
 
 
 class _InputCounted(msgspec.Struct):
@@ -129,7 +131,7 @@ class TranslatedEvents(EventFilter):
         for event in self.split(data):
             self.usage = parse_usage(event)[0] or self.usage
             _, found, content = event.partition(b"data:")
-            if event.startswith(DONE):
+            if event.startswith(DONES):
                 made += self.maker.close()
             elif error_status(event) is not None:
                 made.append(ERROR_EVENT + b'data: {"type":"error",' + content.strip()[1:] + b"\n\n")

@@ -215,7 +215,7 @@ class Upstream:
             with suppress(ReplyBrokenError):  # then its beginning has to do
                 await reply.read_all(MAX_ERROR_BYTES)
             raise failed_answer(status, reply.first, reply.headers)
-        if not streamed or status != 200:
+        if not streamed or not reply.is_stream:
             await reply.read_all()
             return
         event = await reply.read_event()

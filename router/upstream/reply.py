@@ -46,6 +46,11 @@ class UpstreamReply:
         self._waiter: asyncio.Future[None] | None = None
         self._sink: Sink | None = None
 
+    @property
+    def is_stream(self) -> bool:
+        """Whether it may be one, if that was asked for: not every engine knows how to stream everything."""
+        return self.status == 200 and not self.headers["content-type"].startswith("application/json")
+
     async def ask(self, connection: EngineConnection, request: bytes, seconds: float) -> bool:
         """Send the request and wait for the first bytes. False when the connection had been closed before.
 

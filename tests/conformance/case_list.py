@@ -4,6 +4,7 @@ from tests.conformance.body_cases import add_bodies
 from tests.conformance.case import Case, Cases
 from tests.conformance.generation_cases import add_generation
 from tests.conformance.other_cases import add_others
+from tests.conformance.pooling_cases import add_pooling
 
 
 def all_cases() -> list[Case]:
@@ -12,4 +13,5 @@ def all_cases() -> list[Case]:
     add_generation(cases)
     add_bodies(cases)
     add_others(cases)
+    add_pooling(cases)
     return cases.found

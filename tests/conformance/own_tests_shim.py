@@ -52,6 +52,9 @@ class RemoteOpenAIServer:
         return {"base_url": url, "api_key": self.DUMMY_API_KEY, "max_retries": 0, "timeout": 90.0, **options}
 
 
+RemoteLaunchRenderServer = RemoteOpenAIServer
+
+
 def __getattr__(name: str) -> Any:
     """Marks of tests that need other hardware."""
     if name.startswith("__"):

@@ -14,9 +14,22 @@ from tests.small_model import small_model
 from workers.sim.engine import serve_engines
 from workers.sim.settings import SimSettings
 
+POOLED = (
+    "/v1/embeddings",
+    "/v2/embed",
+    "/pooling",
+    "/classify",
+    "/score",
+    "/v1/score",
+    "/rerank",
+    "/v1/rerank",
+)
+"""Paths that only an engine that pools has."""
+SMALLER = ("--load-format", "dummy", "--hf-overrides", '{"num_hidden_layers": 2}')
 
-async def all_differences(port, router, at_once=1, every=1):
-    """From an engine's answers, of every case, or of every so many."""
+
+async def all_differences(port, router, cases, at_once=1):
+    """From an engine's answers."""
     found: list[str] = []
     free = asyncio.Semaphore(at_once)
 
@@ -25,7 +38,7 @@ async def all_differences(port, router, at_once=1, every=1):
             said = await asyncio.to_thread(compare, case, port, router.port)
             found.extend(f"{case.name}: {difference}: {case.request!s:.300}" for difference in said)
 
-    await asyncio.gather(*map(look, all_cases()[::every]))
+    await asyncio.gather(*map(look, cases))
     return "\n".join(found)
 
 
@@ -75,21 +88,27 @@ async def test_router_answers_as_a_simulated_engine(tiny_model):
         serve_engines(settings) as [engine],
         router_before(engine.url, tiny_model) as router,
     ):
-        assert await all_differences(int(engine.url.rpartition(":")[2]), router, at_once=8) == ""
+        assert await all_differences(int(engine.url.rpartition(":")[2]), router, all_cases(), at_once=8) == ""
         await router.drained()
-
-
-@pytest.fixture
-def vllm_port(tmp_path):
-    """Of a real engine."""
-    with vllm_engine(tmp_path / "engine.log") as port:
-        yield port
 
 
 @pytest.mark.vllm
 @pytest.mark.timeout(900)
-async def test_router_answers_as_vllm(vllm_port):
+async def test_router_answers_as_vllm(tmp_path):
     """All differences are meant; ``python -m tests.conformance`` looks at all cases, for many minutes."""
-    async with router_before(f"http://127.0.0.1:{vllm_port}", small_model()) as router:
-        assert await all_differences(vllm_port, router, every=6) == ""
-        await router.drained()
+    cases = [case for case in all_cases() if case.request.target not in POOLED][::6]
+    with vllm_engine(tmp_path / "engine.log") as port:
+        async with router_before(f"http://127.0.0.1:{port}", small_model()) as router:
+            assert await all_differences(port, router, cases) == ""
+            await router.drained()
+
+
+@pytest.mark.vllm
+@pytest.mark.timeout(900)
+async def test_router_answers_as_vllm_that_pools(tmp_path):
+    """All differences are meant, where vectors and scores are real."""
+    cases = [case for case in all_cases() if case.request.target in POOLED]
+    with vllm_engine(tmp_path / "engine.log", "--runner", "pooling", *SMALLER) as port:
+        async with router_before(f"http://127.0.0.1:{port}", small_model()) as router:
+            assert await all_differences(port, router, cases, at_once=4) == ""
+            await router.drained()
