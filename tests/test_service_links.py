@@ -1,4 +1,6 @@
-"""Kubernetes tells every pod of every Service by environment variables, which look like settings."""
+"""Variables that are not meant as settings: those by which Kubernetes tells every pod of every Service, and
+empty ones.
+"""
 
 import importlib
 import pkgutil
@@ -61,6 +63,16 @@ def test_services_change_no_settings(settings, protocol, monkeypatch):
     for service in ("warmroute", "warmroute-router", "warmroute-sim", "warmroute-engine", "warmroute-redis"):
         for name, value in service_links(service, protocol).items():
             monkeypatch.setenv(name, value)
+    assert load_settings(settings, **given) == expected
+
+
+@pytest.mark.parametrize("settings", settings_classes(), ids=lambda one: one.__name__)
+def test_empty_variables_are_none(settings, monkeypatch):
+    """Charts and compose files set them for values that were left out: the default holds."""
+    given = REQUIRED.get(settings.__name__, {})
+    expected = load_settings(settings, **given)
+    for name in settings.model_fields:
+        monkeypatch.setenv(f"{settings.model_config['env_prefix']}{name}".upper(), "")
     assert load_settings(settings, **given) == expected
 
 
