@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import structlog
 
@@ -21,7 +20,7 @@ from cluster.store.store import connect
 from workers.agent.agent import Agent
 from workers.agent.mirror_server import serve_mirrors
 from workers.concurrency import run_together
-from workers.engines.commands import EngineOptions, has_cpu_build, sim_command, vllm_command
+from workers.engines.commands import COMMANDS, EngineOptions, has_cpu_build
 from workers.engines.supervisor import KILL_SLACK_SECONDS, EngineCommand, EngineProcess
 from workers.errors import EngineStartError, WorkerError
 from workers.settings import WorkerSettings
@@ -39,7 +38,8 @@ log = structlog.get_logger(__name__)
 class ReplicaOptions:
     """What a deployment decides about its replicas."""
 
-    engine: Literal["vllm", "sim"]
+    engine: str
+    """One of `workers.engines.commands.COMMANDS`."""
     options: EngineOptions
     settings: WorkerSettings
     log_directory: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="warmroute-logs-")))
@@ -52,9 +52,8 @@ class ReplicaOptions:
 
     def command(self, host: str, port: int, sockets: Path) -> EngineCommand:
         """How to start the engine."""
-        build = vllm_command if self.engine == "vllm" else sim_command
         options = replace(self.options, on_cpu=has_cpu_build())
-        return build(options, host, port, sockets, self.settings.engine_api_key)
+        return COMMANDS[self.engine](options, host, port, sockets, self.settings.engine_api_key)
 
 
 class SupervisedReplica:

@@ -48,7 +48,7 @@ def gpus_of(settings: ServeSettings) -> float:
     """GPUs that each engine gets: one where this machine has any, unless the settings say so."""
     if settings.gpus is not None:
         return settings.gpus
-    return 1.0 if settings.engine == "vllm" and has_gpu() else 0.0
+    return 1.0 if settings.engine != "sim" and has_gpu() else 0.0
 
 
 def has_gpu() -> bool:

@@ -7,7 +7,7 @@ data-parallel rank; vLLM refuses such endpoints for more.
 import importlib.metadata
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,6 +93,13 @@ def sim_command(options: EngineOptions, host: str, port: int, sockets: Path, api
     if api_key:
         environment["WARMROUTE_SIM_API_KEY"] = api_key
     return EngineCommand([*arguments, *options.extra_arguments], environment, _url(host, port))
+
+
+COMMANDS: Mapping[str, Callable[[EngineOptions, str, int, Path, str], EngineCommand]] = {
+    "vllm": vllm_command,
+    "sim": sim_command,
+}
+"""Every kind of engine that a replica can be."""
 
 
 def _given(options: EngineOptions, blocks_flag: str) -> list[str]:
