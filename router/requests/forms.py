@@ -11,7 +11,8 @@ MAX_MODEL_LENGTH = 256
 """Characters."""
 
 _BOUNDARY = re.compile(r'multipart/form-data\s*;(?:.*;)?\s*boundary="?([^";,\s]{1,70})"?\s*(?:;|$)', re.I)
-_NAME = re.compile(rb'content-disposition:[^\r\n]*?;[ \t]*name="?([^";\r\n]*)"?', re.I)
+_DISPOSITION = b"content-disposition:"
+_PARAMETER = re.compile(rb';[ \t]*([^=;\s]+)[ \t]*=[ \t]*(?:"((?:\\.|[^"\\])*)"|([^;\s]*))')
 
 
 def parse_form(path: str, raw: bytes, content_type: str) -> Call:
@@ -61,7 +62,21 @@ def _fields(raw: bytes, mark: bytes) -> dict[bytes, bytes]:
         end = raw.find(between, value)
         if end < 0 or head_end < 0:
             break
-        if name := _NAME.search(raw, start, head_end):
-            fields[name[1]] = raw[value : min(end, value + 4 * MAX_MODEL_LENGTH + 1)]
+        if name := _name(raw[start:head_end]):
+            fields[name] = raw[value : min(end, value + 4 * MAX_MODEL_LENGTH + 1)]
         at = end + 2
     raise InvalidRequestError(f"The form is not complete, or has more than {MAX_PARTS} parts.")
+
+
+def _name(head: bytes) -> bytes:
+    """The name in the head of a part. Of several the engine might take another one: they are refused."""
+    names = [
+        quoted or plain
+        for line in head.split(b"\r\n")
+        if line.lower().startswith(_DISPOSITION)
+        for key, quoted, plain in _PARAMETER.findall(line)
+        if key.lower() == b"name"
+    ]
+    if len(names) > 1:
+        raise InvalidRequestError("A part of the form has more than one name.")
+    return names[0] if names else b""

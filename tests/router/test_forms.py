@@ -90,6 +90,38 @@ def test_boundary_is_found(content_type):
     assert parse_form(PATH, raw, content_type).model == "m" == engine_reads(raw, content_type)["model"]
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b'Content-Disposition: form-data; filename="a; name=model"; name="file"',
+        b'Content-Disposition: form-data; filename="a\\"; name=model; "; name="file"',
+        b'Content-Type: audio/wav; name="model"\r\nContent-Disposition: form-data; name="file"',
+        b'CONTENT-DISPOSITION:form-data;NAME="file"; filename=x',
+        b"content-disposition: form-data; name=file",
+    ],
+)
+def test_names_are_those_that_the_engine_reads(head):
+    """Not what stands in the name of a file or in another header."""
+    raw = part("model", b"m") + b"--edge\r\n" + head + b"\r\n\r\nx\r\n--edge--\r\n"
+    assert engine_reads(raw, TYPE)["model"] == "m" == parse_form(PATH, raw, TYPE).model
+    assert "file" in engine_reads(raw, TYPE)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b'Content-Disposition: form-data; name="a"; name="kv_transfer_params"',
+        b'Content-Disposition: form-data; name="a"\r\nContent-Disposition: x; name="kv_transfer_params"',
+        b'Content-Disposition: form-data; filename="; name=a"; name="kv_transfer_params"',
+    ],
+)
+def test_no_name_hides_behind_another(head):
+    """What no client may send is found however its name is written."""
+    raw = part("model", b"m") + b"--edge\r\n" + head + b"\r\n\r\n{}\r\n--edge--\r\n"
+    with pytest.raises(InvalidRequestError, match=r"more than one name|kv_transfer_params"):
+        parse_form(PATH, raw, TYPE)
+
+
 @given(st.lists(st.sampled_from(PIECES), max_size=30).map(b"".join) | st.binary(max_size=100))
 @settings(deadline=None)
 def test_any_bytes(raw):
