@@ -42,7 +42,6 @@ from router.requests.schema import (
     read_object,
 )
 
-COHERE_PATH = "/cohere/v2/chat"
 AUDIO_BYTES_PER_TOKEN = 320
 """Guess: 50 tokens a second, as Whisper has them, of audio at 128 kbit/s."""
 NO_PROMPT = math.inf
@@ -153,10 +152,9 @@ ENDPOINTS: Mapping[str, Endpoint] = {
         _counted_only("/v1/messages/count_tokens"),
         *(
             _counted_only(f"{path}/render")
-            for path in (CHAT_PATH, COMPLETION_PATH, MESSAGES_PATH, RESPONSES_PATH, COHERE_PATH)
+            for path in (CHAT_PATH, COMPLETION_PATH, MESSAGES_PATH, RESPONSES_PATH)
         ),
         *(_counted_only(f"{path}/derender") for path in (CHAT_PATH, COMPLETION_PATH)),
-        _passed(COHERE_PATH, "chat", CHUNKS),
         _passed(f"{CHAT_PATH}/batch", "chat"),
         _passed("/inference/v1/generate", "text_completion", CHUNKS),
         _passed("/v1/systemone", "chat"),

@@ -35,7 +35,7 @@ SALT_DIGITS = 32
 
 ASK_FOR_USAGE = b',"stream_options":{"include_usage":true}'
 REPORT_MODE = "kv_cache_report_mode"
-"""In ``vllm_xargs``, makes vLLM announce blocks again that it only reuses: they would be counted twice."""
+"""Among further arguments: makes vLLM announce blocks that it only reuses, which would count twice."""
 ENGINE_INTERNALS = ("kv_transfer_params", "ec_transfer_params")
 """Fields that steer an engine's own KV transfers: from a client they would bypass tokenisation and
 routing."""
@@ -312,11 +312,16 @@ def _permitted_salt(fields: Mapping[str, Any]) -> str:
     for name in ENGINE_INTERNALS:
         if fields.get(name) is not None:
             raise InvalidRequestError(f"'{name}' is not accepted from clients.", param=name)
-    if isinstance(extra := fields.get("vllm_xargs"), dict):
+    sampling = fields.get("sampling_params")
+    extra_args = sampling.get("extra_args") if isinstance(sampling, dict) else None
+    for place, extra in (
+        ("vllm_xargs", fields.get("vllm_xargs")),
+        ("sampling_params.extra_args", extra_args),
+    ):
         for name in (*ENGINE_INTERNALS, REPORT_MODE):
-            if name in extra:
+            if isinstance(extra, dict) and name in extra:
                 raise InvalidRequestError(
-                    f"'vllm_xargs.{name}' is not accepted from clients.", param=f"vllm_xargs.{name}"
+                    f"'{place}.{name}' is not accepted from clients.", param=f"{place}.{name}"
                 )
     salt = fields.get("cache_salt")
     if salt is None:

@@ -24,7 +24,7 @@ from tests.small_model import small_model
 
 HERE = Path(__file__).parent
 FILES = (
-    *("openai", "anthropic/test_messages.py", "cohere/test_chat_v2.py", "generate", "scale_out"),
+    *("openai", "anthropic/test_messages.py", "generate", "scale_out"),
     *("serve/tokenize/test_tokenization.py", "serve/instrumentator/test_basic.py"),
     "serve/instrumentator/test_orca_metrics.py",
 )
@@ -37,11 +37,11 @@ MODEL_LINE = re.compile(r'^(\w*MODEL\w*(?:: str)? = )"[^"]+"', re.MULTILINE)
 OUTCOME = re.compile(r"^(tests/\S+?::.+?) (PASSED|FAILED|ERROR|SKIPPED) +\[", re.MULTILINE)
 SECONDS = "60"
 OPTIONS = (
-    *("--enable-scale-out", "--no-cohere-is-reasoning-model"),
+    "--enable-scale-out",
     *("--override-generation-config", '{"temperature": 0, "max_new_tokens": 64}'),
 )
 """What the tests ask for, and answers that are short and the same each time unless a test says otherwise."""
-ENVIRONMENT = {"VLLM_ENABLE_COHERE_API": "1", "VLLM_ENABLE_RESPONSES_API_STORE": "1"}
+ENVIRONMENT = {"VLLM_ENABLE_RESPONSES_API_STORE": "1"}
 REFUSED = {
     "test_chat_completion.py::test_kv_transfer_prompt_token_ids_round_trip": "kv_transfer_params",
     "test_chat_completion.py::test_kv_transfer_prompt_token_ids_streaming": "kv_transfer_params",

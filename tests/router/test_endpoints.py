@@ -251,6 +251,10 @@ async def test_model_decides_the_replica(front, engines):
         (b"{", None),
         (b'{"model":5}', "model"),
         (b'{"model":"m","kv_transfer_params":{"do_remote_decode":true}}', "kv_transfer_params"),
+        (
+            b'{"model":"m","token_ids":[1],"sampling_params":{"extra_args":{"kv_transfer_params":{}}}}',
+            "sampling_params.extra_args.kv_transfer_params",
+        ),
         (b'{"model":"m","cache_salt":"a/b"}', "cache_salt"),
     ],
 )
