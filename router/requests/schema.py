@@ -37,8 +37,7 @@ ASK_FOR_USAGE = b',"stream_options":{"include_usage":true}'
 REPORT_MODE = "kv_cache_report_mode"
 """Among further arguments: makes vLLM announce blocks that it only reuses, which would count twice."""
 ENGINE_INTERNALS = ("kv_transfer_params", "ec_transfer_params")
-"""Fields that steer an engine's own KV transfers: from a client they would bypass tokenisation and
-routing."""
+"""Fields that steer an engine's own KV transfers: they would bypass tokenisation and routing."""
 TRACE_HEADERS = {b"traceparent": 128, b"tracestate": 1024}
 """By which a request belongs to a trace, and their longest: they are remembered with it. W3C's trace
 context has 55 bytes for the one, and asks for 512 of the other."""
@@ -312,17 +311,14 @@ def _permitted_salt(fields: Mapping[str, Any]) -> str:
     for name in ENGINE_INTERNALS:
         if fields.get(name) is not None:
             raise InvalidRequestError(f"'{name}' is not accepted from clients.", param=name)
-    sampling = fields.get("sampling_params")
-    extra_args = sampling.get("extra_args") if isinstance(sampling, dict) else None
-    for place, extra in (
-        ("vllm_xargs", fields.get("vllm_xargs")),
-        ("sampling_params.extra_args", extra_args),
-    ):
+    further = {"vllm_xargs": fields.get("vllm_xargs")}
+    if isinstance(sampling := fields.get("sampling_params"), dict):
+        further["sampling_params.extra_args"] = sampling.get("extra_args")
+    for place, extra in further.items():
         for name in (*ENGINE_INTERNALS, REPORT_MODE):
             if isinstance(extra, dict) and name in extra:
-                raise InvalidRequestError(
-                    f"'{place}.{name}' is not accepted from clients.", param=f"{place}.{name}"
-                )
+                field = f"{place}.{name}"
+                raise InvalidRequestError(f"'{field}' is not accepted from clients.", param=field)
     salt = fields.get("cache_salt")
     if salt is None:
         return ""

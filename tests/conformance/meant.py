@@ -40,8 +40,8 @@ MEANT = {
     ),
     "internals": Meant(
         "`kv_transfer_params`, `ec_transfer_params` and `kv_cache_report_mode`, in a field of their own or "
-        "among further arguments, are no client's business: they would bypass routing, or read other clients' "
-        "blocks.",
+        "among further arguments, are no client's business: they would bypass routing, or read other "
+        "clients' blocks.",
         frozenset({400}),
     ),
     "too long": Meant(
