@@ -149,7 +149,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         )
         audit = AuditLog(redis, settings.keys, router_id)
         overview = Overview(router_id, fleet, steering, health, probes, history)
-        stream = Stream(overview, explanations, audit, history)
+        stream = Stream(overview, explanations, audit)
         for routes in (
             model_routes(fleet, new_names, authenticate),
             plain_routes(fleet),
@@ -161,7 +161,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
             stream_routes(overview, stream),
             request_routes(explanations),
             prefix_routes(fleet, accounts.breakpoints),
-            history_routes(history, savings),
+            history_routes(history, savings, history_store),
             action_routes(fleet, commands, audit),
             prompt_routes(fleet, prompts, warmer, audit),
             page_routes(),

@@ -108,6 +108,8 @@ class Replica:
     lease_missing_since: float | None = None
     """Monotonic time in seconds since which Redis has had no lease of it, though nobody said good-bye: its
     agent is dead, or cannot write. What is known of its blocks is as old."""
+    lost: bool = False
+    """Whether it was dismissed without a farewell, since its engine does not answer either."""
     drained: bool = False
     """Whether an operator has taken it out of service, for all routers."""
 

@@ -14,12 +14,11 @@ import aiohttp
 from rich.console import Console, RenderableType
 from rich.live import Live
 
-from cluster.operate.top_view import frame, problem_line
+from cluster.operate.top_view import COURSE_SECONDS, frame, problem_line
 
 REFRESH_SECONDS = 1.0
-HISTORY_SECONDS = 10.0
-"""How often the history is read again: it grows by steps of that length."""
-HISTORY_LENGTH_SECONDS = 600
+TRENDS_SECONDS = 10.0
+"""How often the trends are read again: they grow by steps of that length."""
 REQUEST_SECONDS = 5.0
 
 
@@ -35,8 +34,8 @@ class Top:
         self._url = url.rstrip("/")
         self._headers = headers
         self._overview: Mapping[str, Any] | None = None
-        self._history: Mapping[str, Any] | None = None
-        self._history_due = 0.0
+        self._trends: Mapping[str, Any] | None = None
+        self._trends_due = 0.0
         self.problem = ""
         """Why the router could not be asked just now."""
 
@@ -44,9 +43,9 @@ class Top:
         """Ask the router. What was known before stays when it does not answer."""
         try:
             self._overview = await self._get("/admin/overview")
-            if time.monotonic() >= self._history_due:
-                self._history = await self._get(f"/admin/history?seconds={HISTORY_LENGTH_SECONDS}")
-                self._history_due = time.monotonic() + HISTORY_SECONDS
+            if time.monotonic() >= self._trends_due:
+                self._trends = await self._get(f"/admin/trends?seconds={COURSE_SECONDS}")
+                self._trends_due = time.monotonic() + TRENDS_SECONDS
             self.problem = ""
         except OverviewError as error:
             self.problem = str(error)
@@ -56,7 +55,7 @@ class Top:
         if self._overview is None:
             return problem_line(self.problem)
         try:
-            return frame(self._overview, self._history, self.problem, console, height)
+            return frame(self._overview, self._trends, self.problem, console, height)
         except (KeyError, TypeError, AttributeError) as error:
             self.problem = (
                 f"the router at {self._url} is of another version: its overview differs ({error!r})"

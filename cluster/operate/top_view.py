@@ -17,6 +17,11 @@ MAX_ALARMS = 5
 MIN_REPLICAS = 3
 """So many replicas are shown even where the terminal is not high enough for them."""
 BAR_CELLS = 24
+COURSE_SECONDS = 600
+PROMPT_TOKENS, DELIVERED_TOKENS = "1", "4"
+"""Names of sums in trends."""
+PRICED_SHARE = 0.98
+"""Where the pace is known for fewer of the saved tokens, the time is a lower bound."""
 COURSE_LABEL_CELLS = 26
 LINES_AROUND_REPLICAS = 2
 WIDE = 100
@@ -36,7 +41,7 @@ REASONS = {
 
 def frame(
     overview: Mapping[str, Any],
-    history: Mapping[str, Any] | None,
+    trends: Mapping[str, Any] | None,
     problem: str,
     console: Console,
     height: int,
@@ -52,7 +57,7 @@ def frame(
         _traffic(fleet),
         Text(),
         _side_by_side(_hit_rates(fleet), _times(fleet)),
-        _course(history, width),
+        _course(trends, width),
         _savings(fleet["hour"]),
         Text(),
         _misses(fleet),
@@ -118,36 +123,47 @@ def _hit_rates(fleet: Mapping[str, Any]) -> Table:
     return table
 
 
-def _course(history: Mapping[str, Any] | None, width: int) -> Text:
+def _course(trends: Mapping[str, Any] | None, width: int) -> Text:
     """How the delivered hit rate went."""
-    if not history or not history["times"]:
+    if not trends or not trends["steps"]:
         return Text("no history yet", style="dim")
-    rates = delivered_rates(history)[-(width - COURSE_LABEL_CELLS) :]
-    minutes = _duration(len(rates) * history["step_seconds"])
+    rates = delivered_rates(trends)[-(width - COURSE_LABEL_CELLS) :]
+    minutes = _duration(len(rates) * trends["step_seconds"])
     return Text.assemble("delivered  ", (sparkline(rates), "green"), (f"  last {minutes}", "dim"))
 
 
 def _savings(hour: Mapping[str, Any]) -> Text:
-    tokens, seconds = _count(hour["saved_tokens"]), _duration(hour["saved_seconds"])
-    return Text(f"saved      {tokens} tokens, {seconds} of prefill in the last hour")
+    tokens, priced = hour["saved_tokens"], hour["priced_tokens"]
+    time = "unknown time" if tokens and not priced else _duration(hour["saved_seconds"])
+    least = "at least " if 0 < priced < PRICED_SHARE * tokens else ""
+    return Text(f"saved      {_count(tokens)} tokens, {least}{time} of prefill in the last hour")
 
 
 def _times(fleet: Mapping[str, Any]) -> Table:
-    table = _table("first token", "p50", "p95", "p99")
+    table = _table("first token, 1 h", "p50", "p95", "p99")
     for name in ("warm", "cold"):
         latency = fleet["ttft"][name]
         table.add_row(name, *(_seconds(latency[quantile]) for quantile in ("p50", "p95", "p99")))
+    table.caption, table.caption_justify = _speedup(fleet["ttft"]), "left"
     return table
 
 
-def delivered_rates(history: Mapping[str, Any]) -> list[float | None]:
-    """The fleet's delivered hit rate in each step of the history; None where nothing was asked."""
-    steps = range(len(history["times"]))
-    replicas = history["replicas"].values()
+def _speedup(ttft: Mapping[str, Any]) -> str:
+    """How warm compares with cold, as far as there are enough streams of both."""
+    if times := ttft["speedup"]:
+        return f"{times['ratio']:.2f}x faster ({times['low']:.2f} to {times['high']:.2f})"
+    missing = {name: ttft["enough"] - ttft[name]["count"] for name in ("warm", "cold")}
+    lacking = " and ".join(f"{count} more {name}" for name, count in missing.items() if count > 0)
+    return f"{lacking} to compare"
+
+
+def delivered_rates(trends: Mapping[str, Any]) -> list[float | None]:
+    """The fleet's delivered hit rate in each step; None where nothing was asked."""
+    sums = {step["time"]: step["sums"] for step in trends["steps"]}
     rates: list[float | None] = []
-    for step in steps:
-        prompt = sum(replica["prompt_tokens"][step] for replica in replicas)
-        delivered = sum(replica["delivered_tokens"][step] for replica in replicas)
+    for ago in range(COURSE_SECONDS, 0, -trends["step_seconds"]):
+        step = sums.get(trends["end"] - ago, {})
+        prompt, delivered = step.get(PROMPT_TOKENS), step.get(DELIVERED_TOKENS, 0)
         rates.append(delivered / prompt if prompt else None)
     return rates
 
@@ -178,7 +194,7 @@ def _misses(fleet: Mapping[str, Any]) -> Table:
 
 def _alarms(alarms: Sequence[Mapping[str, Any]]) -> Iterable[RenderableType]:
     for alarm in alarms[:MAX_ALARMS]:
-        text = f"! {_plain(alarm['text'])}"
+        text = f"! {datetime.fromtimestamp(alarm['since']):%H:%M} {_plain(alarm['text'])}"
         yield Text(text, style="bold yellow", no_wrap=True, overflow="ellipsis")
     if len(alarms) > MAX_ALARMS:
         yield Text(f"  and {len(alarms) - MAX_ALARMS} more alarms", style="yellow")

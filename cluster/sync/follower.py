@@ -245,7 +245,8 @@ class Follower:
             replica.lease_missing_since = now
         if self._is_served_by_another(replica) or await self._redis.exists(self._keys.farewell(replica_id)):
             return True
-        return self._engine_lives(replica) is False and long
+        replica.lost = self._engine_lives(replica) is False and long
+        return replica.lost
 
     def _is_served_by_another(self, replica: Replica) -> bool:
         """Whether its engine has an agent that calls it by another id."""

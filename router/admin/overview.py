@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -15,10 +16,11 @@ from cluster.fleet.replicas import Model, Replica, relative_paces
 from cluster.protocol.wire import ReplicaState
 from policies.ring import shares_of
 from router.answers import Answer
-from router.health.health import Degradation, Health
+from router.health.alarms import Alarm, AlarmLog
+from router.health.health import Health
 from router.health.probes import Probes
 from router.history.history import History
-from router.history.latencies import Latency
+from router.history.latencies import WarmCold
 from router.history.tallies import Rates
 from router.steer.steering import PolicyAnswer, Steering
 
@@ -26,16 +28,10 @@ RECENT_SECONDS = 300.0
 HOUR_SECONDS = 3600.0
 RATE_SECONDS = 60.0
 SAMPLE_SECONDS = 2.0
+SHOWN_PAST = 20
 EVICTION_SAMPLES = 6
 """How many samples are kept: evictions per second are those of the last ten seconds."""
 VERSION = version("warmroute")
-
-
-class WarmCold(msgspec.Struct):
-    """Seconds to the first token: of prompts of which at least half was cached, and of the others."""
-
-    warm: Latency
-    cold: Latency
 
 
 class FleetAnswer(msgspec.Struct, kw_only=True):
@@ -130,7 +126,9 @@ class OverviewAnswer(Answer):
     uptime_seconds: float
     policy: PolicyAnswer
     experiment: dict[str, Any] | None
-    alarms: list[Degradation]
+    alarms: list[Alarm]
+    past_alarms: list[Alarm]
+    """Those that are over since this router started, the last first."""
     fleet: FleetAnswer
     replicas: list[ReplicaAnswer]
     routers: list[RouterAnswer]
@@ -162,7 +160,7 @@ class Overview:
         self._router = router
         self._fleet = fleet
         self._steering = steering
-        self._health = health
+        self._alarms = AlarmLog(health, fleet)
         self._probes = probes
         self._past = past
         self._started = time.monotonic()
@@ -177,7 +175,8 @@ class Overview:
             await asyncio.sleep(SAMPLE_SECONDS)
 
     def sample(self, now: float) -> None:
-        """Look at how much engines have evicted, at a monotonic time in seconds."""
+        """Look at alarms, and at how much engines have evicted, at a monotonic time in seconds."""
+        self._alarms.look()
         known, self._evictions = self._evictions, {}
         for replica_id, replica in self._fleet.replicas.items():
             evictions = known.get(replica_id)
@@ -201,7 +200,8 @@ class Overview:
             uptime_seconds=round(time.monotonic() - self._started, 1),
             policy=self._steering.describe(),
             experiment=experiment,
-            alarms=list(self._health.degradations()),
+            alarms=self._alarms.look(),
+            past_alarms=list(islice(self._alarms.past, SHOWN_PAST)),
             fleet=self._describe_fleet(),
             replicas=replicas,
             routers=list(self._describe_routers()),
@@ -222,11 +222,13 @@ class Overview:
     def _describe_fleet(self) -> FleetAnswer:
         fleet, past = self._fleet, self._past
         replicas = fleet.replicas.values()
+        suspects = set(self._probes.suspects)
         requests_per_second, tokens_per_second = past.per_second(RATE_SECONDS)
-        warm, cold = past.ttft(None)
         return FleetAnswer(
             replicas=len(replicas),
-            ready=sum(replica.takes_requests for replica in replicas),
+            ready=sum(
+                replica.takes_requests and replica.lease.replica not in suspects for replica in replicas
+            ),
             draining=sum(
                 replica.drained or replica.lease.state is ReplicaState.DRAINING for replica in replicas
             ),
@@ -246,7 +248,7 @@ class Overview:
             prompt_tokens_per_second=round(tokens_per_second, 1),
             recent=past.fleet_rates(RECENT_SECONDS),
             hour=past.fleet_rates(HOUR_SECONDS),
-            ttft=WarmCold(warm, cold),
+            ttft=past.ttft(None),
         )
 
     def _describe_replica(self, replica: Replica, pace: float, reachable: bool) -> ReplicaAnswer:

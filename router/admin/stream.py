@@ -22,7 +22,6 @@ from router.admin.access import DOCUMENTED
 from router.admin.overview import Overview, OverviewAnswer
 from router.answers import JsonResponse, answers
 from router.errors import OverloadedError
-from router.history.history import History
 from router.http.client_request import client_request
 from router.observe.audit import AuditLog
 from router.observe.explanations import Explanations
@@ -84,18 +83,14 @@ class Page:
 class Stream:
     """All open pages of one router. `run` feeds them."""
 
-    def __init__(
-        self, overview: Overview, explanations: Explanations, audit: AuditLog, history: History
-    ) -> None:
+    def __init__(self, overview: Overview, explanations: Explanations, audit: AuditLog) -> None:
         self._overview = overview
         self._explanations = explanations
         self._audit = audit
-        self._history = history
         self._pages: set[Page] = set()
         self._opened = asyncio.Event()
         self._latest = b""
         self._latest_at = -UPDATE_SECONDS
-        self._last_bucket = 0.0
         self._last_added = 0
         self._last_shared = self._last_entry = b""
 
@@ -135,18 +130,11 @@ class Stream:
         self._latest_at = time.monotonic()
         for page in self._pages:
             page.show(self._latest)
-        for make in (self._new_bucket, self._new_requests, self._new_entries):
+        for make in (self._new_requests, self._new_entries):
             with suppress(StoreUnavailableError):  # the overview shows it
                 if (encoded := await make()) is not None:
                     for page in self._pages:
                         page.add(encoded)
-
-    async def _new_bucket(self) -> bytes | None:
-        bucket = self._history.completed()
-        if bucket.time == self._last_bucket:
-            return None
-        self._last_bucket = bucket.time
-        return event("bucket", msgspec.json.encode(bucket))
 
     async def _new_requests(self) -> bytes | None:
         self._last_added, own = self._explanations.added_since(self._last_added, MAX_REQUESTS)
@@ -162,7 +150,6 @@ class Stream:
 
     def _forget_past(self) -> None:
         """Pages have read themselves what was before."""
-        self._last_bucket = self._history.completed().time
         self._last_added = self._explanations.num_added
         self._last_shared = self._last_entry = b""
 
@@ -213,8 +200,8 @@ def stream_routes(overview: Overview, stream: Stream) -> APIRouter:
 
     @routes.get("/admin/stream", response_class=Response, responses={200: events})
     async def get_stream() -> Response:
-        """Server-sent events: `overview` every second, `bucket`, `requests` and `audit` when there are new
-        ones, each with the same JSON as the path of its name (a bucket: one step of `/admin/history`)."""
+        """Server-sent events: `overview` every second, `requests` and `audit` when there are new ones, each
+        with the same JSON as the path of its name."""
         return PageResponse(stream)
 
     return routes

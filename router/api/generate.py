@@ -16,7 +16,7 @@ from router.api.breakpoints import SplitCounts
 from router.api.cors import Cors
 from router.api.dispatch import Dispatcher, Exchange
 from router.api.documented import public_paths
-from router.errors import ApiError, ClientStalledError, ModelForbiddenError, UpstreamError
+from router.errors import MAX_QUOTED, ApiError, ClientStalledError, ModelForbiddenError, UpstreamError
 from router.explain.conversations import MAX_REQUEST_BYTES
 from router.health.new_names import NewNames
 from router.history.record import RequestRecord
@@ -126,7 +126,7 @@ class GenerationEndpoint:
         call = await parse_body(endpoint.path, raw, scope, self.threads, party, content_type)
         del raw  # nothing here holds a long body once its answer streams
         call = in_session(call, headers)
-        record.stream = call.stream
+        record.stream, record.asked_model = call.stream, call.model[:MAX_QUOTED]
         model = self.fleet.models.get(call.model) or await self.new_names.model_of(call.model)
         if not call.model:
             call = msgspec.structs.replace(call, model=model.name)

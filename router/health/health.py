@@ -42,8 +42,11 @@ REASON = 120
 class Degradation:
     """One way in which the router is degraded, in words."""
 
-    kind: Kind
+    kind: Kind | Literal["lost"]
     text: str
+    replica: str = ""
+    """The replica that it is about, if it is about one."""
+    model: str = ""
 
 
 class Health:
@@ -66,16 +69,16 @@ class Health:
         for problem in self._steering.problems:
             yield Degradation("steering", problem)
         for model, alarm in sorted(self._tokenizers.alarms().items()):
-            yield Degradation("tokenizer", f"model {model}: {alarm}")
+            yield Degradation("tokenizer", f"model {model}: {alarm}", model=model)
         for model, problem in self._tokenizers.shapes():
-            yield Degradation("shape", f"model {model}: {problem}")
+            yield Degradation("shape", f"model {model}: {problem}", model=model)
         for replica_id, reason in odd_replicas(fleet.models.values()):
-            yield Degradation("namespace", f"replica {replica_id}: {reason}")
+            yield Degradation("namespace", f"replica {replica_id}: {reason}", replica_id)
         for replica_id in self._probes.suspects:
-            yield Degradation("unreachable", f"replica {replica_id}: does not answer this router")
+            yield Degradation("unreachable", f"replica {replica_id}: does not answer this router", replica_id)
         for replica_id, replica in sorted(fleet.replicas.items()):
             for alarm in replica.lease.alarms:
-                yield Degradation("replica", f"replica {replica_id}: {alarm}")
+                yield Degradation("replica", f"replica {replica_id}: {alarm}", replica_id)
 
     def _of_redis(self, now: float) -> Iterator[Degradation]:
         fleet, store = self._fleet, self._fleet.store
@@ -99,4 +102,4 @@ class Health:
                     f"replica {replica_id}: not renewed in Redis for {now - since:.0f} s: its agent is dead "
                     "or cannot write; it serves on with what was known of its blocks"
                 )
-                yield Degradation("lease", text)
+                yield Degradation("lease", text, replica_id)

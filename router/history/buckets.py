@@ -82,28 +82,6 @@ class Buckets:
         rows: Rows = self._fleet[self._positions(last, length)]
         return rows
 
-    def bucket(self, number: int) -> dict[str, list[int]]:
-        """One bucket: a row for each replica with traffic, ordered."""
-        rows = self._counts[number % HELD_BUCKETS].tolist()
-        return {
-            replica: rows[place]
-            for replica, place in sorted(self._places.items())
-            if rows[place][Column.REQUESTS]
-        }
-
-    def by_replica(self, replica: str, last: int, length: int) -> Rows:
-        """Sums of one replica, as `fleet` gives them of all."""
-        place = self._places.get(replica)
-        if place is None:
-            return np.zeros((length, NUM_COLUMNS), np.int64)
-        rows: Rows = self._counts[self._positions(last, length), place]
-        return rows
-
-    def replicas(self, last: int, length: int) -> list[str]:
-        """The replicas with traffic in these buckets, ordered."""
-        busy = self._counts[self._positions(last, length), :, Column.REQUESTS].sum(axis=0)
-        return sorted(replica for replica, place in self._places.items() if busy[place])
-
     def _positions(self, last: int, length: int) -> NDArray[np.int64]:
         return np.arange(last - length + 1, last + 1) % HELD_BUCKETS
 

@@ -16,19 +16,12 @@ import msgspec
 import numpy as np
 
 from router.history.buckets import HOUR_BUCKETS, STEP_SECONDS, Buckets
-from router.history.latencies import ALL_MODELS, NUM_COUNTS, Latency, LatencyWindow, latencies_of, place_of
+from router.history.latencies import ALL_MODELS, BINS, NUM_COUNTS, LatencyWindow, WarmCold
 from router.history.record import RequestRecord
 from router.history.savings import Savings
-from router.history.tallies import NUM_COLUMNS, REASON_NAMES, Column, Rates, Row, Tallies, add_row, sum_of
+from router.history.tallies import NUM_COLUMNS, Column, Rates, Row, Tallies, add_row, count_request, sum_of
+from router.history.trends import Trends
 
-SHOWN = (
-    Column.REQUESTS,
-    Column.PROMPT_TOKENS,
-    Column.AVAILABLE_TOKENS,
-    Column.PREDICTED_TOKENS,
-    Column.DELIVERED_TOKENS,
-)
-"""The columns that are shown of each replica over time."""
 GRACE_SECONDS = 5.0
 """How long after the end of a bucket the other routers' share of it is waited for."""
 
@@ -46,17 +39,8 @@ class FinishedBucket(msgspec.Struct, frozen=True, array_like=True):
     """One for each replica, ordered as `Column`."""
     ttfts: dict[str, list[_Count]]
     """Histograms by model."""
-
-
-class CompletedBucket(msgspec.Struct, frozen=True, kw_only=True):
-    """One bucket over all routers, as the dashboard's stream shows it."""
-
-    time: float
-    """When the bucket began."""
-    replicas: dict[str, list[int]]
-    """Requests, prompt tokens, available, predicted and delivered tokens; those with traffic."""
-    misses: dict[str, int]
-    """Tokens computed again in the whole fleet, by reason."""
+    trends: bytes = b""
+    """What `Trends` finished."""
 
 
 class History:
@@ -68,6 +52,7 @@ class History:
         number = int(clock() // STEP_SECONDS)
         self._ends = (number + 1.0) * STEP_SECONDS
         self.tallies = Tallies()
+        self.trends = Trends()
         self._ttfts: dict[str, list[int]] = {}
         self._buckets = Buckets(number)
         self._latencies = LatencyWindow(HOUR_BUCKETS)
@@ -80,24 +65,21 @@ class History:
         """The number, the requests and the prompt tokens of each bucket of this process."""
 
     def add(self, record: RequestRecord, ttft: float | None, now: float) -> None:
-        """Count a finished request. Those that never came to a replica are not part of any history."""
+        """Count a finished request; ``ttft`` of a stream. Those that never came to a replica are part of the
+        trends only."""
         if now >= self._ends:
             self.advance(now)
+        place = BINS.place_of(ttft) if ttft is not None and record.outcome == "ok" else None
+        count_request(self.trends.current, record, place)
         if not record.replica:
             return
         self.tallies.add(record)
-        if (
-            ttft is not None
-            and record.stream
-            and record.outcome == "ok"
-            and (usage := record.usage) is not None
-        ):
-            cached = usage.cached_tokens
-            if cached is not None:
-                counts = self._ttfts.get(record.model)
-                if counts is None:
-                    counts = self._ttfts[record.model] = [0] * NUM_COUNTS
-                counts[place_of(ttft, warm=2 * cached >= usage.prompt_tokens)] += 1
+        usage = record.usage
+        if place is not None and usage is not None and (cached := usage.cached_tokens) is not None:
+            counts = self._ttfts.get(record.model)
+            if counts is None:
+                counts = self._ttfts[record.model] = [0] * NUM_COUNTS
+            counts[place if 2 * cached >= usage.prompt_tokens else place + BINS.size] += 1
 
     def advance(self, now: float) -> None:
         """Finish the current bucket when its time is over."""
@@ -111,17 +93,17 @@ class History:
 
     def finish(self) -> None:
         """Make a finished bucket of what was counted in this one: it is over, or the process ends."""
-        number, rows = self._buckets.number, self.tallies.finish()
-        if not rows:
+        number, rows, trends = self._buckets.number, self.tallies.finish(), self.trends.finish()
+        if not trends:
             return
         by_replica: dict[str, Row] = {}
         for (replica, model, *_), row in rows.items():
             self._savings.add(number * STEP_SECONDS, replica, model, row)
             add_row(by_replica, replica, row)
-        bucket = FinishedBucket(number, list(by_replica), list(by_replica.values()), self._ttfts)
+        bucket = FinishedBucket(number, list(by_replica), list(by_replica.values()), self._ttfts, trends)
         self._ttfts = {}
         self.finished.append(msgspec.msgpack.encode(bucket))
-        total = sum_of(bucket.rows)
+        total = sum_of([(0,) * NUM_COLUMNS, *bucket.rows])
         self._own.append((number, total[Column.REQUESTS], total[Column.PROMPT_TOKENS]))
         self._count(bucket)
 
@@ -134,7 +116,7 @@ class History:
         return max(bucket.number, newer_than)
 
     def _count(self, bucket: FinishedBucket) -> None:
-        rows = np.array(bucket.rows, np.int64)
+        rows = np.array(bucket.rows, np.int64).reshape(-1, NUM_COLUMNS)
         if rows.shape != (len(bucket.replicas), NUM_COLUMNS):
             raise ValueError("other columns")
         if any(len(counts) != NUM_COUNTS for counts in bucket.ttfts.values()):
@@ -142,6 +124,7 @@ class History:
         number = min(bucket.number, self._buckets.number)  # another router's clock may be ahead
         if number <= self._buckets.number - HOUR_BUCKETS:
             return
+        self.trends.count(number, bucket.trends)
         self._buckets.add(number, bucket.replicas, rows)
         for model, counts in bucket.ttfts.items():
             self._latencies.add(number, model, counts)
@@ -174,68 +157,31 @@ class History:
         requests, tokens = until_now / elapsed + others / (length * STEP_SECONDS)
         return float(requests), float(tokens)
 
-    def ttft(self, model: str | None) -> tuple[Latency, Latency]:
-        """Times to the first token of one model or of all, over the last hour: warm, where at least half of
-        the prompt was cached, and cold. Percentiles are within 5%."""
+    def ttft(self, model: str | None) -> WarmCold:
+        """Times to the first token of one model or of all, over the last hour."""
         self._now()
         counts = self._latencies.counts(ALL_MODELS if model is None else model)
         for name, own in self._ttfts.items():
             if model is None or name == model:
                 counts += own
-        return latencies_of(counts)
+        return WarmCold.of(counts)
 
     def models(self) -> list[str]:
         """The models of which `ttft` knows times."""
         return sorted({*self._latencies.models(), *self._ttfts})
-
-    def completed(self) -> CompletedBucket:
-        """The last bucket that is over for all routers."""
-        number = self._completed(self._now())
-        fleet = self._buckets.fleet(number, 1)[0].tolist()
-        return CompletedBucket(
-            time=float(number * STEP_SECONDS),
-            replicas={
-                replica: [row[column] for column in SHOWN]
-                for replica, row in self._buckets.bucket(number).items()
-            },
-            misses=dict(zip(REASON_NAMES, fleet[Column.FIRST_MISS :], strict=True)),
-        )
-
-    def timeline(self, seconds: float) -> Timeline:
-        """The buckets that are over for all routers."""
-        return Timeline(self._buckets, self._completed(self._now()), _num_buckets(seconds))
 
     def _now(self) -> float:
         now = self.asked_at = self._clock()
         self.advance(now)
         return now
 
+    def completed(self) -> int:
+        """The number of the last bucket that is over for all routers."""
+        return self._completed(self._now())
+
     def _completed(self, now: float) -> int:
         number = self._buckets.number
         return number - (1 if now - number * STEP_SECONDS >= GRACE_SECONDS else 2)
-
-
-class Timeline:
-    """Some buckets that are over, the oldest first. Reads what is there when it is asked."""
-
-    def __init__(self, buckets: Buckets, last: int, length: int) -> None:
-        self._buckets = buckets
-        self._last, self._length = last, length
-        self.times = [float(number * STEP_SECONDS) for number in range(last - length + 1, last + 1)]
-        """When each bucket began."""
-        self.replicas = buckets.replicas(last, length)
-        """The replicas with traffic."""
-
-    def columns(self, replica: str) -> dict[str, list[int]]:
-        """Requests and tokens of one replica, a number for each bucket."""
-        rows = self._buckets.by_replica(replica, self._last, self._length)
-        return {column.name.lower(): rows[:, column].tolist() for column in SHOWN}
-
-    @property
-    def misses(self) -> dict[str, list[int]]:
-        """Tokens computed again in the whole fleet, by reason."""
-        rows = self._buckets.fleet(self._last, self._length)
-        return dict(zip(REASON_NAMES, rows.T[Column.FIRST_MISS :].tolist(), strict=True))
 
 
 def _num_buckets(seconds: float) -> int:

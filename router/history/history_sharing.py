@@ -63,6 +63,7 @@ class HistorySharing:
         if somebody_looks or _is_due(self._next_read, now, IDLE_SECONDS):
             await self._read()
             self._next_read = now + IDLE_SECONDS
+        await self._history.trends.compact(self._store, now)
         if _is_due(self._next_savings, now, SAVINGS_SECONDS):
             await self._savings.publish()
             self._next_savings = now + SAVINGS_SECONDS

@@ -1,7 +1,7 @@
 """What routers share of the past, in Redis: a stream of finished buckets, and sums of each hour."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import msgspec
@@ -27,6 +27,7 @@ SAVED_COLUMNS = (
     Column.PROMPT_TOKENS,
     Column.DELIVERED_TOKENS,
     Column.SAVED_MICROSECONDS,
+    Column.PRICED_TOKENS,
 )
 """What is kept of a row of sums."""
 
@@ -56,6 +57,7 @@ class HistoryStore:
         self._save = Script(redis, "save")
         self._stream = f"{keys.prefix}:history"
         self._savings = f"{keys.prefix}:savings"
+        self._trends = f"{keys.prefix}:trends"
         self._router_id = router_id
 
     async def append(self, bucket: bytes) -> None:
@@ -94,6 +96,22 @@ class HistoryStore:
                 columns.setdefault((replica, model), [0] * len(SAVED_COLUMNS))[column] = int(count)
         pairs = {pair: tuple(row) for pair, row in columns.items()}
         return HourSums(pairs, int(fields.get(self._fence.encode(), 0)))
+
+    async def add_period(self, step: int, number: int, kept: int, encoded: bytes) -> None:
+        """Write a period of trends unless it is there, and drop what is older than so many."""
+        key = f"{self._trends}:{step}"
+        await self._execute("HSETNX", key, number, encoded)
+        await self._execute("HDEL", key, *range(number - 2 * kept, number - kept + 1))
+        await self._execute("EXPIRE", key, SAVINGS_SECONDS)
+
+    async def periods(self, step: int, numbers: Sequence[int]) -> AsyncIterator[tuple[int, bytes]]:
+        """Periods of trends that are there, by number; empty ones had no requests."""
+        for first in range(0, len(numbers), PAGE):
+            page = numbers[first : first + PAGE]
+            answers = await self._execute("HMGET", f"{self._trends}:{step}", *page)
+            for number, encoded in zip(page, answers, strict=True):
+                if encoded is not None:
+                    yield number, encoded
 
     @property
     def _fence(self) -> str:

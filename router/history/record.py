@@ -41,6 +41,9 @@ class RequestRecord(msgspec.Struct, gc=False):  # nothing in it refers to it
     prompt: str = ""
     """The version of a prompt that it names."""
     model: str = ""
+    """The model that serves it; "" where there is none of that name."""
+    asked_model: str = ""
+    """As the client wrote it."""
     stream: bool = False
     prompt_tokens: int = 0
     exact: bool = False

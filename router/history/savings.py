@@ -22,7 +22,7 @@ from router.history.history_store import (
     HourSums,
     Pair,
 )
-from router.history.tallies import Row, add_row
+from router.history.tallies import Row, add_row, seconds_saved
 
 HELD_HOURS = 24
 """While Redis is away, a router keeps its own numbers of so many hours."""
@@ -41,7 +41,9 @@ class Saved(msgspec.Struct, kw_only=True):
     requests: int = 0
     prompt_tokens: int = 0
     saved_tokens: int = 0
-    saved_seconds: float = 0.0
+    saved_seconds: float | None = 0.0
+    """None where the pace of no replica was known."""
+    priced_tokens: int = 0
 
 
 class SavedHour(Saved):
@@ -147,7 +149,7 @@ class Savings:
 
 
 def _saved_hour(number: int, replica: str, model: str, row: Row) -> SavedHour:
-    requests, prompt, delivered, saved = row
+    requests, prompt, delivered, saved, priced = row
     return SavedHour(
         hour=float(number * HOUR_SECONDS),
         replica=replica,
@@ -155,7 +157,8 @@ def _saved_hour(number: int, replica: str, model: str, row: Row) -> SavedHour:
         requests=requests,
         prompt_tokens=prompt,
         saved_tokens=delivered,
-        saved_seconds=saved / 1e6,
+        saved_seconds=seconds_saved(delivered, saved, priced),
+        priced_tokens=priced,
     )
 
 

@@ -5,6 +5,7 @@ to them and taken off again.
 """
 
 import operator
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
 from typing import TypeAlias, TypeVar
@@ -18,7 +19,7 @@ FAILED = ("failed", "broken")
 """Outcomes that are the fault of the replica, or of the way to it."""
 REASONS = tuple(Reason)
 REASON_NAMES = tuple(reason.value for reason in REASONS)
-_PLACES = {reason: place for place, reason in enumerate(REASONS)}
+PLACES = {reason: place for place, reason in enumerate(REASONS)}
 
 Row: TypeAlias = tuple[int, ...]
 """All sums, ordered as `Column`."""
@@ -34,8 +35,10 @@ class Column(IntEnum):
     PREDICTED_TOKENS = 4
     DELIVERED_TOKENS = 5
     SAVED_MICROSECONDS = 6
-    """What computing the delivered tokens would have taken."""
-    FIRST_MISS = 7
+    """What computing the delivered tokens would have taken, of those that follow."""
+    PRICED_TOKENS = 7
+    """Delivered by replicas whose pace had been measured."""
+    FIRST_MISS = 8
     """From here on the tokens computed again, by reason, in the order of `REASONS`."""
 
 
@@ -45,12 +48,14 @@ NUM_COLUMNS = Column.FIRST_MISS + len(REASONS)
 class Tally:
     """Sums of requests that have something in common."""
 
-    __slots__ = ("available", "delivered", "failures", "misses", "predicted", "prompt", "requests", "saved")
+    __slots__ = (
+        "available", "delivered", "failures", "misses", "predicted", "priced", "prompt", "requests", "saved"
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.requests = self.failures = 0
         self.prompt = self.available = self.predicted = self.delivered = 0
-        self.saved = 0
+        self.priced = self.saved = 0
         """The time saved, in microseconds."""
         self.misses = [0] * len(REASONS)
 
@@ -66,10 +71,12 @@ class Tally:
         self.available += record.available_cached_tokens
         self.predicted += record.expected_cached_tokens
         self.delivered += cached
-        self.saved += round(cached * record.seconds_per_token * 1e6)
+        if record.seconds_per_token:
+            self.priced += cached
+            self.saved += round(cached * record.seconds_per_token * 1e6)
         if record.misses:
             for reason, tokens in record.misses.items():
-                self.misses[_PLACES[reason]] += tokens
+                self.misses[PLACES[reason]] += tokens
 
     def row(self) -> Row:
         """All sums, ordered as `Column`."""
@@ -81,6 +88,7 @@ class Tally:
             self.predicted,
             self.delivered,
             self.saved,
+            self.priced,
             *self.misses,
         )
 
@@ -99,6 +107,11 @@ def sum_of(rows: Sequence[Sequence[int]]) -> Row:
     for other in others:
         first = tuple(map(operator.add, first, other))
     return tuple(first)
+
+
+def seconds_saved(tokens: int, microseconds: int, priced: int) -> float | None:
+    """The time that saved tokens would have taken; None where it is not known of any of them."""
+    return microseconds / 1e6 if priced or not tokens else None
 
 
 class Rates(msgspec.Struct, frozen=True, gc=False):
@@ -121,13 +134,15 @@ class Rates(msgspec.Struct, frozen=True, gc=False):
     misses: dict[Reason, int]
     """Tokens computed again: every reason, also those with none."""
     saved_tokens: int
-    saved_seconds: float
-    """The time to compute these tokens at each replica's measured pace; nothing before that is measured."""
+    saved_seconds: float | None
+    """The time to compute these tokens at each replica's measured pace; None where no pace was known."""
+    priced_tokens: int
+    """Those of the saved tokens whose replica's pace was known."""
 
     @classmethod
     def of(cls, row: Sequence[int]) -> "Rates":
         """The rates that a row of sums amounts to."""
-        requests, failures, prompt, available, predicted, delivered, saved, *misses = row
+        requests, failures, prompt, available, predicted, delivered, saved, priced, *misses = row
         return cls(
             requests,
             failures,
@@ -140,7 +155,8 @@ class Rates(msgspec.Struct, frozen=True, gc=False):
             delivered / prompt if prompt else None,
             dict(zip(REASONS, misses, strict=True)),
             delivered,
-            saved / 1e6,
+            seconds_saved(delivered, saved, priced),
+            priced,
         )
 
 
@@ -148,6 +164,29 @@ LABELS = ("replica", "model", "policy", "arm", "reason")
 TallyLabels: TypeAlias = tuple[str, str, str, str, str]
 """Values of `LABELS`."""
 Rows: TypeAlias = dict[TallyLabels, Row]
+
+
+Labels: TypeAlias = tuple[str, str, str, str, str]
+"""Values of `LABELS`."""
+Rows: TypeAlias = dict[TallyLabels, Row]
+
+
+Labels: TypeAlias = tuple[str, str, str, str]
+"""Model, tenant, replica and arm; "" where a request never got so far."""
+Counts: TypeAlias = dict[int, int]
+"""Requests by HTTP status, and what the numbers below stand for; tokens as `Tally` counts them."""
+Sums: TypeAlias = dict[Labels, Counts]
+
+PROMPT, AVAILABLE, PREDICTED, DELIVERED, OUTPUT = range(1, 6)
+FIRST_MISS = 10
+"""From here on tokens computed again, by reason."""
+_STATUSES = {"cancelled": 499, "broken": 599}
+"""What counts as the status of requests that their clients gave up, and of streams that broke off."""
+FIRST_BIN = 1000
+"""From here on streams by time to the first token."""
+BIN_WIDTH = 5
+"""Bins of `BINS` in one here: percentiles are within 5%."""
+NO_LABELS: Labels = ("", "", "", "")
 
 
 class Tallies:
@@ -205,3 +244,26 @@ class Tallies:
     def forget(self, replica: str) -> None:
         """Drop what was counted of a replica before the current bucket."""
         self._before.pop(replica, None)
+
+
+def count_request(sums: Sums, record: RequestRecord, ttft_bin: int | None) -> None:
+    """Count a request that has ended, for trends; a stream with its place in `BINS`."""
+    labels = (record.model, record.tenant, record.replica, record.arm)
+    counts = sums.get(labels)
+    if counts is None:
+        counts = sums[labels] = defaultdict(int)
+    counts[_STATUSES.get(record.outcome) or record.status] += 1
+    if ttft_bin is not None:
+        counts[FIRST_BIN + ttft_bin // BIN_WIDTH] += 1
+    if (usage := record.usage) is None:
+        return
+    counts[OUTPUT] += usage.completion_tokens or 0
+    if (cached := usage.cached_tokens) is None:
+        return
+    counts[PROMPT] += usage.prompt_tokens
+    counts[AVAILABLE] += record.available_cached_tokens
+    counts[PREDICTED] += record.expected_cached_tokens
+    counts[DELIVERED] += cached
+    if record.misses:
+        for reason, tokens in record.misses.items():
+            counts[FIRST_MISS + PLACES[reason]] += tokens

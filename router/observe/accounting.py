@@ -34,7 +34,9 @@ class Accounts:
     def finish(self, record: RequestRecord) -> None:
         """Add a finished request to sums, metrics and log."""
         ended = time.monotonic()
-        ttft = record.first_byte - record.started if record.first_byte is not None else None
+        ttft = None
+        if record.stream and record.first_byte is not None:  # any other answer has no first token
+            ttft = record.first_byte - record.started
         usage, prediction, record.prediction = record.usage, record.prediction, None
         if usage is not None:
             record.misses = self._explainer.reconcile(prediction, usage, record.outcome == "ok")
@@ -95,7 +97,7 @@ def _count_for_experiment(record: RequestRecord, ttft: float | None) -> None:
         values[ArmColumn.PROMPT_TOKENS] = record.usage.prompt_tokens
         values[ArmColumn.PREDICTED_CACHED_TOKENS] = record.expected_cached_tokens
         values[ArmColumn.DELIVERED_CACHED_TOKENS] = record.usage.cached_tokens or 0
-    if record.stream and ttft is not None:
+    if ttft is not None:
         values[ArmColumn.STREAMS] = 1
         values[ArmColumn.TTFT_SECONDS] = ttft
     record.assignment.totals.add(record.assignment.group, values)

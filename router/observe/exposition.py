@@ -83,7 +83,8 @@ def _of_rows(rows: Rows) -> Iterator[Metric]:
             continue
         for name, column in BY_ARM.items():
             by_arm[name][replica, policy, arm] += row[column]
-        saved[(replica,)] += row[Column.SAVED_MICROSECONDS]
+        if row[Column.PRICED_TOKENS]:  # without a pace it is not known, and not 0
+            saved[(replica,)] += row[Column.SAVED_MICROSECONDS]
         for why, tokens in zip(REASON_NAMES, row[Column.FIRST_MISS :], strict=True):
             if tokens:
                 recomputed[replica, why] += tokens

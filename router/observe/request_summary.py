@@ -20,12 +20,14 @@ class RequestSummary(Answer):
     path: str
     tenant: str
     model: str
+    asked_model: str
     replica: str
     policy: str
     arm: str
     reason: str
     outcome: str
     status: int
+    error: str
     stream: bool
     prompt_tokens: int
     available_tokens: int
@@ -67,7 +69,6 @@ class RequestExplanation(RequestSummary):
     num_candidates: int
     caches_seen: bool
     continuation: str
-    error: str
 
 
 def summarise(record: RequestRecord, ttft: float | None, ended: float, wall_offset: float) -> RequestSummary:
@@ -79,12 +80,14 @@ def summarise(record: RequestRecord, ttft: float | None, ended: float, wall_offs
         path=record.path,
         tenant=record.tenant,
         model=record.model,
+        asked_model=record.asked_model,
         replica=record.replica,
         policy=record.policy,
         arm=record.arm,
         reason=record.reason,
         outcome=record.outcome,
         status=record.status,
+        error=record.error,
         stream=record.stream,
         prompt_tokens=usage.prompt_tokens if usage else record.prompt_tokens,
         available_tokens=record.available_cached_tokens,
@@ -116,7 +119,6 @@ def explain(
         num_candidates=0 if considered is None else len(considered.replicas),
         caches_seen=considered is not None and considered.caches_seen,
         continuation=record.continuation,
-        error=record.error,
     )
 
 

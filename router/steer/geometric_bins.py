@@ -20,8 +20,9 @@ class GeometricBins:
 
     def __init__(self, error: float) -> None:
         self.error = error
-        self._gamma = (1 + error) / (1 - error)
-        self._steps_per_e = 1 / math.log(self._gamma)
+        self.ratio = (1 + error) / (1 - error)
+        """How many times as wide each bin is as the one before."""
+        self._steps_per_e = 1 / math.log(self.ratio)
         self._first, last = (math.ceil(math.log(seconds) * self._steps_per_e) for seconds in SECONDS_RANGE)
         self.size = last - self._first + 1
 
@@ -37,6 +38,8 @@ class GeometricBins:
         if not below[-1]:
             return None
         ranks = [math.ceil(below[-1] * percent / 100) for percent in percents]
-        bins = np.searchsorted(below, ranks) + self._first
-        seconds: list[float] = (2 * self._gamma**bins / (self._gamma + 1)).tolist()
-        return seconds
+        return [self.middle(place) for place in np.searchsorted(below, ranks).tolist()]
+
+    def middle(self, place: int) -> float:
+        """The time that stands for a bin."""
+        return 2 * self.ratio ** (place + self._first) / (self.ratio + 1)

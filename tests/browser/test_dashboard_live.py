@@ -1,8 +1,10 @@
 """The dashboard of a real system in a real browser: what it shows is true, its buttons do what they say."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -15,6 +17,7 @@ from tests.integration.system import eventually
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180), pytest.mark.asyncio(loop_scope="module")]
 
 REPLICAS = 3
+ASKED = {"model": "no-such-model", "messages": [{"role": "user", "content": "hi"}]}
 SOON_MS = 5_000
 """Overviews come every second; the rest of what is checked here comes with them."""
 
@@ -231,7 +234,8 @@ async def test_savings_charts_and_heat_map_are_drawn(live: LiveSystem, page: Pag
         f"{compact(total['saved_tokens'])} tokens"
     )
     chart = page.get_by_role("slider", name="Hit rates over time")
-    await expect(page.locator("#rate-chart path.curve.delivered")).to_have_attribute("d", re.compile(r"^M\d"))
+    curve = page.locator("#vitals path.curve.delivered")
+    await expect(curve).to_have_attribute("d", re.compile(r"^M\d"), timeout=30_000)
     await chart.focus()
     await page.keyboard.press("End")
     assert re.search(
@@ -243,6 +247,82 @@ async def test_savings_charts_and_heat_map_are_drawn(live: LiveSystem, page: Pag
     await expect(heat).to_have_attribute("aria-valuetext", re.compile("Prompt tokens"))
 
 
+async def test_charts_add_up_to_what_was_asked(live: LiveSystem, page: Page) -> None:
+    """Requests by status, over all steps, are those that clients sent; a filter leaves its own."""
+    await opened(live, page, "?range=300")
+    table = page.locator(".vital", has_text="Errors by status")
+    async with live.session.post(f"{live.router}/v1/chat/completions", json=ASKED) as response:
+        assert response.status == 404
+    await expect(table.locator(".figure")).to_contain_text("1 error", timeout=40_000)
+    await expect(table).to_contain_text("HTTP 404")
+    await page.get_by_label("Filter by model").select_option("tiny")
+    await expect(table.locator(".figure")).to_have_text("0 errors", timeout=SOON_MS)
+    assert "model=tiny" in page.url
+    await page.get_by_role("button", name="Clear filters").click()
+    await expect(table.locator(".figure")).to_contain_text("1 error", timeout=SOON_MS)
+
+
+async def test_refused_requests_show_the_name_that_was_asked_for(live: LiveSystem, page: Page) -> None:
+    """And the reason; found by filtering for what was refused."""
+    async with live.session.post(f"{live.router}/v1/chat/completions", json=ASKED) as response:
+        assert response.status == 404
+    await page.get_by_label("Filter by outcome").select_option("refused")
+    row = page.locator("#request-list tbody tr").first
+    await expect(row).to_contain_text("“no-such-model”", timeout=SOON_MS)
+    await expect(row).to_contain_text("refused 404")
+    assert "outcome=refused" in page.url
+
+
+async def test_a_point_of_a_chart_leads_to_its_requests(live: LiveSystem, page: Page) -> None:
+    """Those that ended in its seconds, and no others; a reload shows the same."""
+    await live.turn("behind a point")
+    chart = page.get_by_role("slider", name="Requests per second")
+    await page.get_by_text("5 min", exact=True).click()
+    steps = (await live.admin("trends?seconds=300"))["steps"]
+    begin = steps[-1]["time"]
+    await page.goto(f"{live.router}/admin?range=300")
+    await expect(page.locator("#vitals path.seg.ok")).to_have_attribute("d", re.compile("v"), timeout=SOON_MS)
+    await chart.focus()
+    await page.keyboard.press("End")
+    for _ in range(30):
+        if "Answered" in (await chart.get_attribute("aria-valuetext") or ""):
+            break
+        await page.keyboard.press("ArrowLeft")
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("button", name=re.compile("^ended "))).to_be_visible()
+    found = int(page.url.split("from=")[1].split("&")[0].split("#")[0])
+    assert found >= begin or any(step["time"] == found for step in steps)
+    [step] = [step for step in (await live.admin("trends?seconds=300"))["steps"] if step["time"] == found]
+    rows = page.locator("#request-list tbody tr")
+    await expect(rows).to_have_count(step["sums"]["200"], timeout=SOON_MS)
+    await page.reload()
+    await expect(rows).to_have_count(step["sums"]["200"], timeout=SOON_MS)
+
+
+async def test_charts_are_saved(live: LiveSystem, page: Page) -> None:
+    """As numbers with their times in UTC, and as a picture."""
+    async with page.expect_download() as download:
+        await page.get_by_role("button", name="Save as CSV: Hit rates over time").click()
+    lines = (await saved(download)).decode().splitlines()
+    assert lines[0] == "Time,Delivered,Predicted,Available,Requests"
+    assert re.match(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d0\.000Z,", lines[-1])
+    async with page.expect_download() as download:
+        await page.get_by_role("button", name="Save as PNG: Hit rates over time").click()
+    assert (await saved(download)).startswith(b"\x89PNG")
+
+
+async def test_paused_page_stays_as_it_is(live: LiveSystem, page: Page) -> None:
+    """Also after a reload: nothing new comes in until it is resumed."""
+    await page.get_by_role("button", name="Pause").click()
+    await expect(page.locator("#status")).to_contain_text("paused", timeout=SOON_MS)
+    request_id, _ = await live.turn("while paused")
+    await page.wait_for_timeout(2_500)
+    assert await page.locator(f"tr[data-request='{request_id}']").count() == 0
+    await page.get_by_role("button", name="Resume").click()
+    request_id, _ = await live.turn("after the pause")
+    await expect(page.locator(f"tr[data-request='{request_id}']")).to_be_visible(timeout=SOON_MS)
+
+
 async def test_router_and_its_bookings_are_listed(live: LiveSystem, page: Page) -> None:
     """The router that answers is marked; an idle one has booked nothing."""
     overview = await live.admin("overview")
@@ -250,6 +330,12 @@ async def test_router_and_its_bookings_are_listed(live: LiveSystem, page: Page) 
     await expect(rows).to_have_count(len(overview["routers"]))
     own = page.locator(f"tr[data-router='{overview['router']}']")
     await expect(own).to_contain_text("answers this page")
+
+
+async def saved(download: Any) -> bytes:
+    """What the page has saved."""
+    path = await (await download.value).path()
+    return await asyncio.to_thread(path.read_bytes)
 
 
 def compact(number: float) -> str:

@@ -30,6 +30,7 @@ def rates(requests=100, delivered=0.87, **misses):
         "misses": {**dict.fromkeys(REASONS, 0), **misses},
         "saved_tokens": int(prompt * delivered),
         "saved_seconds": prompt * delivered / 1000,
+        "priced_tokens": int(prompt * delivered),
     }
 
 
@@ -67,14 +68,22 @@ def overview(replicas=8, requests=100, alarms=(), **misses):
         "uptime_seconds": 3720.0,
         "policy": {"policy": "warm", "set_by": "", "setting": "", "policies": ["warm"], "experiment": None},
         "experiment": None,
-        "alarms": [{"kind": "replica", "text": text} for text in alarms],
+        "alarms": [
+            {"kind": "replica", "serious": False, "replica": "r", "model": "", "text": text, "since": 1.8e9}
+            for text in alarms
+        ],
+        "past_alarms": [],
         "fleet": {
             "replicas": replicas, "ready": replicas, "draining": 0, "running": 3, "waiting": 0,
             "queued_tokens": 0, "open_bookings": 3, "held_requests": 0, "index_blocks": 1,
+            "paused_requests": 0, "programs": 0, "blocks_wanted_again": 0,
             "requests_per_second": 2.5, "prompt_tokens_per_second": 912.0,
             "recent": rates(requests, **misses),
             "hour": rates(requests, **misses),
-            "ttft": {"warm": latency(0.12 if requests else None), "cold": latency(2.9 if requests else None)},
+            "ttft": {
+                "warm": latency(0.12 if requests else None), "cold": latency(2.9 if requests else None),
+                "speedup": {"ratio": 24.2, "low": 20.0, "high": 30.0} if requests else None, "enough": 20,
+            },
         },
         "replicas": [replica(number) for number in range(replicas)],
         "routers": [
@@ -83,20 +92,12 @@ def overview(replicas=8, requests=100, alarms=(), **misses):
     }  # fmt: skip
 
 
-def history(replicas=8, steps=60):
+def trends(steps=60):
     """Ten minutes in which the delivered hit rate rose from 0 to nearly 1."""
     return {
         "step_seconds": 10,
-        "times": [1_800_000_000.0 + 10 * step for step in range(steps)],
-        "replicas": {
-            f"replica-{number:03}": {
-                "requests": [1] * steps,
-                "prompt_tokens": [steps] * steps,
-                "available_tokens": [steps] * steps,
-                "predicted_tokens": list(range(steps)),
-                "delivered_tokens": list(range(steps)),
-            }
-            for number in range(replicas)
-        },
-        "misses": {reason: [0] * steps for reason in REASONS},
+        "end": 1_800_000_600.0,
+        "steps": [
+            {"time": 1_800_000_000.0 + 10 * step, "sums": {"1": steps, "4": step}} for step in range(steps)
+        ],
     }

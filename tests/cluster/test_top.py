@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from cluster.cli import app
 from cluster.operate.top import Top, show_once
-from tests.cluster.overviews import history, overview
+from tests.cluster.overviews import overview, trends
 
 TOKEN = "right"
 
@@ -40,7 +40,7 @@ class FakeRouter:
             return web.json_response({"error": {"message": "no"}}, status=401)
         if callable(self.overview):
             return self.overview()
-        return web.json_response(self.overview if request.path == "/admin/overview" else history())
+        return web.json_response(self.overview if request.path == "/admin/overview" else trends())
 
 
 @pytest.fixture
@@ -71,14 +71,14 @@ async def once(url, token=""):
 
 
 async def test_one_frame(serve):
-    """The overview with its history, asked for with the token."""
+    """The overview with its trends, asked for with the token."""
     router = FakeRouter(TOKEN)
     url, _ = await serve(router)
     succeeded, text = await once(url + "/", TOKEN)
     assert succeeded
     assert "8 of 8 ready" in text
     assert "last 10 min" in text
-    assert router.asked == ["/admin/overview", "/admin/history"]
+    assert router.asked == ["/admin/overview", "/admin/trends"]
 
 
 @pytest.mark.parametrize(("token", "says"), [("", "wants a token"), ("wrong", "does not accept this token")])

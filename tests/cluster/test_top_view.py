@@ -11,7 +11,7 @@ from rich.console import Console
 
 from cluster.operate.top_view import delivered_rates, frame, sparkline
 from router.admin.overview import OverviewAnswer
-from tests.cluster.overviews import REASONS, history, overview, replica
+from tests.cluster.overviews import REASONS, overview, replica, trends
 
 
 def terminal(width=80, height=40):
@@ -35,7 +35,7 @@ def test_what_is_shown_here_is_what_routers_answer(replicas):
 @pytest.mark.parametrize("width", [80, 120])
 def test_a_fleet_fits_its_terminal(width):
     """Everything stands in the terminal's columns and lines, and nothing is cut."""
-    shown = lines((overview(8, alarms=["r1: lost events"]), history(), ""), width, 30)
+    shown = lines((overview(8, alarms=["r1: lost events"]), trends(), ""), width, 30)
     assert all(len(line) <= width for line in shown)
     assert len(shown) <= 30
     text = "\n".join(shown)
@@ -46,7 +46,7 @@ def test_a_fleet_fits_its_terminal(width):
     assert re.search(r"delivered +87\.0% +87\.0%", text)
     assert re.search(r"warm +120 ms +360 ms +600 ms", text)
     assert re.search(r"cold +2\.9 s", text)
-    assert "! r1: lost events" in text
+    assert re.search(r"! \d\d:\d\d r1: lost events", text)
     assert "87.0k tokens, 1 min of prefill" in text
 
 
@@ -74,7 +74,7 @@ def test_an_idle_fleet_shows_the_last_hours_misses():
 
 def test_an_empty_fleet():
     """No replicas and no requests: no rates, no times, and it says so."""
-    text = "\n".join(lines((overview(0, requests=0), history(0, 0), "")))
+    text = "\n".join(lines((overview(0, requests=0), trends(0), "")))
     assert "0 of 0 ready" in text
     assert re.search(r"delivered +- +-", text)
     assert re.search(r"warm +- +- +-", text)
@@ -85,7 +85,7 @@ def test_an_empty_fleet():
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (80, 60), (120, 40)])
 def test_of_many_replicas_the_busiest_are_shown(width, height):
     """As many as fit, those with the longest queues first; the others are counted."""
-    shown = lines((overview(256), history(256), ""), width, height)
+    shown = lines((overview(256), trends(), ""), width, height)
     assert len(shown) <= height
     replicas = [line.split()[0] for line in shown if line.startswith("replica-")]
     assert replicas == [f"replica-{number:03}" for number in range(255, 255 - len(replicas), -1)]
@@ -96,7 +96,7 @@ def test_of_many_replicas_the_busiest_are_shown(width, height):
 def test_alarms_leave_room():
     """The first five are shown, the others counted."""
     text = "\n".join(lines((overview(alarms=[f"alarm {number}" for number in range(7)]), None, "")))
-    assert "! alarm 4" in text
+    assert "alarm 4" in text
     assert "alarm 5" not in text
     assert "and 2 more alarms" in text
 
@@ -136,12 +136,31 @@ def test_the_sparkline_keeps_order(rates):
 
 
 def test_the_fleets_rate_is_weighted_by_tokens():
-    """A replica with more prompt tokens counts more; a step without any has no rate."""
-    two = {
-        "times": [0, 10],
-        "replicas": {
-            "a": {"prompt_tokens": [100, 0], "delivered_tokens": [100, 0]},
-            "b": {"prompt_tokens": [300, 0], "delivered_tokens": [0, 0]},
-        },
-    }
+    """Of all prompt tokens of a step; one without any has no rate."""
+    two = {"step_seconds": 300, "end": 600.0, "steps": [{"time": 0.0, "sums": {"1": 400, "4": 100}}]}
     assert delivered_rates(two) == [0.25, None]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "seconds", "priced", "shown"),
+    [
+        (79_700, None, 0, "79.7k tokens, unknown time of prefill"),
+        (79_700, 2.0, 40_000, "79.7k tokens, at least 2 s of prefill"),
+        (79_700, 2.0, 79_000, "79.7k tokens, 2 s of prefill"),
+        (0, 0.0, 0, "0 tokens, 0 s of prefill"),
+    ],
+)
+def test_savings_say_what_is_known(tokens, seconds, priced, shown):
+    """Where the pace of no replica is known the time is not 0."""
+    fleet = overview()
+    fleet["fleet"]["hour"] |= {"saved_tokens": tokens, "saved_seconds": seconds, "priced_tokens": priced}
+    assert shown in "\n".join(lines((fleet, None, "")))
+
+
+def test_warm_and_cold_are_compared_with_enough_of_both():
+    """Else it says how many are missing."""
+    fleet = overview()
+    assert "24.20x faster (20.00 to 30.00)" in "\n".join(lines((fleet, None, "")))
+    ttft = fleet["fleet"]["ttft"]
+    ttft["speedup"], ttft["cold"]["count"] = None, 1
+    assert "19 more cold to compare" in "\n".join(lines((fleet, None, "")))

@@ -13,6 +13,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from cluster.fleet.fleet import Fleet
+from router.admin.page import STATIC
 from router.explain.misses import Reason
 from router.health.health import KINDS
 from router.history.record import RequestRecord
@@ -55,7 +56,7 @@ def labels_by_metric():
     metrics = Metrics(Fleet(), SimpleNamespace(degradations=lambda: ()), tallies)
     record = RequestRecord("id", "/v1/completions", model="m", replica="a", outcome="failed", attempts=2)
     record.usage = Usage(100, 1, PromptTokensDetails(40))
-    record.misses = {Reason.COLD: 60}
+    record.misses, record.seconds_per_token = {Reason.COLD: 60}, 0.001
     metrics.observe(record, ttft=0.1)
     tallies.add(record)
     metrics.refresh()
@@ -136,10 +137,14 @@ def test_every_metric_of_a_router_is_explained_and_no_other():
 
 
 def test_every_kind_of_degradation_is_explained():
-    """By the same words as `warmroute_degraded` has."""
+    """By the same words as `warmroute_degraded` has, and word for word as on the page."""
     text = (ROOT / "docs" / "monitoring.md").read_text()
-    table = text[text.index("| kind | meaning |") : text.index("## Grafana")]
-    assert set(re.findall(r"^\| (\w+) \|", table, re.MULTILINE)) == {"kind", *KINDS}
+    sections = text[text.index("## Alarms: what to do") : text.index("## Grafana")]
+    documented = re.findall(r"^### (.+)\n`(\w+)`\. (.+)$", sections, re.MULTILINE)
+    script = (STATIC / "runbook.js").read_text()
+    shown = re.findall(r'^  (\w+): \["([^"]+)", "([^"]+)"\],$', script, re.MULTILINE)
+    assert {kind for kind, *_ in shown} == {"lost", *KINDS}
+    assert [(kind, name, words) for name, kind, words in documented] == shown
 
 
 def test_every_alert_says_what_to_do():

@@ -3,10 +3,10 @@
 import asyncio
 import re
 import signal
-from typing import Any
 
 import pytest
 
+from router.explain.misses import Reason
 from tests.integration.system import System, end, eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
@@ -54,18 +54,15 @@ async def test_routers_tell_what_engines_count(system: System) -> None:
     names = {url: replica["replica"] for url, replica in (await system.replicas(routers[0])).items()}
 
     async def agrees(router: str) -> bool:
-        history: dict[str, Any] = await system.get(f"{router}/admin/history?seconds=600")
-        told = history["replicas"]
-        return (
-            told.keys() == set(names.values())
-            and counted
-            == {
-                url: (sum(told[name]["prompt_tokens"]), sum(told[name]["delivered_tokens"]))
-                for url, name in names.items()
-            }
-            and sum(map(sum, history["misses"].values()))
-            == sum(queries - hits for queries, hits in counted.values())
+        steps = (await system.get(f"{router}/admin/trends?seconds=600"))["steps"]
+        told = {
+            url: tuple(sum(step["replicas"].get(name, [0, 0, 0])[at] for step in steps) for at in (1, 2))
+            for url, name in names.items()
+        }
+        misses = sum(
+            step["sums"].get(str(reason), 0) for step in steps for reason in range(10, 10 + len(Reason))
         )
+        return told == counted and misses == sum(queries - hits for queries, hits in counted.values())
 
     for router in routers:
         await eventually(lambda router=router: agrees(router), 40, "history equals the engines' counts")

@@ -13,7 +13,8 @@ class Party:
 
     def __init__(self, redis, router_id, clock):
         self.redis = redis  # whoever uses its commands holds the client
-        self.store = HistoryStore(redis, Keys("test"), router_id)
+        self.keys = Keys("test")
+        self.store = HistoryStore(redis, self.keys, router_id)
         self.savings = Savings(self.store)
         self.history = History(self.savings, clock)
         self.sharing = HistorySharing(self.history, self.savings, self.store, router_id, clock)

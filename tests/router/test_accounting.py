@@ -101,7 +101,7 @@ def test_request_that_reached_no_replica_counts_for_none(accounts, metrics):
 def test_metrics_say_what_records_say(accounts, metrics):
     """Counters by replica, retries, and times."""
     assignment = Assignment("warm", POLICIES["warm"], "control")
-    first = record(attempts=3, decision_seconds=0.0002, held_seconds=0.1, assignment=assignment)
+    first = record(attempts=3, decision_seconds=0.0002, held_seconds=0.1, assignment=assignment, stream=True)
     first.first_byte = first.started + 0.2
     accounts.finish(first)
     found = samples(metrics)
@@ -117,6 +117,14 @@ def test_metrics_say_what_records_say(accounts, metrics):
     assert found["warmroute_decision_seconds_count"] == 1
     held = 'warmroute_held_seconds_sum{arm="control",model="m",policy="warm"}'
     assert found[held] == pytest.approx(0.1)
+
+
+def test_answer_that_is_not_streamed_has_no_first_token(accounts, metrics):
+    """Its duration is no time to a first token, in metrics or anywhere else."""
+    whole = record(stream=False)
+    whole.first_byte = whole.started + 9
+    accounts.finish(whole)
+    assert not any(value and "time_to_first_token" in name for name, value in samples(metrics).items())
 
 
 def test_experiment_counts_what_records_say(accounts):

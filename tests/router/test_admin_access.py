@@ -158,7 +158,10 @@ async def every_admin_path(router):
     """Method and path of all that the OpenAPI document knows under /admin."""
     _, document = await router.get("/openapi.json")
     return [
-        (method.upper(), path.format(replica_id="a", key="0" * 16, request_id="x"))
+        (
+            method.upper(),
+            path.format(replica_id="a", key="0" * 16, request_id="x", prompt_id="p", version="1"),
+        )
         for path, methods in document["paths"].items()
         for method in methods
         if path.startswith("/admin")

@@ -101,7 +101,7 @@ async def test_every_path_is_documented(router):
     assert {
         "/admin/overview", "/admin/stream", "/admin/requests", "/admin/requests/{request_id}",
         "/admin/prefixes", "/admin/replicas", "/admin/bookings", "/admin/replicas/{replica_id}/blocks",
-        "/admin/audit", "/admin/history", "/admin/savings",
+        "/admin/audit", "/admin/trends", "/admin/savings",
         "/admin/replicas/{replica_id}/drain", "/admin/replicas/{replica_id}/reset",
         "/admin/prefixes/{key}/reset", "/admin/policy", "/admin/experiment",
     } <= admin.keys()  # fmt: skip

@@ -24,10 +24,11 @@ class Admin:
     def __init__(self):
         self.clock = Clock()
         self.redis = connect(NO_REDIS)  # whoever uses its commands holds the client
-        self.savings = Savings(HistoryStore(self.redis, Keys("test"), "r"))
+        self.store = HistoryStore(self.redis, Keys("test"), "r")
+        self.savings = Savings(self.store)
         self.history = History(self.savings, self.clock)
         self.app = FastAPI()
-        self.app.include_router(history_routes(self.history, self.savings))
+        self.app.include_router(history_routes(self.history, self.savings, self.store))
 
     async def get(self, path):
         """Status and decoded body."""
@@ -62,47 +63,42 @@ def admin(monkeypatch):
     return admin
 
 
-async def test_history_in_steps(admin):
-    """Every replica with traffic has a number for every step, the fleet one for every reason."""
-    for replica, pause in (("a", 10), ("b", 10), ("a", 15)):
-        record = finished(replica, misses={Reason.EVICTED: 30, Reason.TAIL: 6})
-        admin.history.add(record, None, admin.clock.now)
+async def test_trends_in_steps(admin):
+    """Each step with requests has its sums by status, tokens, misses and times, and those of its replicas."""
+    for replica, pause in (("a", 10), ("b", 10), ("", 15)):
+        record = finished(
+            replica, status=200 if replica else 404, misses={Reason.EVICTED: 30, Reason.TAIL: 6}
+        )
+        record.usage = record.usage if replica else None
+        admin.history.add(record, 0.1 if replica else None, admin.clock.now)
         admin.clock.now += pause
-    status, body = await admin.get("/admin/history?seconds=40")
+    status, body = await admin.get("/admin/trends?seconds=40")
     assert status == 200
-    assert body.keys() == {"step_seconds", "times", "replicas", "misses"}
-    assert body["step_seconds"] == 10
-    assert body["times"] == [NOON - 10, NOON, NOON + 10, NOON + 20]
-    assert body["replicas"] == {
-        "a": {
-            "requests": [0, 1, 0, 1],
-            "prompt_tokens": [0, 100, 0, 100],
-            "available_tokens": [0, 80, 0, 80],
-            "predicted_tokens": [0, 70, 0, 70],
-            "delivered_tokens": [0, 64, 0, 64],
-        },
-        "b": {
-            "requests": [0, 0, 1, 0],
-            "prompt_tokens": [0, 0, 100, 0],
-            "available_tokens": [0, 0, 80, 0],
-            "predicted_tokens": [0, 0, 70, 0],
-            "delivered_tokens": [0, 0, 64, 0],
-        },
-    }
-    assert body["misses"].keys() == set(Reason)
-    assert body["misses"]["evicted"] == [0, 30, 30, 30]
-    assert body["misses"]["cold"] == [0, 0, 0, 0]
+    assert (body["step_seconds"], body["end"]) == (10, NOON + 30)
+    assert body["labels"] == [["m"], [], ["a", "b"], []]
+    [first, second, third] = body["steps"]
+    assert [step["time"] for step in body["steps"]] == [NOON, NOON + 10, NOON + 20]
+    tokens = {"1": 100, "2": 80, "3": 70, "4": 64, "5": 5, "13": 30, "17": 6}
+    [place] = first["sums"].keys() - {*tokens, "200"}
+    assert body["first_seconds"] * body["ratio"] ** (int(place) - 1000) == pytest.approx(0.1, rel=0.051)
+    assert first["sums"] == {"200": 1, **tokens, place: 1}
+    assert (first["replicas"], second["replicas"]) == ({"a": [1, 100, 64]}, {"b": [1, 100, 64]})
+    assert (third["sums"], third["replicas"]) == ({"404": 1}, {"": [1, 0, 0]})
 
 
-@pytest.mark.parametrize("replicas", [0, 1, routes.PIECE, routes.PIECE + 1])
-async def test_history_is_whole_json_of_any_number_of_replicas(admin, replicas):
-    """It is encoded in pieces, and none is missing; an hour by default."""
-    for number in range(replicas):
-        admin.history.add(finished(f'"{number}"'), None, admin.clock.now)
+async def test_trends_are_filtered(admin):
+    """By any of the four labels, together; and only what is new, where that is asked for."""
+    for model, tenant, replica in ("mta", "mtb", "mub", "nub"):
+        record = finished(replica, model=model, tenant=tenant, status=200)
+        admin.history.add(record, None, admin.clock.now)
     admin.clock.now += 15
-    _, body = await admin.get("/admin/history")
-    assert len(body["times"]) == 360
-    assert set(body["replicas"]) == {f'"{number}"' for number in range(replicas)}
+    for query, requests in (("model=m", 3), ("model=m&replica=b", 2), ("tenant=u&model=n", 1), ("arm=x", 0)):
+        _, body = await admin.get(f"/admin/trends?seconds=40&{query}")
+        [step] = body["steps"]
+        assert step["sums"].get("200", 0) == requests, query
+        assert body["labels"][:3] == [["m", "n"], ["t", "u"], ["a", "b"]]
+    _, body = await admin.get(f"/admin/trends?after={NOON:.0f}")
+    assert body["steps"] == []
 
 
 async def test_savings(admin):
@@ -117,20 +113,29 @@ async def test_savings(admin):
     assert status == 200
     assert body.keys() == {"hours", "total", "ttft"}
     row = {"model": "m", "requests": 1, "prompt_tokens": 100, "saved_tokens": 64, "saved_seconds": 0.064}
+    row["priced_tokens"] = 64
     assert body["hours"] == [
         {"hour": NOON, "replica": "a", **row},
         {"hour": NOON, "replica": "b", **row},
-        {"hour": NOON + 3600, "replica": "a", **row, "saved_tokens": 10, "saved_seconds": 0.01},
+        {
+            "hour": NOON + 3600,
+            "replica": "a",
+            **row,
+            "saved_tokens": 10,
+            "saved_seconds": 0.01,
+            "priced_tokens": 10,
+        },
     ]
     assert body["total"] == {
         "requests": 3,
         "prompt_tokens": 300,
         "saved_tokens": 138,
         "saved_seconds": pytest.approx(0.138),
+        "priced_tokens": 138,
     }
     [ttft] = body["ttft"]
     assert (ttft["model"], ttft["warm"]["count"], ttft["cold"]["count"]) == ("m", 0, 1)
-    assert ttft["cold"]["p99"] == pytest.approx(0.8, rel=0.051)
+    assert ttft["cold"]["p99"] == pytest.approx(0.8, rel=0.011)
 
 
 async def test_savings_of_nothing(admin):
@@ -143,8 +148,8 @@ async def test_savings_of_nothing(admin):
 @pytest.mark.parametrize(
     ("path", "param"),
     [
-        (f"/admin/history?seconds={text}", "seconds")
-        for text in ("9", "3601", "x", "", "-10", "1e2", "9" * 5000)
+        (f"/admin/trends?seconds={text}", "seconds")
+        for text in ("9", "604801", "x", "", "-10", "1e2", "9" * 5000)
     ]
     + [(f"/admin/savings?hours={text}", "hours") for text in ("0", "169", "1.5", "x")],
 )
@@ -158,6 +163,6 @@ async def test_bad_numbers_are_refused(admin, path, param):
 def test_documentation_says_which_numbers(admin):
     """OpenAPI shows them as numbers with their limits."""
     paths = admin.app.openapi()["paths"]
-    [seconds] = paths["/admin/history"]["get"]["parameters"]
+    [seconds, *_] = paths["/admin/trends"]["get"]["parameters"]
     assert seconds["schema"]["type"] == "integer"
-    assert (seconds["schema"]["minimum"], seconds["schema"]["maximum"]) == (10, 3600)
+    assert (seconds["schema"]["minimum"], seconds["schema"]["maximum"]) == (10, 604800)

@@ -29,7 +29,7 @@ def start(server, clock):
 
 
 async def test_routers_see_each_other(start, clock):
-    """A finished bucket is soon in every router's sums, percentiles and timeline; its own not twice."""
+    """A finished bucket is soon in every router's sums, percentiles and trends; its own not twice."""
     one, other = start("one"), start("other")
     one.serve(3)
     other.serve(2, replica="b", model="n")
@@ -41,9 +41,11 @@ async def test_routers_see_each_other(start, clock):
     for party in (one, other):
         assert party.requests == 5
         assert party.history.rates("b", 300).requests == 2
-        assert party.history.ttft(None)[0].count == 5
-        assert party.history.ttft("n")[0].count == 2
-        assert party.history.completed().replicas.keys() == {"a", "b"}
+        assert party.history.ttft(None).warm.count == 5
+        assert party.history.ttft("n").warm.count == 2
+        number = int(NOON // 10)
+        read = party.history.trends.read(party.store, 10, range(number, number + 1))
+        assert {labels[2] async for _, sums in read for labels in sums} == {"a", "b"}
         assert party.history.per_second(60)[0] == pytest.approx(5 / 60, rel=0.15)
 
 

@@ -46,7 +46,7 @@ PATHS = {
     "replica of blocks": lambda text: ("GET", f"/admin/replicas/{text}/blocks", None),
     "replica to drain": lambda text: ("PUT", f"/admin/replicas/{text}/drain", None),
     "block": lambda text: ("POST", f"/admin/prefixes/{text}/reset", None),
-    "number in a query": lambda text: ("GET", f"/admin/history?seconds={text}", None),
+    "number in a query": lambda text: ("GET", f"/admin/trends?seconds={text}", None),
     "query": lambda text: ("GET", f"/admin/requests?{text}={text[:9]}", None),
     "policy": lambda text: ("PUT", "/admin/policy", {"policy": text}),
     "key of a policy": lambda text: ("PUT", "/admin/policy", {"policy": "warm", text: 1}),

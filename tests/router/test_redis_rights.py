@@ -78,7 +78,7 @@ class Party:
             ("POST", f"/admin/replicas/{replica}/reset", None),
             ("POST", f"/admin/prefixes/{min(self.agent.owned_keys()):016x}/reset", None),
             ("GET", "/admin/experiment", None),
-            ("GET", "/admin/history", None),
+            ("GET", "/admin/trends", None),
             ("GET", "/admin/savings", None),
             ("GET", "/admin/audit", None),
             ("DELETE", "/admin/experiment", None),

@@ -89,6 +89,7 @@ def test_rates_are_shares_of_the_prompt_tokens():
         },
         "saved_tokens": 64,
         "saved_seconds": 0.064,
+        "priced_tokens": 64,
     }
 
 
@@ -100,6 +101,9 @@ def test_rates_without_prompts_are_unknown():
 
 
 def test_nothing_is_claimed_where_no_pace_was_measured():
-    """Tokens are saved all the same, but no seconds."""
+    """Tokens are saved all the same, and the time is unknown: not zero."""
     rates = Rates.of(row_of([finished(seconds_per_token=0.0)]))
-    assert (rates.saved_tokens, rates.saved_seconds) == (64, 0.0)
+    assert (rates.saved_tokens, rates.saved_seconds) == (64, None)
+    both = Rates.of(row_of([finished(seconds_per_token=0.0), finished()]))
+    assert (both.saved_tokens, both.saved_seconds, both.priced_tokens) == (128, 0.064, 64)
+    assert Rates.of(row_of([finished(cached=0, seconds_per_token=0.0)])).saved_seconds == 0.0

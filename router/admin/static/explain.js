@@ -6,23 +6,30 @@ import { h, region, table, vary } from "./dom.js";
 import { compact, count, milliseconds, moment, number, percent, plural } from "./format.js";
 import { divergenceSentence, LABELS, REASONS } from "./reasons.js";
 import { outcomeBadge } from "./requests.js";
+import { runbookSection } from "./runbook.js";
 
 const PREFIX = "#request/";
+const RUNBOOK = "#runbook/";
 
 /** Open and close the sheet as the address says. */
 export function followAddress() {
   const follow = () => {
     if (location.hash.startsWith(PREFIX)) explain(decodeURIComponent(location.hash.slice(PREFIX.length)));
+    else if (location.hash.startsWith(RUNBOOK))
+      openSheet("What to do", runbookSection(location.hash.slice(RUNBOOK.length)), left);
     else closeSheet();
   };
   addEventListener("hashchange", follow);
   follow();
 }
 
+/** The address of a closed sheet is that of the page. */
+function left() {
+  if (location.hash.startsWith(PREFIX) || location.hash.startsWith(RUNBOOK))
+    history.replaceState(null, "", location.pathname + location.search);
+}
+
 async function explain(id) {
-  const left = () => {
-    if (location.hash.startsWith(PREFIX)) history.replaceState(null, "", location.pathname + location.search);
-  };
   openSheet("Request", [h("p", { class: "muted" }, "Looking it up …")], left);
   try {
     fillSheet("Request", sections(await get(`requests/${part(id)}`)));
@@ -50,7 +57,7 @@ function head(request) {
   const { request_id: id, outcome, status, error } = request;
   const facts = [
     moment(request.time),
-    request.model,
+    request.model || (request.asked_model && `asked for “${request.asked_model}”`),
     request.path,
     request.stream ? "streamed" : "",
     request.tenant && `tenant ${request.tenant}`,
@@ -182,7 +189,7 @@ function timing(request) {
     ["Render, tokenise, keys", request.prepare_ms],
     ["Decision", request.decision_ms],
     ["Held in the router", request.held_ms],
-    ["First token", request.ttft_ms],
+    ...(request.stream ? [["First token", request.ttft_ms]] : []),
     ["Whole request", request.duration_ms],
   ].map(([label, value]) => [label, milliseconds(value)]);
   return h(
@@ -211,7 +218,7 @@ function candidates({ candidates: rows, num_candidates: all, prompt_tokens: prom
       table(
         "dense inner",
         "Replicas that could have served it",
-        [["Replica"], ["Cached", "n"], ["Queued", "n"], ["Running", "n"], ["Cost", "n"]],
+        [["Replica"], ["Cached", "n"], ["Queued", "n"], ["Running", "n"], ["Cost, tokens", "n"]],
         h("tbody", {}, ...rows.map((row) => candidate(row, prompt))),
       ),
     ),

@@ -1,19 +1,18 @@
 // The fleet at a glance: three hit rates, what their gaps mean, traffic, savings, time to the first token.
 
 import { h, mark, one, put } from "./dom.js";
-import { compact, count, duration, number, percent, plural, points, short } from "./format.js";
-import { RATES, rateChart } from "./ratechart.js";
+import { isSerious } from "./alarms.js";
+import { compact, count, duration, number, percent, plural, points, savedTime, speedup } from "./format.js";
+import { RATES } from "./ratechart.js";
 
 const HEALTHY = 0.85;
 const LOW = 0.5;
+const ENOUGH = 20;
 
 export class FleetPanel {
-  constructor(range) {
+  constructor() {
     this.rates = Object.fromEntries(RATES.map(([name, label]) => [name, rateFigure(name, label)]));
     one("#rates").append(...RATES.map(([name]) => this.rates[name].element));
-    const chart = one("#rate-chart");
-    chart.append(h("div", { class: "chart-head" }, h("h3", {}, "Hit rate over time"), range.element));
-    this.chart = rateChart(chart);
     this.figures = new Figures(one("#figures"));
   }
 
@@ -29,15 +28,11 @@ export class FleetPanel {
       put(figure.note, notes[name]);
       mark(figure.value, "aria-label", `${label} ${percent(recent[name])}, last 5 minutes`);
     }
-    const [tone, word] = rating(recent.delivered);
+    const [tone, word] = rating(recent, isSerious(overview));
     mark(this.rates.delivered.badge, "data-tone", tone);
     mark(this.rates.delivered.badge, "hidden", word ? null : "");
     put(this.rates.delivered.badge, word);
     this.figures.show(overview);
-  }
-
-  groups(groups) {
-    this.chart.show(groups);
   }
 }
 
@@ -59,8 +54,12 @@ function rateFigure(name, label) {
   return figure;
 }
 
+/** Below so much a difference of two rates says nothing: half a point, more where there are few requests. */
+const resolution = (requests) => Math.max(0.005, 1 / Math.max(requests, 1));
+
 /** One sentence per rate: what it is, and what its gap to the one above it means. */
-function gapNotes({ available, predicted, delivered }) {
+function gapNotes({ available, predicted, delivered, requests }) {
+  const least = resolution(requests);
   if (available === null) {
     return {
       delivered: "What engines report to have had cached.",
@@ -69,7 +68,7 @@ function gapNotes({ available, predicted, delivered }) {
     };
   }
   const wrong = delivered - predicted;
-  const close = Math.abs(wrong) < 0.0005;
+  const close = Math.abs(wrong) < least;
   return {
     delivered: close
       ? "As predicted: the index is right."
@@ -77,16 +76,17 @@ function gapNotes({ available, predicted, delivered }) {
         ? `${points(wrong)}, index wrong: engines had less than was believed.`
         : `${points(wrong)}, index behind: engines had more than was believed.`,
     predicted:
-      Math.abs(predicted - available) < 0.0005
-        ? "As available: every request went to the best cache."
+      Math.abs(predicted - available) < least
+        ? "As available: requests went to the best cache."
         : `${points(predicted - available)}, load diverted: the best cache was busy.`,
     available: `The best any replica held; ${percent(1 - available)} was new to all.`,
   };
 }
 
-function rating(rate) {
-  if (rate === null) return ["", ""];
-  if (rate >= HEALTHY) return ["good", "healthy"];
+/** A word about the rate; none where there are few requests, and nothing is healthy beside a dead replica. */
+function rating({ delivered: rate, requests }, serious) {
+  if (rate === null || requests < ENOUGH) return ["", ""];
+  if (rate >= HEALTHY) return serious ? ["", ""] : ["good", "healthy"];
   return rate < LOW ? ["warn", "low"] : ["", ""];
 }
 
@@ -112,7 +112,7 @@ class Figures {
     this.load = [];
     const figure = (name, label) => h("div", {}, h("dt", {}, label), (this.values[name] = h("dd")));
     this.rows = Object.fromEntries(
-      ["warm", "cold"].map((kind) => [kind, ["p50", "p95", "p99"].map(() => h("td", { class: "n" }))]),
+      ["warm", "cold"].map((kind) => [kind, ["p50", "p95", "p99", "count"].map(() => h("td", { class: "n" }))]),
     );
     this.faster = h("p", { class: "small muted" });
     parent.append(
@@ -136,11 +136,11 @@ class Figures {
       h(
         "div",
         { class: "ttft" },
-        h("h3", {}, "Time to first token"),
+        h("h3", {}, "Time to first token of streams, 1 h"),
         h(
           "table",
           { class: "plain" },
-          h("caption", {}, "Time to first token in the last hour, warm and cold"),
+          h("caption", {}, "Time to first token of streams in the last hour, warm and cold"),
           h(
             "thead",
             {},
@@ -148,7 +148,7 @@ class Figures {
               "tr",
               {},
               h("td"),
-              ...["p50", "p95", "p99"].map((text) => h("th", { scope: "col", class: "n" }, text)),
+              ...["p50", "p95", "p99", "streams"].map((text) => h("th", { scope: "col", class: "n" }, text)),
             ),
           ),
           h(
@@ -168,7 +168,7 @@ class Figures {
     put(this.values.requests, number(fleet.requests_per_second));
     put(this.values.tokens, compact(fleet.prompt_tokens_per_second));
     put(this.values.saved, compact(fleet.hour.saved_tokens));
-    put(this.values.seconds, short(fleet.hour.saved_seconds));
+    put(this.values.seconds, savedTime(fleet.hour));
     for (const [value, read] of this.load) put(value, read(fleet));
     const { warm, cold } = fleet.ttft;
     for (const [kind, latency] of [
@@ -176,12 +176,8 @@ class Figures {
       ["cold", cold],
     ]) {
       ["p50", "p95", "p99"].forEach((name, at) => put(this.rows[kind][at], duration(latency[name])));
+      put(this.rows[kind][3], count(latency.count));
     }
-    put(
-      this.faster,
-      warm.p50 && cold.p50
-        ? `Half or more of the prompt cached: ${number(cold.p50 / warm.p50)}× faster in the median.`
-        : "Warm: at least half of the prompt was cached.",
-    );
+    put(this.faster, `Warm: half or more of the prompt was cached. ${speedup(fleet.ttft)}`);
   }
 }

@@ -6,14 +6,18 @@ const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const rounded = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
 const decimal = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
 const fine = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
-const hour = new Intl.DateTimeFormat("en", { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
-const second = new Intl.DateTimeFormat("en", {
-  hour: "2-digit",
-  minute: "2-digit",
-  second: "2-digit",
-  hourCycle: "h23",
-});
-const date = new Intl.DateTimeFormat("en", { month: "short", day: "numeric" });
+let hour, second, date, zone;
+
+/** Write times in UTC from now on, or in the browser's own time zone. */
+export function writeTimesIn(utc) {
+  const timeZone = utc ? "UTC" : undefined;
+  const make = (parts) => new Intl.DateTimeFormat("en", { hourCycle: "h23", timeZone, ...parts });
+  hour = make({ hour: "2-digit", minute: "2-digit" });
+  second = make({ hour: "2-digit", minute: "2-digit", second: "2-digit" });
+  date = make({ month: "short", day: "numeric" });
+  zone = utc ? "UTC" : "local";
+}
+writeTimesIn(false);
 
 const absent = (value) => value === null || value === undefined || Number.isNaN(value);
 
@@ -68,6 +72,10 @@ export function short(seconds) {
   return `${number(seconds / size)} ${unit}`;
 }
 
+/** A round duration, as axes have it: 500 ms, 1.5 s */
+export const roundDuration = (seconds) =>
+  seconds >= 1 && seconds < 60 ? `${fine.format(seconds)} s` : duration(seconds);
+
 /** Milliseconds, as a duration. */
 export const milliseconds = (value) => (absent(value) ? NONE : duration(value / 1000));
 
@@ -87,12 +95,45 @@ export const hours = (time) => hour.format(time * 1000);
 export const clock = (time) => second.format(time * 1000);
 
 /** Seconds since 1970 as Nov 22, 14:05:07; the date only when it is not today's */
-export const moment = (time) => {
-  const then = new Date(time * 1000);
-  return then.toDateString() === new Date().toDateString()
-    ? clock(time)
-    : `${date.format(then)}, ${clock(time)}`;
-};
+export const moment = (time) =>
+  date.format(time * 1000) === date.format(Date.now()) ? clock(time) : `${date.format(time * 1000)}, ${clock(time)}`;
+
+const TICKS = [10, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400, 172_800];
+
+/** Round times between two, at most so many: [[seconds since 1970, text]]. */
+export function timeTicks(begin, end, most) {
+  const step = TICKS.find((seconds) => (end - begin) / seconds <= most) ?? TICKS.at(-1);
+  const ahead = zone === "UTC" ? 0 : -60 * new Date(end * 1000).getTimezoneOffset(); // midnight is local
+  const write = step < 60 ? clock : step < 86_400 ? hours : (time) => date.format(time * 1000);
+  const ticks = [];
+  for (let time = Math.ceil((begin + ahead) / step) * step - ahead; time < end; time += step)
+    ticks.push([time, write(time)]);
+  return ticks;
+}
 
 /** 1 replica, 2 replicas */
 export const plural = (value, noun) => `${count(value)} ${noun}${value === 1 ? "" : "s"}`;
+
+/** The time that cached tokens have saved: at least so much where the pace of some replicas was not known. */
+export function savedTime({ saved_tokens: tokens, saved_seconds: seconds, priced_tokens: priced }) {
+  if (tokens && !priced) return "unknown";
+  return `${priced < 0.98 * tokens ? "at least " : ""}${short(seconds)}`;
+}
+
+/** How warm compares with cold, as far as there are enough of both. */
+export function speedup({ warm, cold, speedup: times, enough }) {
+  if (!times) {
+    const missing = [
+      [warm, "warm"],
+      [cold, "cold"],
+    ].filter(([{ count: there }]) => there < enough);
+    const texts = missing.map(([{ count: there }, kind]) => `${count(enough - there)} more ${kind}`);
+    return `Not compared: ${texts.join(" and ")} streams are needed.`;
+  }
+  const { ratio, low, high } = times;
+  const interval = `95% interval ${number(low)} to ${number(high)}`;
+  if (low <= 1 && high >= 1) return `No difference that these streams show (${interval}×).`;
+  return ratio > 1
+    ? `${number(ratio)}× faster in the median (${interval})`
+    : `${number(1 / ratio)}× slower in the median (95% interval ${number(1 / high)} to ${number(1 / low)})`;
+}

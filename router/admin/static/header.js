@@ -1,9 +1,10 @@
-// The top of the page: is it live, which policy decides, what is wrong.
+// The top of the page: is it live, which policy decides, what could not be read.
 
 import { change } from "./api.js";
 import { confirmed } from "./dialogs.js";
 import { h, keyed, mark, one, put } from "./dom.js";
 import { age, duration } from "./format.js";
+import { chosen } from "./state.js";
 
 const STALE_SECONDS = 5;
 
@@ -34,29 +35,12 @@ export class Header {
         };
       },
     );
-    this.alarms = [];
     setInterval(() => this.#tick(), 500);
   }
 
-  overview({ policy, alarms, version, router, uptime_seconds: uptime, replicas }) {
+  overview({ policy, version, router, uptime_seconds: uptime }) {
     this.#last = performance.now();
     this.#lost = null;
-    this.alarms = [
-      ...alarms.map(({ kind, text }) => ({
-        key: `${kind}:${text}`,
-        kind: words(kind),
-        text,
-        tone: kind === "redis" ? "bad" : "warn",
-      })),
-      ...replicas
-        .filter((replica) => replica.reachable === false)
-        .map(({ replica }) => ({
-          key: `unreachable:${replica}`,
-          kind: "unreachable",
-          text: `Replica ${replica} does not answer this router.`,
-          tone: "bad",
-        })),
-    ].slice(0, 8);
     this.#policies(policy);
     put(
       one("#foot"),
@@ -87,7 +71,7 @@ export class Header {
     const stale = this.#last > 0 && (this.#lost !== null || since > STALE_SECONDS);
     mark(one("#main"), "data-stale", stale ? "" : null);
     const status = one("#status");
-    const notices = [...this.alarms];
+    const notices = [];
     if (!this.#lost)
       for (const [name, text] of this.#unread)
         notices.push({ key: `unread:${name}`, kind: words(name), text, tone: "warn" });
@@ -103,10 +87,16 @@ export class Header {
         text: `${this.#lost.problem.message}${this.#last ? " What you see is from before." : ""}`,
       }); // read aloud, so without a countdown
     } else if (this.#last) {
-      mark(status, "data-state", stale ? "lost" : "live");
+      mark(status, "data-state", stale ? "lost" : chosen("paused") ? "paused" : "live");
       put(
         one("#status-text"),
-        stale ? `no update for ${age(since)}` : since < 2 ? "live" : `live, ${age(since)} ago`,
+        stale
+          ? `no update for ${age(since)}`
+          : chosen("paused")
+            ? "paused: this is from before"
+            : since < 2
+              ? "live"
+              : `live, ${age(since)} ago`,
       );
     }
     this.sync(notices);

@@ -1,21 +1,19 @@
 // Replica by time on a canvas: how warm each one was.
 
 import { colour, h, mark, vary } from "./dom.js";
-import { count, hours, percent } from "./format.js";
-import { rates } from "./history.js";
+import { count, moment, percent, timeTicks } from "./format.js";
 import { hideTip, showTip } from "./tip.js";
 
-const SPAN = 3600;
-const HIGHEST = 520;
-const NAMED_ROW = 14; // pixels a row needs for its name
-const LARGEST_ROW = 22;
+const MANY = 24;
+const ROW = 22; // pixels
+const LOW_ROW = 14; // of many: still high enough for a name
 
-/** The panel. `show(history, ids)` draws it anew. */
+/** The panel. `show(items, ids)` draws it anew. */
 export class HeatMap {
   #groups = [];
   #ids = [];
   #cell = null;
-  #row = LARGEST_ROW;
+  #row = ROW;
 
   constructor(parent) {
     this.names = h("div", { class: "names", "aria-hidden": "true" });
@@ -24,6 +22,8 @@ export class HeatMap {
       role: "slider",
       "aria-label": "Delivered hit rate of each replica over time. Arrow keys move.",
       "aria-valuemin": "0",
+      "aria-valuenow": "0",
+      "aria-valuetext": "nothing chosen",
       pointermove: (event) => this.#point(event),
       pointerdown: (event) => this.#point(event),
       pointerleave: () => this.#leave(),
@@ -31,34 +31,31 @@ export class HeatMap {
       keydown: (event) => this.#key(event),
     });
     this.axis = h("div", { class: "axis", "aria-hidden": "true" });
-    this.grid = h("div", { class: "heat" }, this.names, this.canvas, this.axis);
-    this.empty = h("p", { class: "empty" }, "No replica has had traffic in the last hour.");
+    this.grid = h("div", { class: "heat" }, this.names, this.canvas);
+    this.view = h("div", { class: "heat-view" }, this.grid);
+    this.empty = h("p", { class: "empty" }, "No replica has had traffic in this range.");
     this.head = h(
       "div",
       { class: "chart-head" },
       h("span", { class: "scale", "aria-hidden": "true" }, "cold 0%", h("i"), "100% warm"),
     );
-    parent.append(this.head, this.grid, this.empty);
+    parent.append(this.head, this.view, this.axis, this.empty);
     new ResizeObserver(() => this.#draw()).observe(this.grid);
     document.addEventListener("themechange", () => this.#draw());
   }
 
-  show(history, ids) {
-    this.#history = history;
+  show(items, ids) {
+    this.#groups = items;
     this.#ids = ids;
     this.#draw();
   }
 
-  #history = null;
-
   #draw() {
-    if (!this.#history) return;
-    const quiet = !this.#ids.length || !this.#history.end;
+    const quiet = !this.#ids.length || !this.#groups.length;
     this.empty.hidden = !quiet;
-    this.grid.hidden = this.head.hidden = quiet;
+    this.view.hidden = this.axis.hidden = this.head.hidden = quiet;
     if (quiet) return;
-    this.#row = Math.min(LARGEST_ROW, Math.max(2, Math.floor(HIGHEST / this.#ids.length)));
-    mark(this.grid, "class", this.#row < NAMED_ROW ? "heat dense" : "heat");
+    this.#row = this.#ids.length > MANY ? LOW_ROW : ROW;
     vary(this.grid, "--row", `${this.#row}px`);
     if (this.names.childElementCount !== this.#ids.length || this.names.lastIds !== this.#ids.join()) {
       this.names.lastIds = this.#ids.join();
@@ -66,11 +63,15 @@ export class HeatMap {
     }
     const width = Math.floor(this.canvas.getBoundingClientRect().width);
     if (!width) return;
-    const step = [10, 20, 30, 60, 120].find((seconds) => width / (SPAN / seconds) >= 6) ?? 120;
-    this.#groups = this.#history.groups(SPAN, step);
+    const [{ time: begin, width: step }] = this.#groups;
+    const end = begin + step * this.#groups.length;
+    const left = this.canvas.offsetLeft;
     this.axis.replaceChildren(
-      ...[0, 0.25, 0.5, 0.75].map((part) => h("span", {}, hours(this.#groups[0].time + part * SPAN))),
-      h("span", {}, hours(this.#history.end)),
+      ...timeTicks(begin, end, Math.max(2, Math.floor(width / 90))).map(([time, text]) => {
+        const tick = h("span", {}, text);
+        vary(tick, "left", `${left + ((time - begin) / (end - begin)) * width}px`);
+        return tick;
+      }),
     );
     this.#paint(width, this.#ids.length * this.#row);
   }
@@ -85,16 +86,16 @@ export class HeatMap {
     const palette = makePalette();
     const quiet = `rgb(${colour("--sunken").join(" ")})`;
     const band = width / this.#groups.length;
-    const gap = this.#row >= NAMED_ROW ? 1 : 0; // where rows are thin a gap would be half the picture
+    const gap = band >= 3 ? 1 : 0; // where columns are thin a gap would be half the picture
     this.#groups.forEach((group, column) => {
       const left = Math.round(column * band);
       const cell = Math.round((column + 1) * band) - left - gap;
       this.#ids.forEach((id, row) => {
         const sums = group.replicas.get(id);
         context.fillStyle = sums?.[1]
-          ? (palette[Math.round((sums[4] / sums[1]) * 100)] ?? palette[100])
+          ? (palette[Math.round((sums[2] / sums[1]) * 100)] ?? palette[100])
           : quiet;
-        context.fillRect(left, row * this.#row, cell, this.#row - gap);
+        context.fillRect(left, row * this.#row, cell, this.#row - 1);
       });
     });
     if (this.#cell) {
@@ -138,16 +139,13 @@ export class HeatMap {
     const box = this.canvas.getBoundingClientRect();
     this.#paint(Math.floor(box.width), this.#ids.length * this.#row);
     const { time, replicas } = this.#groups[column];
-    const sums = replicas.get(this.#ids[row]) ?? [0, 0, 0, 0, 0];
-    const { delivered, predicted, available } = rates(sums);
+    const [requests, prompt, delivered] = replicas.get(this.#ids[row]) ?? [0, 0, 0];
     const rows = [
-      ["Delivered", percent(delivered)],
-      ["Predicted", percent(predicted)],
-      ["Available", percent(available)],
-      ["Requests", count(sums[0])],
-      ["Prompt tokens", count(sums[1])],
+      ["Delivered", percent(prompt ? delivered / prompt : null)],
+      ["Requests", count(requests)],
+      ["Prompt tokens", count(prompt)],
     ];
-    const title = `${this.#ids[row]}, ${hours(time)}`;
+    const title = `${this.#ids[row]}, ${moment(time)}`;
     mark(this.canvas, "aria-valuenow", column);
     mark(this.canvas, "aria-valuemax", this.#groups.length - 1);
     mark(this.canvas, "aria-valuetext", `${title}: ${rows.map((pair) => pair.join(" ")).join(", ")}`);

@@ -6,12 +6,15 @@ import { REASONS } from "./reasons.js";
 import { stackChart } from "./stackchart.js";
 
 export class MissPanel {
-  constructor() {
+  constructor(pick) {
     this.chart = stackChart(one("#miss-chart"), {
       label: "Tokens computed again, by reason",
+      height: 200,
       series: REASONS.map(([name, label]) => [name, label]),
+      read: (item) => item.misses,
       write: compact,
       when: clock,
+      pick,
     });
     this.rows = new Map();
     one("#miss-list").append(
@@ -59,7 +62,7 @@ export class MissPanel {
     }
   }
 
-  groups(groups) {
-    this.chart.show(groups.map(({ time, misses }) => ({ time, parts: misses })));
+  show(items) {
+    this.chart.show(items);
   }
 }

@@ -19,7 +19,7 @@ export class PrefixPanel {
       ["Holders"],
       [],
     ];
-    this.table = region("Top shared prefixes", "scroll", table(null, "Top shared prefixes", columns, this.body));
+    this.table = region("Prefixes in a table", "scroll", table(null, "Top shared prefixes", columns, this.body));
     this.empty = h("p", { class: "empty" }, "No prefix is shared by several prompts yet.");
     one("#prefix-list").append(this.table, this.empty);
   }

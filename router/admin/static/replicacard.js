@@ -39,7 +39,7 @@ const FIGURES = [
 ];
 
 /** An epoch is named after the millisecond in which it began. */
-export const since = (epoch) => (epoch ? moment(epoch / 1000) : "–");
+const since = (epoch) => (epoch ? moment(epoch / 1000) : "–");
 
 export function replicaCard(first) {
   const { element: spark, draw } = sparkline();
@@ -69,7 +69,7 @@ export function replicaCard(first) {
       "figure",
       { class: "trend" },
       spark,
-      h("figcaption", { class: "sr" }, "Delivered hit rate in the last hour"),
+      h("figcaption", { class: "sr" }, "Delivered hit rate over the chosen range"),
     ),
     h("div", { class: "bars" }, kv.element, owned.element),
     h(

@@ -3,18 +3,14 @@
 import { closeSheet, openSheet } from "./dialogs.js";
 import { h, keyed, mark, one, put } from "./dom.js";
 import { count, plural } from "./format.js";
-import { rates } from "./history.js";
 import { replicaCard, stateOf } from "./replicacard.js";
 import { ReplicaTable } from "./replicatable.js";
 
 const MOST_CARDS = 24;
-const SPAN = 3600;
-const STEP = 60;
 
 export class ReplicaPanel {
   #cards = new Map();
-  #history = null;
-  #groups = null;
+  #items = [];
   #replicas = [];
   #open = null;
 
@@ -51,18 +47,18 @@ export class ReplicaPanel {
     if (open) this.#open.card.update(open);
   }
 
-  history(history) {
-    this.#history = history;
-    this.#groups = null;
+  show(items) {
+    this.#items = items;
     for (const [id, card] of this.#cards) card.draw(this.#trend(id));
     this.#open?.card.draw(this.#trend(this.#open.id));
   }
 
-  /** A replica's delivered hit rates; summed up only for those that are shown as cards. */
+  /** A replica's delivered hit rates. */
   #trend(id) {
-    if (!this.#history) return [];
-    this.#groups ??= this.#history.groups(SPAN, STEP);
-    return this.#groups.map(({ replicas }) => rates(replicas.get(id) ?? [0, 0, 0, 0, 0]).delivered);
+    return this.#items.map(({ replicas }) => {
+      const [, prompt, delivered] = replicas.get(id) ?? [0, 0, 0];
+      return prompt ? delivered / prompt : null;
+    });
   }
 
   #draw() {

@@ -2,7 +2,7 @@
 
 import { h, mark, put, vary } from "./dom.js";
 import { age, compact, count, number, percent } from "./format.js";
-import { fullness, since, stateOf, TONES } from "./replicacard.js";
+import { fullness, stateOf, TONES } from "./replicacard.js";
 
 const ROW = 36; // pixels, as in panels.css
 const VIEW = 15; // rows
@@ -14,21 +14,22 @@ const COLUMNS = [
   ["Replica", (replica) => replica.replica, (value) => value],
   ["State", stateOf, (value) => value],
   ["Delivered", rate("delivered"), (value) => percent(value)],
-  ["Predicted", rate("predicted"), (value) => percent(value)],
   ["Available", rate("available"), (value) => percent(value)],
   ["Running", ({ load }) => load.running, count],
   ["Waiting", ({ load }) => load.waiting, count],
-  ["Queued tokens", ({ load }) => load.queued_tokens, compact],
+  ["Queued tok.", ({ load }) => load.queued_tokens, compact],
   ["KV use", ({ load }) => load.kv_usage, (value) => percent(value, 0)],
   ["Owned", fullness, (value) => percent(value, 0)],
   ["Evictions/s", (replica) => replica.evictions_per_second, number],
   ["Ring", (replica) => replica.ring_share, (value) => percent(value)],
   ["Event", (replica) => replica.last_event_age_seconds, age],
   ["Pace", (replica) => replica.pace, (value) => `${value.toFixed(2)}×`],
-  ["Epoch since", (replica) => replica.epoch, since],
+  ["Epoch", (replica) => (replica.epoch ? Date.now() / 1000 - replica.epoch / 1000 : null), age],
   ["Model", (replica) => replica.model, (value) => value],
 ];
 const TEXT = new Set(["Replica", "State", "Model"]);
+const NARROW = new Set(["Replica", "State", "Delivered", "KV use"]); // what a phone shows
+const kindOf = (heading) => [TEXT.has(heading) ? "" : "n", NARROW.has(heading) ? "" : "wide"].join(" ").trim() || null;
 
 export class ReplicaTable {
   #items = [];
@@ -45,13 +46,13 @@ export class ReplicaTable {
     this.heads = COLUMNS.map(([heading], at) =>
       h(
         "th",
-        { scope: "col", class: TEXT.has(heading) ? null : "n" },
+        { scope: "col", class: kindOf(heading) },
         h("button", { class: "sort", click: () => this.#sort(at) }, heading),
       ),
     );
     this.table = h(
       "table",
-      { class: "dense" },
+      { class: "dense replicas" },
       h("caption", {}, "All replicas"),
       h("thead", {}, h("tr", {}, ...this.heads)),
       this.body,
@@ -138,7 +139,7 @@ export class ReplicaTable {
     const row = { id: "" };
     row.name = h("button", { class: "link", click: () => this.open(row.id) });
     row.state = h("span", { class: "badge" });
-    row.cells = COLUMNS.slice(2).map(([heading]) => h("td", { class: TEXT.has(heading) ? null : "n" }));
+    row.cells = COLUMNS.slice(2).map(([heading]) => h("td", { class: kindOf(heading) }));
     row.element = h("tr", {}, h("th", { scope: "row" }, row.name), h("td", {}, row.state), ...row.cells);
     return row;
   }

@@ -2,16 +2,17 @@
 
 import { get } from "./api.js";
 import { h, one, put, region, table } from "./dom.js";
-import { clock, compact, count, milliseconds, percent } from "./format.js";
+import { clock, compact, count, milliseconds, moment, percent } from "./format.js";
 import { LABELS } from "./reasons.js";
+import { choose, chosen, LABELS as FILTERS, onChoice } from "./state.js";
 
 const KEPT = 100;
+const REMEMBERED = 1000; // what a router has, for looking back
+const OUTCOMES = ["ok", "refused", "failed", "broken", "cancelled"];
 const SHOWN = 50;
 
 export class RequestPanel {
   #requests = [];
-  #paused = false;
-
   constructor() {
     this.search = h("input", {
       type: "search",
@@ -19,13 +20,20 @@ export class RequestPanel {
       "aria-label": "Request id or filter",
       spellcheck: "false",
       autocomplete: "off",
-      input: () => this.#draw(),
+      value: chosen("find"),
+      input: () => choose({ find: this.search.value }),
     });
-    this.pause = h(
-      "button",
-      { class: "push", "aria-pressed": "false", click: () => this.#toggle() },
-      "Pause",
+    this.outcome = h(
+      "select",
+      { "aria-label": "Filter by outcome", change: ({ target }) => choose({ outcome: target.value }) },
+      h("option", { value: "" }, "All outcomes"),
+      ...OUTCOMES.map((value) => h("option", { value }, value)),
     );
+    this.window = h("button", { class: "tag", title: "Show all times", click: () => choose({ from: "", to: "" }) });
+    onChoice((changes) => {
+      if ("from" in changes) this.load();
+      else this.#draw();
+    });
     this.shown = h("span", { class: "small muted" });
     this.body = h("tbody");
     const columns = [
@@ -43,14 +51,15 @@ export class RequestPanel {
     this.empty = h("p", { class: "empty" });
     one("#request-tools").append(
       h("form", { role: "search", submit: (event) => this.#find(event) }, this.search),
+      this.outcome,
+      this.window,
       this.shown,
-      this.pause,
     );
     one("#request-list").append(this.table, this.empty);
   }
 
   async load() {
-    this.#requests = (await get(`requests?limit=${SHOWN}`)).requests;
+    this.#requests = (await get(`requests?limit=${chosen("from") ? REMEMBERED : KEPT}`)).requests;
     this.#draw();
   }
 
@@ -59,16 +68,9 @@ export class RequestPanel {
     const known = new Set(requests.map(({ request_id: id }) => id));
     this.#requests = [...requests, ...this.#requests.filter(({ request_id: id }) => !known.has(id))].slice(
       0,
-      KEPT,
+      chosen("from") ? REMEMBERED : KEPT,
     );
-    if (!this.#paused) this.#draw();
-  }
-
-  #toggle() {
-    this.#paused = !this.#paused;
-    this.pause.setAttribute("aria-pressed", String(this.#paused));
-    put(this.pause, this.#paused ? "Resume" : "Pause");
-    if (!this.#paused) this.#draw();
+    this.#draw();
   }
 
   #find(event) {
@@ -79,10 +81,21 @@ export class RequestPanel {
 
   #draw() {
     const words = this.search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const [from, to, outcome] = ["from", "to", "outcome"].map(chosen);
+    this.outcome.value = outcome;
+    this.window.hidden = !from;
+    put(this.window, from ? `ended ${moment(Number(from))} to ${clock(Number(to))} ✕` : "");
     const found = this.#requests.filter((request) => {
+      const ended = request.time + request.duration_ms / 1000;
+      if (from && !(ended >= Number(from) && ended < Number(to))) return false;
+      if (outcome && request.outcome !== outcome) return false;
+      if (FILTERS.some((name) => chosen(name) && request[name] !== chosen(name))) return false;
       const text = [
         request.request_id,
         request.model,
+        request.asked_model,
+        request.error,
+        request.status,
         request.replica,
         request.tenant,
         request.outcome,
@@ -93,14 +106,17 @@ export class RequestPanel {
         .toLowerCase();
       return words.every((word) => text.includes(word));
     });
-    put(this.shown, words.length ? `${count(found.length)} of ${count(this.#requests.length)}` : "");
+    const narrowed = words.length || from || outcome || FILTERS.some(chosen);
+    put(this.shown, narrowed ? `${count(found.length)} of ${count(this.#requests.length)}` : "");
     this.empty.hidden = found.length > 0;
     this.table.hidden = !found.length;
     put(
       this.empty,
-      words.length
-        ? "None of the latest requests matches. Press Enter to look for a request with exactly this id."
-        : "No requests yet. As soon as one has been answered it appears here.",
+      from
+        ? "None of the requests that this router remembers ended then. It keeps its last 1,000 and a sample of other routers' requests."
+        : narrowed
+          ? "None of the latest requests matches. Press Enter to look for a request with exactly this id."
+          : "No requests yet. As soon as one has been answered it appears here.",
     );
     const focused = document.activeElement?.closest?.("[data-request]")?.dataset.request;
     const there = new Map([...this.body.children].map((row) => [row.dataset.request, row]));
@@ -135,7 +151,11 @@ function row(request) {
       h("a", { href: `#request/${encodeURIComponent(id)}`, class: "mono", title: id }, shortId(id)),
     ),
     h("td", { class: "wide" }, clock(request.time)),
-    h("td", { class: "wide clip" }, request.model),
+    h(
+      "td",
+      { class: "wide clip", title: request.asked_model },
+      request.model || (request.asked_model ? h("span", { class: "problem" }, `“${request.asked_model}”`) : "–"),
+    ),
     h("td", { class: "wide" }, request.replica || "–"),
     h("td", { class: "n wide" }, compact(prompt)),
     h("td", { class: "n" }, delivered === null || !prompt ? "–" : percent(delivered / prompt)),
@@ -145,7 +165,11 @@ function row(request) {
       {},
       miss ? h("span", { class: "reason-name" }, h("span", { class: `key ${miss}` }), LABELS[miss]) : "–",
     ),
-    h("td", {}, outcomeBadge(outcome)),
+    h(
+      "td",
+      { title: request.error || null },
+      outcomeBadge(outcome, outcome === "ok" ? outcome : `${outcome} ${request.status}`),
+    ),
   );
 }
 

@@ -9,7 +9,7 @@ export class RouterPanel {
     const columns = ["Requests booked", "Queued tokens", "Active tokens", "Replicas in use"];
     const headings = [["Router"], ...columns.map((text) => [text, "n"])];
     one("#router-list").append(
-      region("Routers", "scroll", table(null, "Routers and their bookings", headings, body)),
+      region("Routers in a table", "scroll", table(null, "Routers and their bookings", headings, body)),
     );
     this.sync = keyed(
       body,

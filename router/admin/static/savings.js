@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { h, mark, one, put, region, table } from "./dom.js";
-import { compact, count, duration, hours, number, percent } from "./format.js";
+import { compact, count, duration, hours, percent, savedTime, speedup } from "./format.js";
 import { stackChart } from "./stackchart.js";
 
 const HOURS = 24;
@@ -54,9 +54,9 @@ export class SavingsPanel {
         chart: stackChart(box, {
           label,
           series: [["saved", "Saved"]],
+          height: 180,
           write,
           when: (time) => `${hours(time)} to ${hours(time + 3600)}`,
-          height: 180,
         }),
       };
     };
@@ -90,7 +90,7 @@ export class SavingsPanel {
     if (quiet) return;
     put(
       this.total,
-      `${compact(total.saved_tokens)} tokens and ${duration(total.saved_seconds)} of prefill in ${HOURS} hours, ${percent(total.saved_tokens / total.prompt_tokens)} of all prompt tokens`,
+      `${compact(total.saved_tokens)} tokens and ${savedTime(total)} of prefill in ${HOURS} hours, ${percent(total.saved_tokens / total.prompt_tokens)} of all prompt tokens`,
     );
     for (const [unit, { box, chart }] of Object.entries(this.charts)) {
       box.hidden = unit !== this.#unit;
@@ -105,7 +105,7 @@ export class SavingsPanel {
 function byHour(rows, unit) {
   const last = Math.max(...rows.map(({ hour }) => hour));
   const sums = new Map();
-  for (const row of rows) sums.set(row.hour, (sums.get(row.hour) ?? 0) + row[unit]);
+  for (const row of rows) sums.set(row.hour, (sums.get(row.hour) ?? 0) + (row[unit] ?? 0));
   return Array.from({ length: HOURS }, (_, at) => {
     const time = last - (HOURS - 1 - at) * 3600;
     return { time, parts: { saved: sums.get(time) ?? 0 } };
@@ -123,8 +123,10 @@ function perReplica(rows) {
       prompt_tokens: 0,
       saved_tokens: 0,
       saved_seconds: 0,
+      priced_tokens: 0,
     };
-    for (const name of ["requests", "prompt_tokens", "saved_tokens", "saved_seconds"]) sum[name] += row[name];
+    for (const name of ["requests", "prompt_tokens", "saved_tokens", "saved_seconds", "priced_tokens"])
+      sum[name] += row[name] ?? 0;
     sums.set(key, sum);
   }
   const ordered = [...sums.values()].sort((one, other) => other.saved_tokens - one.saved_tokens);
@@ -153,7 +155,7 @@ function perReplica(rows) {
           h("td", { class: "n wide" }, compact(sum.prompt_tokens)),
           h("td", { class: "n" }, compact(sum.saved_tokens)),
           h("td", { class: "n" }, percent(sum.prompt_tokens ? sum.saved_tokens / sum.prompt_tokens : null)),
-          h("td", { class: "n" }, duration(sum.saved_seconds)),
+          h("td", { class: "n" }, savedTime(sum)),
         ),
       ),
     ),
@@ -165,7 +167,7 @@ function perModel(ttft) {
     [p50, p95, p99].map((value) => h("td", { class: "n" }, duration(value)));
   return table(
     "dense",
-    "Time to first token in the last hour",
+    "Time to first token of streams in the last hour",
     [
       ["Time to first token, 1 h"],
       ["Cache"],
@@ -177,7 +179,7 @@ function perModel(ttft) {
     h(
       "tbody",
       {},
-      ...ttft.flatMap(({ model, warm, cold }) =>
+      ...ttft.flatMap(({ model, warm, cold, ...both }) =>
         [
           ["warm", warm],
           ["cold", cold],
@@ -190,8 +192,8 @@ function perModel(ttft) {
               "td",
               {},
               kind,
-              kind === "warm" && warm.p50 && cold.p50
-                ? h("span", { class: "muted" }, ` ${number(cold.p50 / warm.p50)}× faster`)
+              kind === "warm" && both.speedup
+                ? h("span", { class: "muted" }, ` ${speedup({ warm, cold, ...both })}`)
                 : null,
             ),
             ...cells(latency),

@@ -1,7 +1,7 @@
-// A rate over the last hour, as small as a word.
+// A rate over the chosen range, as small as a word.
 
 import { mark, s } from "./dom.js";
-import { runs } from "./ratechart.js";
+import { runs } from "./linechart.js";
 
 const WIDTH = 120;
 const HEIGHT = 36;

@@ -1,13 +1,15 @@
-// What all charts over time share: size, axes, and a cursor for pointer and keyboard.
+// What all charts over time share: size, axes, legend, export, and a cursor for pointer and keyboard.
 
 import { h, mark, s } from "./dom.js";
-import { hours } from "./format.js";
+import { saveChart, saveTable } from "./export.js";
+import { timeTicks } from "./format.js";
 import { hideTip, showTip } from "./tip.js";
 
 const LEFT = 44;
 const RIGHT = 8;
 const TOP = 8;
-const BOTTOM = 24;
+const BOTTOM = 22;
+const LABEL = 84; // pixels that a time below the axis may take
 
 /**
  * A chart of one value per time. To be given:
@@ -16,13 +18,18 @@ const BOTTOM = 24;
  *   draw(frame, items)      returns SVG elements; frame has x(i), y(value), band, bottom
  *   points(frame, item, i)  returns what marks the cursor (may be left out)
  *   describe(item)          {title, rows: [[label, value, key class]]} for the cursor
+ *   values(item)            the plain numbers of a row of the table
  *   ticks(items)            [[value, text]] of the vertical axis, from the bottom to the top
- *   table                   column headings of the same as a table
+ *   table                   column headings of the same as a table, or a function that returns them
+ *   legend                  [[key class, text]], or a function of the items that returns them (may be left out)
+ *   none                    what to say where all values are 0 (may be left out)
+ *   pick(item)              a point was clicked (may be left out)
  */
 export class TimeChart {
   #items = [];
   #cursor = -1;
   #width = 0;
+  #legend = "";
 
   constructor(parent, options) {
     this.options = options;
@@ -33,16 +40,21 @@ export class TimeChart {
         class: "plot",
         tabindex: "0",
         role: "slider",
+        "aria-valuenow": "0",
         "aria-label": options.label,
         pointermove: (event) => this.#point(event),
         pointerdown: (event) => this.#point(event),
+        click: () => this.#pick(),
         pointerleave: () => this.#leave(),
         blur: () => this.#leave(),
         keydown: (event) => this.#key(event),
       },
       this.svg,
+      (this.empty = h("p", { class: "none", hidden: true }, options.none ?? "")),
     );
     this.body = h("tbody");
+    this.headings = h("tr");
+    this.legend = h("ul", { class: "legend small" });
     this.details = h(
       "details",
       { class: "data", toggle: () => this.#fillTable() },
@@ -54,20 +66,30 @@ export class TimeChart {
           "table",
           {},
           h("caption", {}, options.label),
-          h(
-            "thead",
-            {},
-            h(
-              "tr",
-              {},
-              ...options.table.map((text, at) => h("th", { scope: "col", class: at ? "n" : null }, text)),
-            ),
-          ),
+          h("thead", {}, this.headings),
           this.body,
         ),
       ),
     );
-    parent.append(h("div", { class: "chart" }, this.plot, this.details));
+    const save = (text, title, run) =>
+      h("button", { class: "link small", title, "aria-label": `${title}: ${options.label}`, click: run }, text);
+    parent.append(
+      h(
+        "div",
+        { class: "chart" },
+        this.legend,
+        this.plot,
+        this.details,
+        h(
+          "div",
+          { class: "saves" },
+          save("CSV", "Save as CSV", () =>
+            saveTable(options.label, this.#headings(), this.#items, (item) => options.values(item)),
+          ),
+          save("PNG", "Save as PNG", () => saveChart(options.label, this.svg)),
+        ),
+      ),
+    );
     new ResizeObserver(([{ contentRect }]) => {
       if (Math.round(contentRect.width) !== this.#width) {
         this.#width = Math.round(contentRect.width);
@@ -80,6 +102,15 @@ export class TimeChart {
   show(items) {
     if (this.#cursor >= items.length) this.#cursor = -1;
     this.#items = items;
+    const { legend = [] } = this.options;
+    const keys = typeof legend === "function" ? legend(items) : legend;
+    const text = JSON.stringify(keys);
+    if (text !== this.#legend) {
+      this.#legend = text;
+      this.legend.hidden = !keys.length;
+      this.legend.replaceChildren(...keys.map(([kind, label]) => h("li", {}, h("span", { class: `key ${kind}` }), label)));
+    }
+    if (this.options.none) this.empty.hidden = items.some((item) => this.options.values(item).some(Boolean));
     mark(this.plot, "aria-valuemin", 0);
     mark(this.plot, "aria-valuemax", Math.max(items.length - 1, 0));
     this.#say(this.#cursor < 0 ? items.length - 1 : this.#cursor);
@@ -131,13 +162,15 @@ export class TimeChart {
       s("line", { class: "grid", x1: LEFT, x2: frame.width - RIGHT, y1: frame.y(value), y2: frame.y(value) }),
       s("text", { x: LEFT - 10, y: frame.y(value) + 4, "text-anchor": "end" }, text),
     ]);
-    const every = Math.max(1, Math.ceil(this.#items.length / Math.max(2, Math.floor(frame.width / 130))));
-    for (let at = 0; at < this.#items.length; at += every) {
-      const { time } = this.#items[at];
-      const x = frame.x(at);
-      if (x > frame.width - 30) break;
+    const [{ time: begin }] = this.#items;
+    const width = this.#items.length > 1 ? this.#items[1].time - begin : 1;
+    const most = Math.max(2, Math.floor(frame.width / LABEL));
+    for (const [time, text] of timeTicks(begin, begin + width * this.#items.length, most)) {
+      const x = LEFT + ((time - begin) / width) * frame.band;
+      if (x < LEFT + 12 || x > frame.width - 16) continue;
       parts.push(
-        s("text", { x: Math.max(x, LEFT + 14), y: frame.height - 6, "text-anchor": "middle" }, hours(time)),
+        s("line", { class: "grid", x1: x, x2: x, y1: frame.bottom, y2: frame.bottom + 4 }),
+        s("text", { x, y: frame.height - 4, "text-anchor": "middle" }, text),
       );
     }
     return parts;
@@ -162,6 +195,7 @@ export class TimeChart {
       PageDown: from + 10,
     }[event.key];
     if (event.key === "Escape") this.#leave();
+    if (event.key === "Enter") this.#pick();
     if (to === undefined || last < 0) return;
     event.preventDefault();
     this.#move(to);
@@ -175,6 +209,19 @@ export class TimeChart {
     const box = this.svg.getBoundingClientRect();
     const { title, rows } = this.options.describe(this.#items[at]);
     showTip(x ?? box.left + this.frame.x(at), y ?? box.top + box.height / 2, title, rows);
+  }
+
+  /** From a point to what is behind it. */
+  #pick() {
+    const item = this.#items[this.#cursor];
+    if (!item || !this.options.pick) return;
+    this.#leave();
+    this.options.pick(item);
+  }
+
+  #headings() {
+    const { table } = this.options;
+    return typeof table === "function" ? table() : table;
   }
 
   #leave() {
@@ -196,29 +243,35 @@ export class TimeChart {
 
   #fillTable() {
     if (!this.details.open) return;
+    this.headings.replaceChildren(
+      ...this.#headings().map((text, at) => h("th", { scope: "col", class: at ? "n" : null }, text)),
+    );
     this.body.replaceChildren(
       ...this.#items.toReversed().map((item) => {
-        const { title, values, rows } = this.options.describe(item);
+        const { title } = this.options.describe(item);
         return h(
           "tr",
           {},
           h("th", { scope: "row" }, title),
-          ...(values ?? rows.map(([, value]) => value)).map((value) => h("td", { class: "n" }, value)),
+          ...this.options.values(item).map((value) => h("td", { class: "n" }, plain(value))),
         );
       }),
     );
   }
 }
 
-/** Round figures for a vertical axis from 0 to at least `top`. */
-export function niceTicks(top, write) {
+/** A number of a table, to four places. */
+const plain = (value) => (typeof value === "number" ? String(Number(value.toPrecision(4))) : (value ?? "–"));
+
+/** Round figures for a vertical axis from 0 to at least `top`; `whole` where there is nothing between 0 and 1. */
+export function niceTicks(top, write, whole = false) {
   if (!(top > 0))
     return [
       [0, write(0)],
       [1, ""],
     ];
-  const rough = top / 3;
+  const rough = Math.max(top / 3, whole ? 1 : 0);
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((candidate) => candidate >= rough);
+  const step = [1, 2, 5, 10].map((factor) => factor * power).find((candidate) => candidate >= rough * 0.999);
   return Array.from({ length: Math.ceil(top / step) + 1 }, (_, at) => [at * step, write(at * step)]);
 }
