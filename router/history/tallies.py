@@ -166,11 +166,6 @@ TallyLabels: TypeAlias = tuple[str, str, str, str, str]
 Rows: TypeAlias = dict[TallyLabels, Row]
 
 
-Labels: TypeAlias = tuple[str, str, str, str, str]
-"""Values of `LABELS`."""
-Rows: TypeAlias = dict[TallyLabels, Row]
-
-
 Labels: TypeAlias = tuple[str, str, str, str]
 """Model, tenant, replica and arm; "" where a request never got so far."""
 Counts: TypeAlias = dict[int, int]
