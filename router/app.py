@@ -151,7 +151,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
         overview = Overview(router_id, fleet, steering, health, probes, history)
         stream = Stream(overview, explanations, audit)
         for routes in (
-            model_routes(fleet, new_names, authenticate),
+            model_routes(fleet, new_names, authenticate, settings.model_aliases),
             plain_routes(fleet),
             admin_routes(
                 router_id, fleet, follower, tokenizers, health, readiness, upstream, metrics, overview
@@ -207,6 +207,8 @@ def create_app(settings: RouterSettings) -> RouterApplication:
     app = RouterApplication(
         settings,
         title="Warmroute",
+        docs_url=None,  # FastAPI's pages load their scripts from elsewhere
+        redoc_url=None,
         description="Routes each conversation to the replica that still holds its KV blocks.",
         lifespan=lifespan,
         exception_handlers={

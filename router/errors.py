@@ -1,9 +1,12 @@
 """The errors of this package: answers to clients, and how attempts at engines fail."""
 
+from collections.abc import Sequence
 from enum import Enum, auto
 from typing import Any, NamedTuple
 
 MAX_QUOTED = 64
+MAX_NAMES = 10
+"""Models that an error lists."""
 """Characters quoted of anything that came from outside: errors are logged, kept and shared through Redis."""
 TYPES = {429: "rate_limit_error", 502: "upstream_error", 503: "service_unavailable"}
 """What OpenAI's format calls the types of errors that are not the request's own, by status."""
@@ -114,8 +117,12 @@ class UnknownPathError(ApiError, status=404):
 class UnknownModelError(ApiError, status=404, code="model_not_found"):
     """No replica serves a model of this name."""
 
-    def __init__(self, model: str) -> None:
-        super().__init__(f"The model {quoted(model)} does not exist.", param="model")
+    def __init__(self, model: str, known: Sequence[str] = ()) -> None:
+        """``known``: the models that the client may name."""
+        names = ", ".join(map(quoted, known[:MAX_NAMES]))
+        rest = f" and {len(known) - MAX_NAMES} more (GET /v1/models)" if len(known) > MAX_NAMES else ""
+        there = f" There is {names}{rest}." if known else ""
+        super().__init__(f"The model {quoted(model)} does not exist.{there}", param="model")
 
 
 class RequestTooSlowError(ApiError, status=408, code="request_timeout"):

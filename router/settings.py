@@ -50,6 +50,9 @@ class RouterSettings(ClusterSettings):
     """How replicas are chosen."""
     tokenizers: Annotated[dict[str, Path], NoDecode] = Field(default_factory=dict)
     """MODEL=DIRECTORY pairs, separated by commas; other models are read from the engine's own directory."""
+    model_aliases: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict)
+    """ALIAS=MODEL pairs, separated by commas: further names by which JSON requests may ask for a model, and
+    which engines do not see."""
     chat_options: Annotated[dict[str, ChatOptions], NoDecode] = Field(default_factory=dict)
     """What engines' command lines say of chat templates, by model, as JSON: docs/rendering.md."""
     api_keys: Annotated[dict[TenantName, tuple[str, ...]], NoDecode] = Field(default_factory=dict, repr=False)
@@ -169,7 +172,7 @@ class RouterSettings(ClusterSettings):
             raise ValueError(f"a key needs at least {MIN_SECRET} characters")
         return value
 
-    @field_validator("tokenizers", "cache_seconds", mode="before")
+    @field_validator("tokenizers", "model_aliases", "cache_seconds", mode="before")
     @classmethod
     def _of_names(cls, value: object) -> object:
         return dict(name_pairs(value)) if isinstance(value, str) else value

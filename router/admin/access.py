@@ -26,7 +26,7 @@ from router.settings import RouterSettings
 SETTING = "WARMROUTE_ADMIN_TOKEN"
 HOW_TO_OPEN = f"Set {SETTING} (16 characters or more) for the router, and send 'Authorization: Bearer TOKEN'."
 HOW_TO_OPEN_METRICS = "WARMROUTE_OPEN_METRICS=true opens /metrics without one."
-DOCUMENTATION = ("/docs", "/redoc", "/openapi.json")
+DOCUMENTATION = ("/openapi.json",)
 METRICS = "/metrics"
 PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 """With one of these a request comes from somewhere else, whatever its connection looks like."""

@@ -13,6 +13,7 @@ from router.errors import UnknownPathError, quoted
 
 STATIC = Path(__file__).parent / "static"
 PAGE = "index.html"
+DOCUMENTATION = "docs.html"
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
@@ -49,6 +50,11 @@ def page_routes() -> APIRouter:
     async def page(request: Request) -> Response:
         """The dashboard."""
         return files[PAGE].answer(request)
+
+    @routes.get("/docs")
+    async def documentation(request: Request) -> Response:
+        """The API, described; the page loads the OpenAPI document."""
+        return files[DOCUMENTATION].answer(request)
 
     @routes.get("/admin/static/{name}")
     async def static(name: str, request: Request) -> Response:

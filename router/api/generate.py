@@ -16,6 +16,7 @@ from router.api.breakpoints import SplitCounts
 from router.api.cors import Cors
 from router.api.dispatch import Dispatcher, Exchange
 from router.api.documented import public_paths
+from router.api.models import known_model, without_alias
 from router.errors import MAX_QUOTED, ApiError, ClientStalledError, ModelForbiddenError, UpstreamError
 from router.explain.conversations import MAX_REQUEST_BYTES
 from router.health.new_names import NewNames
@@ -122,12 +123,16 @@ class GenerationEndpoint:
         content_type = headers.get(b"content-type", b"").decode("latin-1")
         if endpoint.named_prompts and self.prompts.store.known.templates and b'"prompt"' in raw:
             raw, record.rights, record.prompt = self.prompts.expand(endpoint.path, raw, record.rights)
+        if self.settings.model_aliases and endpoint.read is not None:
+            raw = without_alias(raw, self.settings.model_aliases)
         scope = self.scopes.of(record.rights)
         call = await parse_body(endpoint.path, raw, scope, self.threads, party, content_type)
         del raw  # nothing here holds a long body once its answer streams
         call = in_session(call, headers)
         record.stream, record.asked_model = call.stream, call.model[:MAX_QUOTED]
-        model = self.fleet.models.get(call.model) or await self.new_names.model_of(call.model)
+        model = self.fleet.models.get(call.model) or await known_model(
+            call.model, self.fleet, self.new_names, record.rights
+        )
         if not call.model:
             call = msgspec.structs.replace(call, model=model.name)
         record.model = model.name

@@ -1,5 +1,7 @@
 """Who may use the admin API."""
 
+import re
+
 import aiohttp
 import pytest
 from starlette.datastructures import Headers
@@ -158,10 +160,7 @@ async def every_admin_path(router):
     """Method and path of all that the OpenAPI document knows under /admin."""
     _, document = await router.get("/openapi.json")
     return [
-        (
-            method.upper(),
-            path.format(replica_id="a", key="0" * 16, request_id="x", prompt_id="p", version="1"),
-        )
+        (method.upper(), re.sub(r"\{\w+\}", "a", path.replace("{key}", "0" * 16)))
         for path, methods in document["paths"].items()
         for method in methods
         if path.startswith("/admin")
@@ -202,7 +201,7 @@ async def test_a_router_for_others_is_closed_without_a_token(start_router):
     assert (await router.get("/v1/models"))[0] == 200
 
 
-DOCUMENTATION = ("/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect", "/docs/")
+DOCUMENTATION = ("/openapi.json",)
 
 
 @pytest.mark.parametrize("token", ["", TOKEN])
@@ -221,8 +220,9 @@ async def test_documentation_and_metrics_are_for_operators(start_router, token, 
     for path, headers in [(path, bearer()) for path in open_to_me] + [("/metrics", {})] * open_metrics:
         async with router.client.get(router.url + path, headers=headers) as response:
             assert response.status == 200, path
-    for path in ("/healthz", "/v1/models"):
-        assert (await router.get(path))[0] == 200
+    for path in ("/healthz", "/v1/models", "/docs"):
+        async with router.client.get(router.url + path) as response:
+            assert response.status == 200, path
 
 
 @pytest.mark.parametrize("token", ["", TOKEN])

@@ -1,6 +1,7 @@
 """What holds a router together."""
 
 import asyncio
+import re
 from collections import Counter
 
 import pytest
@@ -34,3 +35,19 @@ async def test_part_that_ends_is_run_again(start_router, engines, monkeypatch, e
     await router.settled()
     async with router.post({"model": "m", "messages": [{"role": "user", "content": "hi"}]}) as response:
         assert response.status == 200
+
+
+async def test_the_documentation_needs_nothing_from_elsewhere(router):
+    """``/docs`` is a page whose files are all the router's own; it shows the OpenAPI document, which has the
+    public API too.
+    """
+    async with router.client.get(router.url + "/docs") as response:
+        loaded = re.findall(r'(?:src|href)="([^"]+)"', await response.text())
+    assert "admin/static/docs.js" in loaded
+    for path in loaded:
+        assert "//" not in path
+        async with router.client.get(f"{router.url}/{path}") as response:
+            assert response.status == 200
+    status, document = await router.get("/openapi.json")
+    assert status == 200
+    assert {"/v1/chat/completions", "/v1/messages", "/v1/models", "/admin/policy"} <= set(document["paths"])

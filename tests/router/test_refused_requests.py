@@ -5,6 +5,7 @@ import json
 import pytest
 
 from cluster.protocol.wire import ReplicaState
+from router.errors import UnknownModelError
 from tests.router.fake_engine import never_end
 from tests.router.test_requests import CHAT, STREAM, assert_error
 
@@ -39,7 +40,30 @@ async def test_unknown_model(router):
         assert response.status == 404
         body = await response.json()
     assert_error(body, "model_not_found", "model")
-    assert "gpt-9" in body["error"]["message"]
+    assert body["error"]["message"] == f"The model 'gpt-9' does not exist. There is {CHAT['model']!r}."
+
+
+def test_an_error_lists_some_models_only():
+    """Ten names, and how many more there are."""
+    message = UnknownModelError("x", [f"m{number}" for number in range(12)]).message
+    assert message.endswith("'m9' and 2 more (GET /v1/models).")
+
+
+async def test_an_alias_stands_for_a_model(start_router, engines):
+    """The engine gets its own name for the model, and the rest of the body as it was written; the list of
+    models shows both. What is no alias is left alone."""
+    router = await start_router(model_aliases=f"gpt-4o={CHAT['model']}")
+    router.admit(engines[0].url)
+    await router.settled()
+    async with router.post(json.dumps({**CHAT, "model": "gpt-4o", "top_p": 1e0}).encode()) as response:
+        assert response.status == 200
+    assert json.loads(engines[0].exchanges[-1].body) == {**CHAT, "top_p": 1.0}
+    async with router.client.get(f"{router.url}/v1/models") as response:
+        assert {one["id"] for one in (await response.json())["data"]} == {"gpt-4o", CHAT["model"]}
+    async with router.client.get(f"{router.url}/v1/models/gpt-4o") as response:
+        assert (await response.json())["id"] == "gpt-4o"
+    async with router.post({**CHAT, "model": "gpt-9"}) as response:
+        assert response.status == 404
 
 
 async def test_prompt_that_does_not_fit(start_router, engines):
