@@ -84,7 +84,9 @@ def _packages(command: str, extras: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise StartUpError(f"{command} needs {error.name}: pip install 'warmroute[{extras}]'") from error
+        raise StartUpError(
+            f"{command} needs {error.name}, which the extra {extras} brings: install warmroute[{extras}]"
+        ) from error
 
 
 def _surroundings() -> tuple[str, Console, Console]:

@@ -148,14 +148,18 @@ class RouterSettings(ClusterSettings):
         if value and not URL.fullmatch(value):
             raise ValueError("expected a URL, such as http://127.0.0.1:4318")
         if value and not _installed("opentelemetry.exporter.otlp.proto.http"):
-            raise ValueError("packages are missing for it: pip install 'warmroute[tracing]'")
+            raise ValueError(
+                "packages are missing for it, which the extra tracing brings: install warmroute[tracing]"
+            )
         return value
 
     @field_validator("stored_responses")
     @classmethod
     def _can_encrypt(cls, value: str) -> str:
         if value != "off" and not _installed("cryptography"):
-            raise ValueError("a package is missing for it: pip install 'warmroute[stored]'")
+            raise ValueError(
+                "a package is missing for it, which the extra stored brings: install warmroute[stored]"
+            )
         return value
 
     @field_validator("stored_keys", "token_exact", "cors_origins", "hide_cache_headers", mode="before")

@@ -119,7 +119,10 @@ def test_missing_packages_are_named(capsys, monkeypatch):
     for module in [name for name in sys.modules if name.startswith(("loadtest.replay.", "loadtest.charts."))]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert "replay needs matplotlib: pip install 'warmroute[loadtest]'" in error_of([], capsys)
+    assert (
+        "replay needs matplotlib, which the extra loadtest brings: install warmroute[loadtest]"
+        in error_of([], capsys)
+    )
 
 
 def test_a_request_larger_than_a_cache_is_refused(trace):
