@@ -11,9 +11,10 @@ openai = OpenAI(base_url=f"{URL}/v1", api_key="none", max_retries=0)
 responses = openai.responses
 SYSTEM = "You are a helpful assistant."
 HELLO = [{"role": "user", "content": "Hello!"}]
-ASKED = {"model": MODEL, "max_tokens": 20, "system": SYSTEM}
-MOST = {"model": MODEL, "max_output_tokens": 20, "instructions": SYSTEM}
-LONG = "Tell me about prefix caching, please. " * 160
+ASKED = {"model": MODEL, "max_tokens": 8, "system": SYSTEM}
+MOST = {"model": MODEL, "max_output_tokens": 8, "instructions": SYSTEM}
+SHORT = "Tell me about prefix caching, please. " * 30
+LONG = SHORT * 5
 """More than the 1,024 tokens from which a breakpoint counts."""
 PARAMETERS = {
     "type": "object",
@@ -34,20 +35,18 @@ def message():
     """A whole answer, with thinking switched on and thoughts in the history."""
     thoughts = {"type": "thinking", "thinking": "Simple.", "signature": "x"}
     history = [*HELLO, {"role": "assistant", "content": [thoughts, {"type": "text", "text": "Hi!"}]}, *HELLO]
-    answer = messages.create(
-        **ASKED | {"max_tokens": 1100}, messages=history, thinking={"type": "enabled", "budget_tokens": 1024}
-    )
+    answer = messages.create(**ASKED, messages=history, thinking={"type": "adaptive"})
     assert answer.content
     assert answer.usage.output_tokens
 
 
 def message_stream():
     """The pieces are the whole; the next turn finds the blocks of this one."""
-    with messages.stream(**ASKED, messages=[{"role": "user", "content": LONG}]) as stream:
+    with messages.stream(**ASKED, messages=[{"role": "user", "content": SHORT}]) as stream:
         text = "".join(stream.text_stream)
         answer = stream.get_final_message()
     assert answer.content[0].text == text
-    history = [{"role": "user", "content": LONG}, {"role": "assistant", "content": text}, *HELLO]
+    history = [{"role": "user", "content": SHORT}, {"role": "assistant", "content": text}, *HELLO]
     found = messages.create(**ASKED, messages=history).usage.cache_read_input_tokens
     assert found >= 0.95 * (total(answer.usage) // 32 * 32), found
 
@@ -130,7 +129,7 @@ def is_missing(attempt):
 
 def turns():
     """By ``previous_response_id``, whole and streamed, on the blocks of the turn before."""
-    answer = responses.create(**MOST, input=f"Some turns. {LONG}")
+    answer = responses.create(**MOST, input=f"Some turns. {SHORT}")
     for number in range(3):
         before, asked = answer, {**MOST, "input": f"Go on {number}.", "previous_response_id": answer.id}
         if number == 1:

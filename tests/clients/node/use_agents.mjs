@@ -8,9 +8,10 @@ const openai = new OpenAI({ baseURL: `${URL}/v1`, apiKey: 'none', maxRetries: 0 
 const { responses, conversations: talks } = openai;
 const system = 'You are a helpful assistant.';
 const HELLO = [{ role: 'user', content: 'Hello!' }];
-const ASKED = { model: MODEL, max_tokens: 20, system };
-const MOST = { model: MODEL, max_output_tokens: 20, instructions: system };
-const LONG = 'Tell me about prefix caching, please. '.repeat(160);
+const ASKED = { model: MODEL, max_tokens: 8, system };
+const MOST = { model: MODEL, max_output_tokens: 8, instructions: system };
+const SHORT = 'Tell me about prefix caching, please. '.repeat(30);
+const LONG = SHORT.repeat(5);
 const PARAMETERS = {
   type: 'object',
   properties: { what: { type: 'string', enum: ['the'] }, how_many: { type: 'integer', enum: [1] } },
@@ -37,14 +38,13 @@ async function message() {
   const thoughts = { type: 'thinking', thinking: 'Simple.', signature: 'x' };
   const said = { role: 'assistant', content: [thoughts, { type: 'text', text: 'Hi!' }] };
   const answer = await messages.create({
-    ...ASKED, max_tokens: 1100, messages: [...HELLO, said, ...HELLO],
-    thinking: { type: 'enabled', budget_tokens: 1024 },
+    ...ASKED, messages: [...HELLO, said, ...HELLO], thinking: { type: 'adaptive' },
   });
   assert(answer.content.length && answer.usage.output_tokens);
 }
 
 async function message_stream() {
-  const first = { role: 'user', content: LONG };
+  const first = { role: 'user', content: SHORT };
   const stream = messages.stream({ ...ASKED, messages: [first] });
   let text = '';
   stream.on('text', (piece) => { text += piece; });
@@ -71,7 +71,7 @@ async function message_tools() {
 async function count_tokens() {
   const prompt = { model: MODEL, system, messages: HELLO, tools: [FIND] };
   const counted = (await messages.countTokens(prompt)).input_tokens;
-  same(counted, total((await messages.create({ ...prompt, max_tokens: 20 })).usage));
+  same(counted, total((await messages.create({ ...prompt, max_tokens: 8 })).usage));
 }
 
 async function cache_control() {
@@ -110,7 +110,7 @@ async function response() {
 }
 
 async function turns() {
-  let answer = await responses.create({ ...MOST, input: `Some turns. ${LONG}` });
+  let answer = await responses.create({ ...MOST, input: `Some turns. ${SHORT}` });
   for (const number of [0, 1, 2]) {
     const before = answer;
     const asked = { ...MOST, input: `Go on ${number}.`, previous_response_id: before.id };
