@@ -10,7 +10,6 @@ import subprocess
 from collections.abc import AsyncIterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
@@ -45,9 +44,9 @@ pytestmark = [
 
 async def run_agent(
     system: System, command: list[str | Path], call: dict[str, object], **environment: str
-) -> tuple[list[dict[str, object]], list[dict[str, Any]]]:
-    """Let an agent do its task; return what the router remembers of its requests, in order, and breakpoints.
-    In a command and in the environment ``URL`` is the router's.
+) -> list[dict[str, object]]:
+    """Let an agent do its task; return what the router remembers of its requests, in order. In a command and
+    in the environment ``URL`` is the router's.
     """
     script = system.directory / "script.json"
     script.write_text(json.dumps([call] * STEPS))
@@ -70,7 +69,7 @@ async def run_agent(
     assert process.returncode == 0, output.decode()
     assert "prompt_tokens_differed" not in system.log("router")
     requests: list[dict[str, object]] = (await system.get(f"{router}/admin/requests"))["requests"]
-    return requests[::-1], (await system.get(f"{router}/admin/prefixes"))["breakpoints"]
+    return requests[::-1]
 
 
 def assert_warm(requests: list[dict[str, object]], path: str) -> None:
@@ -96,11 +95,11 @@ async def system(tmp_path: Path, tiny_model: Path) -> AsyncIterator[System]:
 
 
 async def test_claude_code(system: System) -> None:
-    """Messages, streamed, with its own tool for commands; later calls read a breakpoint that it sets."""
+    """Messages, streamed, with its own tool for commands."""
     [program] = (NODE_MODULES / "@anthropic-ai").glob("claude-code-*/claude")
     command = [program, "-p", TASK, "--dangerously-skip-permissions"]
     call = {"name": "Bash", "arguments": {"command": "echo step", "description": "Says step"}}
-    requests, breakpoints = await run_agent(
+    requests = await run_agent(
         system,
         command,
         call,
@@ -112,7 +111,6 @@ async def test_claude_code(system: System) -> None:
         DISABLE_AUTOUPDATER="1",
     )
     assert_warm(requests, "/v1/messages")
-    assert max(each["reads"] for each in breakpoints) >= STEPS, breakpoints  # of its system prompt
 
 
 async def test_codex(system: System) -> None:
@@ -120,5 +118,5 @@ async def test_codex(system: System) -> None:
     command = [NODE_MODULES / ".bin" / "codex", "exec", "--skip-git-repo-check"]
     command += ["--dangerously-bypass-approvals-and-sandbox", TASK]
     call = {"name": "exec_command", "arguments": {"cmd": "echo step"}}
-    requests, _ = await run_agent(system, command, call, OPENAI_API_KEY="none")
+    requests = await run_agent(system, command, call, OPENAI_API_KEY="none")
     assert_warm(requests, "/v1/responses")
