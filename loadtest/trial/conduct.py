@@ -26,7 +26,8 @@ from loadtest.trial.records import Answer, Probe, Round, Trial
 from loadtest.trial.saturation import step_of
 from loadtest.trial.settings import Arm, TrialSettings
 from loadtest.trial.statistics import MOST_ROUNDS
-from loadtest.trial.text import duration, percent
+from loadtest.trial.text import duration
+from loadtest.trial.verdict import rounds_sentence
 
 PROBE_TOKENS = 4
 """The length of a probe's answer."""
@@ -120,17 +121,11 @@ class Conductor:
             return 0
         if self._settings.max_rounds:
             return max(min(needed, self._settings.max_rounds) - played, 0)
-        seconds = sum(one.duration for one in rounds) / played * (needed - played)
         console = self._progress.console
         if needed > MOST_OFFERED * played or not (console.is_terminal and sys.stdin.isatty()):
             return 0
         self._progress.stop()
-        wanted = Confirm.ask(
-            f"To find a difference of {percent(self._settings.difference)} in TTFT p50, {needed} rounds of "
-            f"each arm are needed. Play {needed - played} more, in about {duration(seconds)}?",
-            console=console,
-            default=False,
-        )
+        wanted = Confirm.ask(f"{rounds_sentence(so_far, needed)} Play them?", console=console, default=False)
         self._progress.start()
         return needed - played if wanted else 0
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from loadtest.charts.page import plain, render_page
 from loadtest.charts.palette import css_variables, series_styles
-from loadtest.trial.compare import MIN_CONVERSATIONS, MIN_ROUNDS, Comparison, compare_all
+from loadtest.trial.compare import MIN_CONVERSATIONS, MIN_ROUNDS, Comparison, compare_all, rounds_for
 from loadtest.trial.figures import ArmFigures, CacheWorth, all_figures, all_savings, cache_worth, prefill_of
 from loadtest.trial.machine import disturbances
 from loadtest.trial.money import Price, Savings, replicas_needed
@@ -16,7 +16,7 @@ from loadtest.trial.plots import PROBE_COLOURS, plots_of
 from loadtest.trial.records import Trial
 from loadtest.trial.saturation import Step, Sustained, step_of, sustained
 from loadtest.trial.text import digits, milliseconds, percent, span
-from loadtest.trial.verdict import ControlVerdict, judge, sustained_sentence, worth_sentence
+from loadtest.trial.verdict import ControlVerdict, judge, rounds_sentence, sustained_sentence, worth_sentence
 
 JSON_DIGITS = 6
 """Digits of the figures in JSON: nobody needs more."""
@@ -49,6 +49,9 @@ def find(
     served = [sustained(steps, arm) for arm in trial.arms] if steps else []
     worth = cache_worth(trial.probes)
     sentences = [worth_sentence(worth)] if worth else []
+    needed = rounds_for(comparisons)
+    if needed is not None and needed > len(trial.rounds) // len(trial.arms):
+        sentences.append(f"{rounds_sentence(trial, needed)} --max-rounds plays them.")
     if served:
         sentences.append(sustained_sentence(trial.ours, goal, served))
         sentences += _replicas_sentences(served, replicas)

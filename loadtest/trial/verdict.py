@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from loadtest.trial.compare import MIN_BEYOND, MIN_CONVERSATIONS, MIN_ROUNDS, Comparison, Outcome
 from loadtest.trial.figures import CacheWorth
+from loadtest.trial.records import Trial
 from loadtest.trial.saturation import Sustained
 from loadtest.trial.statistics import MOST_ROUNDS
-from loadtest.trial.text import milliseconds, percent, span, times
+from loadtest.trial.text import duration, milliseconds, percent, span, times
 
 SUPPORTED = (Outcome.BETTER, Outcome.WORSE)
 
@@ -130,6 +131,16 @@ def _resolution(one: Comparison, difference: float) -> str:
     return (
         f" To find {wanted} nearly always, {rounds} of each arm are needed (--rounds); "
         f"here were {one.rounds}."
+    )
+
+
+def rounds_sentence(trial: Trial, needed: int) -> str:
+    """How many rounds the wanted difference needs, and how long those take that are missing."""
+    played = len(trial.rounds) // len(trial.arms)
+    seconds = sum(one.duration for one in trial.rounds) / played * (needed - played)
+    return (
+        f"To find a difference of {percent(trial.difference)} in TTFT p50, {needed} rounds of each arm are "
+        f"needed: {needed - played} more, in about {duration(seconds)}."
     )
 
 

@@ -49,7 +49,7 @@ def start(tmp_path, *options):
 
 async def test_ours_beats_round_robin(tmp_path):
     """Both arms hold the same conversations, and ours computes less; what is not shown is not claimed."""
-    process = start(tmp_path, "--seconds", "4", "--rounds", "2", "--probes", "16")
+    process = start(tmp_path, "--seconds", "2", "--rounds", "4", "--probes", "16")
     output, _ = await asyncio.to_thread(process.communicate, timeout=280)
     assert process.returncode == 0, output
     results = json.loads((tmp_path / "report/results.json").read_text())

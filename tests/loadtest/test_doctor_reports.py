@@ -56,6 +56,13 @@ def test_no_report_shows_names(diagnosis):
         assert not re.search(rf"\b({'|'.join(NAMES)})\b", report)
 
 
+def test_openings_that_look_alike_are_one_row(diagnosis):
+    """What differs between them is masked, so nobody could tell one row from the next."""
+    rows = [(opening.tokens, opening.role, opening.excerpt) for opening in diagnosis.openings]
+    assert len(rows) == len(set(rows)) > 0
+    assert all(opening.conversations >= 3 for opening in diagnosis.openings)
+
+
 def test_the_page_needs_nothing_else(diagnosis):
     """No script, no address, and everything that came from the log is escaped."""
     page = as_html(diagnosis, "warmroute doctor '<log>'")

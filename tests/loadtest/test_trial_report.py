@@ -185,7 +185,10 @@ def test_one_round_is_not_judged():
 
 def test_an_undecided_figure_says_what_it_takes():
     """The number of rounds that find the difference that is looked for, whatever was seen."""
-    [verdict] = analysed(trial(conversations=120, our_speed=0.2)).verdicts
+    findings = analysed(trial(conversations=120, our_speed=0.2))
+    [verdict] = findings.verdicts
+    [more] = [one for one in findings.sentences if "--max-rounds" in one]
+    assert re.search(r"(\d+) more, in about \d+ min\.", more), more
     [line] = [one.sentence for one in verdict.lines if one.label == "TTFT p50"]
     assert re.search(r"To find 10.0% nearly always, (\d+|more than 1,000) rounds of each arm", line), line
 
