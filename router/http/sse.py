@@ -138,21 +138,24 @@ def _is_done(data: bytes) -> bool:
 
 def without_comments(data: bytes) -> bytes:
     """The beginning of a stream without the whole comments and empty lines that it begins with."""
-    start = 0
+    return data[_after_comments(data, 0) :]
+
+
+def _after_comments(data: bytes, start: int) -> int:
     while line := _COMMENT.match(data, start):
         start = line.end()
-    return data[start:]
+    return start
 
 
 def first_event(data: bytes) -> bytes | None:
-    """The first event of a stream that begins with these bytes; None while it is not whole. Announcements do
-    not count.
+    """The first event of a stream that begins with these bytes; None while it is not whole. Announcements and
+    comments do not count.
     """
-    start = 0
+    start = _after_comments(data, 0)
     while end := _END.search(data, start):
         if not data.startswith(ANNOUNCEMENTS, start):
             return data[start : end.end()]
-        start = end.end()
+        start = _after_comments(data, end.end())
     return None
 
 

@@ -9,6 +9,8 @@ from cluster.apis.responses import chat_of_response
 from cluster.prompts.tokenizer import PromptTokenizer
 from router.requests.endpoints import ENDPOINTS
 from tests.router.fake_engine import DONE, REPLY, event, stream, whole
+from tests.router.test_requests import ERROR_500
+from tests.router.test_stream_comments import COMMENT
 
 TURN = [
     {"role": "user", "content": "Tell me about prefix caching, please. " * 20},
@@ -103,9 +105,20 @@ async def test_errors_are_in_anthropics_format(router, engines, path):
         assert answer["error"]["message"]
 
 
-async def test_announcements_do_not_commit_to_an_engine(router, engines):
-    """A stream that ends before any output is asked for elsewhere; the client sees one whole stream."""
-    engines[0].otherwise = stream(*RESPONSE_EVENTS[:2])
+@pytest.mark.parametrize(
+    "announced",
+    [
+        RESPONSE_EVENTS[:2],
+        (*RESPONSE_EVENTS[:2], COMMENT, COMMENT),
+        (COMMENT, RESPONSE_EVENTS[0], COMMENT, RESPONSE_EVENTS[1], COMMENT[:5], COMMENT[5:]),
+        (*RESPONSE_EVENTS[:2], COMMENT, ERROR_500),
+    ],
+)
+async def test_announcements_do_not_commit_to_an_engine(router, engines, announced):
+    """A stream that ends before any output is asked for elsewhere; the client sees one whole stream. Nor do
+    comments between and after them.
+    """
+    engines[0].otherwise = stream(*announced, pause=0.005)
     engines[1].otherwise = stream(*RESPONSE_EVENTS)
     for _ in range(2):
         async with router.post({**SAME["/v1/responses"], "stream": True}, "/v1/responses") as response:
