@@ -163,15 +163,14 @@ async def test_answers_are_reused(tmp_path: Path) -> None:
         try:
             system.redis.start()
             system.start("engine", command, **ENVIRONMENT)
+            await eventually(lambda: system.answers(f"{url}/health"), 400, "engine healthy", every=1.0)
             system.start_agent(url)
             options = {name: {"chat_template_content_format": "string"} for name in ("plain", "exact")}
             router = await system.start_router(
-                ready=False,
                 WARMROUTE_STORED_RESPONSES="memory",
                 WARMROUTE_TOKEN_EXACT="exact",
                 WARMROUTE_CHAT_OPTIONS=json.dumps(options),
             )
-            await eventually(lambda: system.answers(f"{router}/readyz"), 400, "router ready", every=1.0)
             talks = {
                 (style, kind): [
                     Conversation(session, router, name, style, kind) for name in ("plain", "exact")
