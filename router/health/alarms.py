@@ -78,7 +78,7 @@ class AlarmLog:
             if replica_id in alive or now - at > LOST_SECONDS:
                 del self._lost[replica_id]
             else:
-                text = f"replica {replica_id}: died: neither its agent nor its engine answers"
+                text = f"replica {replica_id}: neither its agent nor its engine answers"
                 yield Degradation("lost", text, replica=replica_id)
 
 

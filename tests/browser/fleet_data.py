@@ -35,7 +35,7 @@ class LargeFleet:
         available = round(prompt * self._random.uniform(0.88, 0.95))
         delivered = round(available * self._random.uniform(0.9, 0.98))
         computed = prompt - delivered
-        misses = {reason: computed // number for number, reason in enumerate(REASONS[1:], 3)}
+        misses = {reason: computed // number for number, reason in enumerate(REASONS[1:], 8)}
         return {
             "requests": prompt // 2000,
             "failures": 0,

@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Locator, Page, expect
 
+from router.explain.misses import Reason
 from tests.browser.conftest import NewPage
 from tests.browser.live import SECRET_WORD, LiveSystem, live_system, percent
 from tests.integration.system import eventually
@@ -95,7 +96,7 @@ async def test_miss_reasons_show_their_tokens(live: LiveSystem, page: Page) -> N
     computed = hour["prompt_tokens"] - hour["delivered_tokens"]
     assert sum(hour["misses"].values()) == computed > 0
     reasons = page.get_by_role("list", name="Reasons, last hour").get_by_role("listitem")
-    await expect(reasons).to_have_count(8)
+    await expect(reasons).to_have_count(len(Reason))
     labels = {"cold": "Never seen", "tail": "Tail block", "diverged": "Diverged"}
     for name, label in labels.items():
         row = reasons.filter(has=page.get_by_role("heading", name=label, exact=True))
