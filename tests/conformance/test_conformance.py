@@ -23,6 +23,7 @@ POOLED = (
     "/v1/score",
     "/rerank",
     "/v1/rerank",
+    "/v2/rerank",
 )
 """Paths that only an engine that pools has."""
 SMALLER = ("--load-format", "dummy", "--hf-overrides", '{"num_hidden_layers": 2}')
