@@ -30,7 +30,7 @@ bench: setup ## what routing costs: this router, and others where ARGS=install h
 
 test: setup ## all tests, with real Redis, real Ray Serve, real vLLM and a real browser (minutes)
 	@$(PYTHON) infra/setup.py --with chromium --with nginx
-	@exec $(BIN)/python -m pytest -n 2 --dist loadfile -m "not clients" $(ARGS)
+	@exec $(BIN)/python -m pytest -n 3 --dist loadfile -m "not clients" $(ARGS)
 
 test-fast: setup ## the tests that need no other process (seconds)
 	@exec $(BIN)/python -m pytest -n 2 --dist loadfile -m "not vllm and not integration and not chaos and not clients" $(ARGS)

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from tests.tiny_model import build_tiny_model
 
@@ -26,6 +27,19 @@ settings.register_profile(
 )
 settings.load_profile("short")
 
+REAL_ENGINES = (
+    "tests/cluster/test_model_files.py",
+    "tests/integration/test_serve.py",
+    "tests/conformance/test_conformance.py",
+    "tests/rendering/test_real_engine.py",
+    "tests/router/test_vllm_agent_prompts.py",
+)
+"""Modules with tests marked ``vllm``, in their order. One process of a test run runs them all: two engines at
+once are too slow for both.
+"""
+LONGEST = ("chaos", "integration")
+"""Markers of modules that begin next, so that none is left alone at the end."""
+
 
 def pytest_configure() -> None:
     """A shell that starts ``make test`` in the background ignores SIGINT for it: tests must not."""
@@ -33,17 +47,55 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(autouse=True)
-def _one_real_engine(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[None]:
-    """Let the processes of a test run start real engines in turn: two at once are too slow for both."""
-    if request.node.get_closest_marker("vllm") is None:
-        yield
-        return
-    shared = tmp_path_factory.getbasetemp().parent  # by all processes of this run
-    with FileLock(shared / "real-engine.lock"):
-        yield
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the modules that take longest first."""
+    order = {name: number - len(REAL_ENGINES) for number, name in enumerate(REAL_ENGINES)}
+    for item in items:
+        marks = [number for number, name in enumerate(LONGEST) if item.get_closest_marker(name)]
+        module = _module(item.nodeid)
+        order[module] = min([*marks, order.get(module, len(LONGEST))])
+    items.sort(key=lambda item: order[_module(item.nodeid)])
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Leave torch alone where no test needs it: importing it takes 5 s of CPU time in every process."""
+    vllm = {_module(item.nodeid) for item in session.items if item.get_closest_marker("vllm")}
+    assert vllm <= set(REAL_ENGINES), "a module is missing in REAL_ENGINES"
+    if not any(item.get_closest_marker(name) for item in session.items for name in ("vllm", "integration")):
+        from cluster.prompts.tokenizer import forgo_torch
+
+        forgo_torch()
+
+
+def _module(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
+
+
+class InOrder(LoadFileScheduling):
+    """Modules in the order in which they were collected, and all with real engines as if they were one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        scope = super()._split_scope(nodeid)
+        return "real engines" if scope in REAL_ENGINES else scope
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> InOrder | None:
+    """For ``--dist loadfile``."""
+    if config.option.dist != "loadfile":
+        return None
+    config.option.loadscopereorder = False
+    return InOrder(config, log)
+
+
+@pytest.fixture(scope="session")
+def real_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Port of a vLLM with the small model as ``m``, which renders with templates of requests."""
+    from tests.conformance.vllm_engine import vllm_engine
+
+    log = tmp_path_factory.mktemp("vllm") / "engine.log"
+    with vllm_engine(log, "--enable-scale-out", "--trust-request-chat-template") as port:
+        yield port
 
 
 @pytest.fixture(scope="session")

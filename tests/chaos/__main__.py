@@ -18,6 +18,7 @@ from pathlib import Path
 import uvloop
 
 from tests.chaos.fleet import running_fleet
+from tests.chaos.processes import Process
 from tests.chaos.report import Report
 from tests.chaos.run import CONVERGE_SECONDS, Run
 from tests.tiny_model import build_tiny_model
@@ -58,7 +59,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the report there, too")
     parser.add_argument("--directory", type=Path, help="for logs; default: a new one, kept on failure")
     parser.add_argument("--quiet", action="store_true", help="only the report at the end")
+    parser.add_argument("--copies", action="store_true", help="copy processes instead of importing anew")
     options = parser.parse_args()
+    Process.afresh = not options.copies
     directory = options.directory or Path(tempfile.mkdtemp(prefix="chaos-"))
     directory.mkdir(parents=True, exist_ok=True)
 

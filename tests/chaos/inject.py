@@ -17,8 +17,9 @@ from tests.chaos.events_relay import CALM, Weather
 from tests.chaos.faults import Fault, Kind, Round
 from tests.chaos.fleet import Engine, Fleet, Router, eventually
 from tests.chaos.ledger import Ledger, breaks, path
-from tests.chaos.processes import ROOT, Process, python_module
+from tests.chaos.processes import Process, python_module
 from tests.chaos.proxy import EVERYBODY, PASS, Behaviour, Link, Mode
+from tests.process_copies import ROOT
 
 KEYS = Keys("warmroute")
 

@@ -12,9 +12,8 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
-from cluster.process.bound_child import bound_command
+from tests import process_copies
 
-ROOT = Path(__file__).parents[2]
 STOP_SECONDS = 10.0
 PIPE_BYTES = 1024 * 1024
 
@@ -24,13 +23,16 @@ class Process:
     is ``piped`` by way of a pipe that is read here.
     """
 
+    afresh = True
+    """Whether every start imports everything anew, as a user's does."""
+
     def __init__(self, name: str, command: Sequence[str], directory: Path, piped: bool = False) -> None:
         self.name = name
         self.log = directory / f"{name}.log"
         self.starts = 0
         self._command = command
         self._directory = directory
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: process_copies.Process | None = None
         self._pipe = OutputPipe(self.log) if piped else None
 
     @property
@@ -49,14 +51,9 @@ class Process:
         with self.log.open("ab") as log:
             log.write(f"--- start {self.starts} at {time.strftime('%H:%M:%S')}\n".encode())
             log.flush()
-            self._process = subprocess.Popen(
-                bound_command(self._command, signal.SIGKILL),
-                stdin=subprocess.DEVNULL,
-                stdout=log if self._pipe is None else self._pipe.write_end,
-                stderr=subprocess.STDOUT,
-                cwd=self._directory,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
-                start_new_session=True,
+            output = log.fileno() if self._pipe is None else self._pipe.write_end
+            self._process = process_copies.start_process(
+                self._command, self._directory, output, afresh=self.afresh, PYTHONUNBUFFERED="1"
             )
 
     def kill(self) -> None:

@@ -19,7 +19,7 @@ def test_everything_agrees_after_every_fault(tmp_path):
     """Agents, Redis and routers agree soon after each fault, no request hangs or fails that need not, and
     nothing stays booked.
     """
-    command = [sys.executable, "-m", "tests.chaos", "--quiet", "--directory", str(tmp_path)]
+    command = [sys.executable, "-m", "tests.chaos", "--quiet", "--copies", "--directory", str(tmp_path)]
     options = ["--seed", str(SEED), "--minutes", str(MINUTES), "--converge-seconds", str(CONVERGE_SECONDS)]
     outcome = subprocess.run(
         [*command, *options],

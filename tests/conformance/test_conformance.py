@@ -8,8 +8,8 @@ from tests.conformance.case_list import all_cases
 from tests.conformance.comparison import Answer, compare, differences
 from tests.conformance.front import router_before
 from tests.conformance.meant import MEANT
-from tests.conformance.vllm_engine import CONTEXT, vllm_engine
-from tests.integration.system import ROOT
+from tests.conformance.vllm_engine import CONTEXT
+from tests.process_copies import ROOT
 from tests.small_model import small_model
 from workers.sim.engine import serve_engines
 from workers.sim.settings import SimSettings
@@ -95,13 +95,12 @@ async def test_router_answers_as_a_simulated_engine(tiny_model):
 
 @pytest.mark.vllm
 @pytest.mark.timeout(900)
-async def test_router_answers_as_vllm(tmp_path):
+async def test_router_answers_as_vllm(real_engine):
     """All differences are meant; ``python -m tests.conformance`` looks at all cases, for many minutes."""
     cases = [case for case in all_cases() if case.request.target not in POOLED][::6]
-    with vllm_engine(tmp_path / "engine.log") as port:
-        async with router_before(f"http://127.0.0.1:{port}", small_model()) as router:
-            assert await all_differences(port, router, cases) == ""
-            await router.drained()
+    async with router_before(f"http://127.0.0.1:{real_engine}", small_model()) as router:
+        assert await all_differences(real_engine, router, cases) == ""
+        await router.drained()
 
 
 @pytest.mark.vllm

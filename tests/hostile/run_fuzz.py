@@ -16,7 +16,7 @@ from tests.hostile.fuzzed_requests import parts
 from tests.hostile.raw_request import RawAnswer, RawClient, RawRequest
 from tests.hostile.system import Hostile, hostile_system, idle_engine
 from tests.hostile.table import Table, progress
-from tests.integration.system import ROOT
+from tests.process_copies import ROOT
 
 NUM_REQUESTS = 20_000
 NUM_DOCUMENTED = 5_000

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -14,12 +15,11 @@ from typing import Any
 
 import aiohttp
 
-from cluster.process.bound_child import bound_command
+from tests.process_copies import Process, start_process
 from tests.redis_process import RedisProcess
 
 START_SECONDS = 150.0
 STOP_SECONDS = 15.0
-ROOT = Path(__file__).parents[2]
 WARMROUTE = [sys.executable, "-m", "cluster.cli"]
 SIM_ENGINE = [sys.executable, "-m", "workers.sim.engine"]
 
@@ -48,27 +48,21 @@ class System:
         self.model = model
         self.session = session
         self.redis = RedisProcess(directory)
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.processes: list[Process] = []
+        self.afresh = False
+        """Whether to start processes as a user's shell does, without `tests.process_copies`."""
         self.output: int | None = None
         """Descriptor to which processes that start from now on write, instead of a file of their own."""
         self.max_files = 0
         """How many files processes that start from now on may open; 0: as many as this one."""
 
-    def start(self, name: str, command: Sequence[str], **environment: str) -> subprocess.Popen[bytes]:
+    def start(self, name: str, command: Sequence[str], **environment: str) -> Process:
         """Start a process of its own session, with its output in a file of its name."""
         if self.max_files:
             command = ["bash", "-c", f'ulimit -n {self.max_files}; exec "$0" "$@"', *command]
-        log = (self.directory / f"{name}-{len(self.processes)}.log").open("wb")
-        with log:
-            process = subprocess.Popen(
-                bound_command(command, signal.SIGKILL),
-                stdin=subprocess.DEVNULL,
-                stdout=log if self.output is None else self.output,
-                stderr=subprocess.STDOUT,
-                cwd=self.directory,
-                env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-                start_new_session=True,
-            )
+        with (self.directory / f"{name}-{len(self.processes)}.log").open("wb") as log:
+            output = log.fileno() if self.output is None else self.output
+            process = start_process(command, self.directory, output, afresh=self.afresh, **environment)
         self.processes.append(process)
         return process
 
@@ -76,7 +70,7 @@ class System:
         """Everything that the processes of that name have written."""
         return "".join(path.read_text() for path in sorted(self.directory.glob(f"{name}-*.log")))
 
-    async def start_engine(self, port: int = 0, *options: str) -> tuple[str, subprocess.Popen[bytes]]:
+    async def start_engine(self, port: int = 0, *options: str) -> tuple[str, Process]:
         """A simulated engine; returns its URL once it answers."""
         port = port or free_port()
         process = self.start(
@@ -92,7 +86,7 @@ class System:
         await eventually(lambda: self.answers(f"{url}/health"), START_SECONDS, "engine healthy")
         return url, process
 
-    def start_agent(self, *engine_urls: str, advertised: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+    def start_agent(self, *engine_urls: str, advertised: Sequence[str] = ()) -> Process:
         """One agent for all these engines; routers reach them at the ``advertised`` URLs, if given."""
         urls = [option for url in engine_urls for option in ("--engine-url", url)]
         urls += [option for url in advertised for option in ("--advertise-url", url)]
@@ -127,16 +121,13 @@ class System:
         return {replica["url"]: replica for replica in answer["replicas"]}
 
     def check(self, *routers: str) -> subprocess.CompletedProcess[str]:
-        """The outcome of ``warmroute check``."""
+        """The outcome of ``warmroute check``, with all that it has printed."""
         urls = [option for url in routers for option in ("--router-url", url)]
-        return subprocess.run(
-            [*WARMROUTE, "check", "--redis-url", self.redis.url, *urls],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            check=False,
-            timeout=60,
-        )
+        command = [*WARMROUTE, "check", "--redis-url", self.redis.url, *urls]
+        with tempfile.TemporaryFile() as output:
+            code = start_process(command, self.directory, output.fileno(), afresh=self.afresh).wait(60)
+            output.seek(0)
+            return subprocess.CompletedProcess(command, code, output.read().decode())
 
     def stop(self) -> None:
         """End everything that was started, newest first."""
@@ -145,7 +136,7 @@ class System:
         self.redis.stop()
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
+def end(process: Process) -> None:
     """Ask a process to end; kill it when it does not."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)

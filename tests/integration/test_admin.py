@@ -137,7 +137,7 @@ async def test_token_from_the_environment(system: System) -> None:
         assert (await response.json())["fleet"]["ready"] == 1
     refused = system.check(router)
     assert refused.returncode == 2
-    assert "WARMROUTE_ADMIN_TOKEN" in refused.stderr
+    assert "WARMROUTE_ADMIN_TOKEN" in refused.stdout
     for command in (["check", "--redis-url", system.redis.url], ["status"]):
         done = system.start(
             command[0],

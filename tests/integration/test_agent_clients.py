@@ -1,5 +1,6 @@
 """The official ``anthropic`` and ``openai`` packages against routers with simulated engines."""
 
+import importlib
 import json
 import statistics
 import time
@@ -7,8 +8,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import anthropic
-import openai
 import pytest
 from redis.asyncio import Redis
 
@@ -42,16 +41,22 @@ async def router(system: System, tmp_path: Path) -> str:
     return await system.start_router()
 
 
+def package(name: str) -> Any:
+    """One of the two packages. Importing it takes seconds, which is nothing for collecting tests."""
+    return importlib.import_module(name)
+
+
 @pytest.fixture
 async def messages(router: str) -> AsyncIterator[Any]:
     """Anthropic's client."""
-    async with anthropic.AsyncAnthropic(base_url=router, api_key="none", max_retries=0) as client:
+    async with package("anthropic").AsyncAnthropic(base_url=router, api_key="none", max_retries=0) as client:
         yield client.messages
 
 
 @pytest.fixture
 async def responses(router: str) -> AsyncIterator[Any]:
     """OpenAI's client."""
+    openai = package("openai")
     async with openai.AsyncOpenAI(base_url=f"{router}/v1", api_key="none", max_retries=0) as client:
         yield client.responses
 
@@ -129,9 +134,9 @@ async def tools_of_messages(messages: Any, streamed: bool) -> None:
 async def errors_of_messages(messages: Any) -> None:
     """The classes that the package has for them."""
     hello: Any = [{"role": "user", "content": "Hello!"}]
-    with pytest.raises(anthropic.NotFoundError):
+    with pytest.raises(package("anthropic").NotFoundError):
         await messages.create(model="no", max_tokens=8, messages=hello)
-    with pytest.raises(anthropic.BadRequestError, match="maximum context length"):
+    with pytest.raises(package("anthropic").BadRequestError, match="maximum context length"):
         await messages.create(
             model="tiny", max_tokens=8, messages=[{"role": "user", "content": PROMPT * 300}]
         )
@@ -184,9 +189,9 @@ async def tools_of_responses(responses: Any, streamed: bool) -> None:
 
 async def errors_of_responses(responses: Any) -> None:
     """The classes that the package has for them."""
-    with pytest.raises(openai.NotFoundError):
+    with pytest.raises(package("openai").NotFoundError):
         await responses.create(model="no", input="Hello!")
-    with pytest.raises(openai.BadRequestError):
+    with pytest.raises(package("openai").BadRequestError):
         await responses.create(model="tiny", input=5)
 
 
@@ -206,7 +211,7 @@ async def test_stored_responses(system: System, tmp_path: Path) -> None:
     }
     urls = [await system.start_router(**environment) for _ in range(2)]
     clients = [
-        openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0)
+        package("openai").AsyncOpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0)
         for url, key in ((urls[0], "key-a"), (urls[1], "key-a"), (urls[1], "key-b"))
     ]
     first, second, stranger = clients
@@ -243,9 +248,9 @@ async def turns_that_follow_each_other(first: Any, second: Any) -> None:
     items = [item async for item in await second.responses.input_items.list(answer.id)]
     assert [item.content[0].text for item in items] == ["Hello!"]
     await second.responses.delete(answer.id)
-    with pytest.raises(openai.NotFoundError):
+    with pytest.raises(package("openai").NotFoundError):
         await first.responses.retrieve(answer.id)
-    with pytest.raises(openai.NotFoundError):
+    with pytest.raises(package("openai").NotFoundError):
         await first.responses.create(model="tiny", input="Hello!", previous_response_id=answer.id)
 
 
@@ -265,7 +270,7 @@ async def conversation_at_two_routers(first: Any, second: Any) -> None:
     assert (await first.conversations.retrieve(made.id)).metadata == {"c": "d"}
     assert len([item async for item in await first.conversations.items.list(made.id)]) == 4
     await first.conversations.delete(made.id)
-    with pytest.raises(openai.NotFoundError):
+    with pytest.raises(package("openai").NotFoundError):
         await second.conversations.retrieve(made.id)
 
 
@@ -303,7 +308,7 @@ async def nobody_else_finds_it(owner: Any, stranger: Any) -> None:
         stranger.responses.create(model="tiny", input="a", conversation=made.id),
         stranger.conversations.retrieve(made.id),
     ):
-        with pytest.raises(openai.NotFoundError):
+        with pytest.raises(package("openai").NotFoundError):
             await attempt
     assert (await owner.responses.retrieve(answer.id)).id == answer.id
     await foreign_takes_as_long_as_unknown(stranger, answer.id)

@@ -10,7 +10,7 @@ import sys
 import psutil
 import pytest
 
-from tests.integration.system import ROOT
+from tests.process_copies import ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 

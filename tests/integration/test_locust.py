@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.system import ROOT, System, eventually, free_port
+from tests.integration.system import System, eventually, free_port
+from tests.process_copies import ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 

@@ -16,7 +16,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.integration.system import ROOT, WARMROUTE, System, end, eventually, free_port
+from tests.integration.system import WARMROUTE, System, end, eventually, free_port
+from tests.process_copies import ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 

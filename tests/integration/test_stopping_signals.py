@@ -23,6 +23,7 @@ async def start(
     engine, _ = await system.start_engine(0, "--step-ms", "40")
     system.start_agent(engine)
     port = free_port()
+    system.afresh = True
     process = system.start(
         "router",
         [

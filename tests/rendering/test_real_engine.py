@@ -1,7 +1,6 @@
 """A real vLLM renders random requests as the router does, and ``/tokenize`` is asked the same."""
 
 import json
-import sys
 
 import aiohttp
 import pytest
@@ -9,20 +8,12 @@ import pytest
 from cluster.prompts.tokenizer import PromptTokenizer
 from router.requests.differences import locate
 from router.requests.schema import parse_chat
-from tests.integration.system import System, end, eventually, free_port
 from tests.rendering.__main__ import Server, bodies, in_request
 from tests.rendering.comparison import OPTIONS, Tally, compare
 from tests.small_model import small_model
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
-OPTIONS_OF_ENGINE = (
-    *("--served-model-name", "m", "--enforce-eager", "--max-model-len", "8192"),
-    *("--enable-scale-out", "--trust-request-chat-template"),
-    *("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
-)
-ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1",
-               "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}  # fmt: skip
 ASKED = json.dumps(
     {
         "messages": [
@@ -40,27 +31,18 @@ ASKED = json.dumps(
 ).encode()
 
 
-async def test_a_real_engine_renders_as_the_router_does(tmp_path):
+async def test_a_real_engine_renders_as_the_router_does(real_engine):
     """With four templates, which requests bring along."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
+    url = f"http://127.0.0.1:{real_engine}"
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
         model = small_model()
-        system = System(tmp_path, model, session)
-        try:
-            command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *OPTIONS_OF_ENGINE]
-            system.start("engine", [*command, "--model", str(model), "--port", str(port)], **ENVIRONMENT)
-            await eventually(lambda: system.answers(f"{url}/health"), 400, "engine healthy", every=1.0)
-            for number, options in enumerate(filter(in_request, OPTIONS.values())):
-                tokenizer, tally = PromptTokenizer(model, options=options), Tally()
-                for body in await bodies(60, number):
-                    await compare(tokenizer, Server(url, session, options), body, tally)
-                assert not tally.differences, "\n".join(tally.differences)
-                assert tally.outcomes["equal"] > 20
-            await _tokenize_is_asked_the_same(url, session, PromptTokenizer(model))
-        finally:
-            for process in system.processes:
-                end(process)
+        for number, options in enumerate(filter(in_request, OPTIONS.values())):
+            tokenizer, tally = PromptTokenizer(model, options=options), Tally()
+            for body in await bodies(60, number):
+                await compare(tokenizer, Server(url, session, options), body, tally)
+            assert not tally.differences, "\n".join(tally.differences)
+            assert tally.outcomes["equal"] > 20
+        await _tokenize_is_asked_the_same(url, session, PromptTokenizer(model))
 
 
 async def _tokenize_is_asked_the_same(url, session, tokenizer):

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import gc
 import json
-import os
 import secrets
 import signal
 import socket
@@ -21,7 +20,7 @@ import uvloop
 import zmq
 
 from cluster.errors import ClusterError, StartUpError
-from cluster.prompts.tokenizer import PromptTokenizer
+from cluster.prompts.tokenizer import PromptTokenizer, forgo_torch
 from workers.sim.api import build_app
 from workers.sim.core import AnswerBook, EngineCore, Host
 from workers.sim.settings import SimSettings, read_settings
@@ -139,6 +138,7 @@ async def run(settings: SimSettings) -> None:
 
 def main() -> int:
     """Run the command line."""
+    forgo_torch()
     try:
         uvloop.run(run(read_settings(sys.argv[1:])))
     except ClusterError as error:
@@ -148,7 +148,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # everything is closed by now; taking torch apart, which transformers imports, takes 1.2 s
+    sys.exit(main())
