@@ -166,7 +166,7 @@ def create_app(settings: RouterSettings) -> RouterApplication:
             prompt_routes(fleet, prompts, warmer, audit),
             page_routes(),
         ):
-            app.include_router(routes)
+            app.router.routes.extend(routes.routes)  # including them analyses each again
         app.state.overview, app.state.stream = overview, stream
         app.state.fleet, app.state.readiness = fleet, readiness
         parts = (

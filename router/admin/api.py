@@ -154,7 +154,7 @@ def admin_routes(
         )
         return JsonResponse(answer)
 
-    routes.include_router(admin)
+    routes.routes.extend(admin.routes)
     return routes
 
 

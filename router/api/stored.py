@@ -130,4 +130,4 @@ def keep_responses(app: RouterApplication, redis: RedisClient, tasks: set[asynci
     stored = StoredResponses(vault, settings.stored_bytes, settings.token_exact)
     shared = {one.name: getattr(stateless, one.name) for one in dataclasses.fields(GenerationEndpoint)}
     app.endpoints[RESPONSES_PATH] = StoredEndpoint(**shared, stored=stored, tasks=tasks)
-    app.include_router(stored_routes(stored, stateless.authenticate, settings.max_body_bytes))
+    app.router.routes.extend(stored_routes(stored, stateless.authenticate, settings.max_body_bytes).routes)
