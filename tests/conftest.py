@@ -33,6 +33,8 @@ REAL_ENGINES = (
     "tests/integration/test_serve.py",
     "tests/conformance/test_conformance.py",
     "tests/rendering/test_real_engine.py",
+    "tests/integration/test_reused_answers.py",
+    "tests/clients/test_agent_packages.py",
     "tests/router/test_vllm_agent_prompts.py",
 )
 """Modules with tests marked ``vllm``, in their order. One process of a test run runs them all: two engines at

@@ -8,7 +8,7 @@ from tests.conformance.case_list import all_cases
 from tests.conformance.comparison import Answer, compare, differences
 from tests.conformance.front import router_before
 from tests.conformance.meant import MEANT
-from tests.conformance.vllm_engine import CONTEXT
+from tests.conformance.vllm_engine import CONTEXT, vllm_engine
 from tests.process_copies import ROOT
 from tests.small_model import small_model
 from workers.sim.engine import serve_engines
