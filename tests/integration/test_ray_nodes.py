@@ -6,22 +6,26 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import ray
-from ray import serve
-from ray.cluster_utils import Cluster
 
-from cluster.serve.serve_app import REPLICAS_APP, ROUTER_APP, replicas, routers
 from tests.integration.system import System, eventually, free_port
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.timeout(300),
+    pytest.mark.filterwarnings("ignore"),  # of what Ray imports, which takes too long for collecting tests
+]
 
 NUM_REPLICAS = 4
 SECRET = "secret-of-these-nodes"
 
 
 @pytest.fixture
-def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A head and two more nodes, each a raylet of its own, with room for two replicas."""
+    import ray
+    from ray import serve
+    from ray.cluster_utils import Cluster
+
     monkeypatch.setenv("RAY_worker_niceness", "0")
     monkeypatch.setenv("PYTHONPATH", os.getcwd())
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
@@ -37,9 +41,13 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
         cluster.shutdown()
 
 
-async def test_node_dies_under_traffic(nodes: Cluster, system: System) -> None:
+async def test_node_dies_under_traffic(nodes: Any, system: System) -> None:
     """No request that is not streamed fails, replicas are on two nodes at least before, and all are back when
     another node has joined."""
+    from ray import serve
+
+    from cluster.serve.serve_app import REPLICAS_APP, ROUTER_APP, replicas, routers
+
     port = free_port()
     shared = {"redis_url": system.redis.url, "engine_api_key": SECRET}
     serve.run(
