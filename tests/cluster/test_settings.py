@@ -40,7 +40,6 @@ def test_given_values_win_over_the_environment(monkeypatch):
         ("lease_seconds", "soon"),
         ("log_level", "loud"),
         ("deployment", "two words"),
-        ("redis_url", ""),
     ],
 )
 def test_bad_setting_is_named_with_what_was_given(monkeypatch, name, value):

@@ -41,7 +41,7 @@ async def test_counts_of_no_engine(router, engines, usage, body):
     engines[0].otherwise = engines[1].otherwise = behave
     for _ in range(2):
         assert (await answer_of(router, body))[0] == 200
-    for path in ("/admin/replicas", "/admin/requests", "/admin/history"):
+    for path in ("/admin/replicas", "/admin/requests", "/admin/trends"):
         status, _ = await router.get(path)
         assert status == 200
     async with router.client.get(f"{router.url}/metrics") as response:
