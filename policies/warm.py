@@ -5,9 +5,9 @@
 
 A conversation's own history has a high price: computing it again delays everybody queued behind, the more the
 busier the fleet is, and evicts what others need. What many prompts begin with has none, on the contrary: a
-further copy of it is an investment that the next ones use. In between the price falls with its popularity,
-which is the share of what the prompts have in common, relative to a replica's fair share. Decision 8 derives
-it, docs/benchmarks.md has the sweeps.
+further copy of it is an investment that the next ones use, where nobody waits meanwhile. In between the price
+falls with its popularity, which is the share of what the prompts have in common, relative to a replica's fair
+share. Decisions 8, 61 and 63 derive it, docs/benchmarks.md has the sweeps.
 """
 
 import numpy as np
@@ -24,6 +24,8 @@ CALM_STICKINESS = 3.0
 """The same where nothing is queued."""
 QUEUED_TOKENS = 1000.0
 """Tokens queued on each replica, in the mean, that raise this price by one."""
+DELAY = 4.0
+"""What a token queued on a replica itself weighs, of those, where a copy is an investment."""
 POPULAR_SHARE = 0.25
 """What prompts have in common is popular when so large a part of a replica's fair share goes on there."""
 ROOM_TOKENS = 6144.0
@@ -50,6 +52,7 @@ def warm(request: Request, snapshot: Snapshot) -> Decision:
         STICKINESS,
         CALM_STICKINESS,
         QUEUED_TOKENS,
+        DELAY,
         REQUEST_TOKENS,
         snapshot.eligible,
         snapshot.cached_tokens,
@@ -73,7 +76,7 @@ def warm(request: Request, snapshot: Snapshot) -> Decision:
 
 
 @kernel(
-    f"Tuple((int64, float64, float64))(int64, int64, float64, float64, float64, float64, int64, {MASK}, "
+    f"Tuple((int64, float64, float64))(int64, int64, {'float64, ' * 5} int64, {MASK}, "
     f"{COUNTS}, {COUNTS}, {COUNTS}, {COSTS}, float64[::1], float64[::1])"
 )
 def _weigh(
@@ -83,6 +86,7 @@ def _weigh(
     stickiness: float,
     calm_stickiness: float,
     queued_tokens: float,
+    delay: float,
     request_tokens: int,
     eligible: Mask,
     cached: Counts,
@@ -104,10 +108,11 @@ def _weigh(
             most = max(most, cached[row])
             num_eligible += 1
             all_queued += queued[row]
+    waiting = all_queued / num_eligible / queued_tokens
     if popularity < 1:
-        busy = calm_stickiness + all_queued / num_eligible / queued_tokens
-        price = min(stickiness, busy) * (1 - popularity)
-    else:  # what everybody uses: a copy is an investment
+        price = min(stickiness, calm_stickiness + waiting) * (1 - popularity)
+        delay = 0.0
+    else:  # what everybody uses: a copy is an investment, and delays those who wait there
         price = 1 / popularity - 1
     opening = opening_tokens if most > opening_tokens else 0
     for row in range(len(costs)):
@@ -115,6 +120,7 @@ def _weigh(
         if eligible[row]:
             lost = most - max(cached[row], opening)
             load[row] = (queued[row] + request_tokens * running[row]) * pace[row]
-            costs[row] = load[row] + (prompt_tokens - cached[row] + price * lost) * pace[row]
+            row_price = price + min(delay * queued[row] / queued_tokens, waiting)
+            costs[row] = load[row] + (prompt_tokens - cached[row] + row_price * lost) * pace[row]
             least, least_load = min(least, costs[row]), min(least_load, load[row])
     return most, least, least_load

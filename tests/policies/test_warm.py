@@ -13,7 +13,15 @@ from policies.baselines import consistent_hash
 from policies.choice import REQUEST_TOKENS
 from policies.ring import walk
 from policies.types import NoReplicaError
-from policies.warm import CALM_STICKINESS, POPULAR_SHARE, QUEUED_TOKENS, STICKINESS, TIE_TOKENS, warm
+from policies.warm import (
+    CALM_STICKINESS,
+    DELAY,
+    POPULAR_SHARE,
+    QUEUED_TOKENS,
+    STICKINESS,
+    TIE_TOKENS,
+    warm,
+)
 
 
 def test_own_history_stays_against_moderate_load(snapshot_of, request_of):
@@ -82,16 +90,28 @@ def test_costs_are_those_of_the_formula(replicas, opening, share, snapshot_of, r
     most = max(tokens for tokens, may in zip(held, eligible, strict=True) if may)
     popularity = share * sum(eligible) / POPULAR_SHARE
     mean_queue = np.mean([queue for queue, may in zip(queued, eligible, strict=True) if may])
-    stickiness = min(STICKINESS, CALM_STICKINESS + mean_queue / QUEUED_TOKENS)
-    price = stickiness * (1 - popularity) if popularity < 1 else 1 / popularity - 1
+    waiting = mean_queue / QUEUED_TOKENS
+    price = min(STICKINESS, CALM_STICKINESS + waiting) * (1 - popularity)
     costs = []
     for tokens, queue, requests, may, slowness in zip(held, queued, running, eligible, pace, strict=True):
         lost = most - (max(tokens, opening) if most > opening else tokens)
+        if popularity >= 1:
+            price = 1 / popularity - 1 + min(DELAY * queue / QUEUED_TOKENS, waiting)
         work = queue + REQUEST_TOKENS * requests + 1000 - tokens + price * lost
         costs.append(work * slowness if may else math.inf)
     decision = warm(request, snapshot)
     assert decision.costs.tolist() == pytest.approx(costs)
     assert costs[decision.row] <= min(costs) + TIE_TOKENS + 1e-6
+
+
+def test_what_everybody_uses_is_copied_where_nobody_waits(snapshot_of, request_of):
+    """An idle replica gets a copy; between busy ones the holder is preferred until its queue is longer by
+    more than the prompt takes."""
+    popular = {"share": 1.0}
+    idle = snapshot_of([992, 0, 0], queued=[4000, 0, 0])._replace(**popular)
+    busy = snapshot_of([992, 0, 0], queued=[4000, 3000, 3000])._replace(**popular)
+    assert warm(request_of(prompt=1100), idle).row != 0
+    assert warm(request_of(prompt=1100), busy).row == 0
 
 
 def test_a_rare_opening_stays_with_its_holder(snapshot_of, request_of):
