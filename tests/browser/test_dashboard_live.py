@@ -278,8 +278,14 @@ async def test_a_point_of_a_chart_leads_to_its_requests(live: LiveSystem, page: 
     """Those that ended in its seconds, and no others; a reload shows the same."""
     await live.turn("behind a point")
     chart = page.get_by_role("slider", name="Requests per second")
-    await page.get_by_text("5 min", exact=True).click()
-    steps = (await live.admin("trends?seconds=300"))["steps"]
+    await page.get_by_label("5 min", exact=True).check()
+    steps: list[dict[str, Any]] = []
+
+    async def a_step_has_ended() -> bool:
+        steps[:] = (await live.admin("trends?seconds=300"))["steps"]
+        return bool(steps)
+
+    await eventually(a_step_has_ended, 15, "a step of 10 s has ended")
     begin = steps[-1]["time"]
     await page.goto(f"{live.router}/admin?range=300")
     await expect(page.locator("#vitals path.seg.ok")).to_have_attribute("d", re.compile("v"), timeout=SOON_MS)
