@@ -8,7 +8,7 @@ from typing import Any
 from router.tenants.key_file import add_key, read_keys, revoke_key
 from tests.integration.system import System
 
-TEXT = "It is long enough to fill a good number of blocks, and begins with what nobody has sent before. " * 30
+TEXT = "It is long enough to fill a good number of blocks, and begins with what nobody has sent before. " * 10
 STRANGERS: dict[str, dict[str, Any]] = {
     "other tenant": {"tenant": "b"},
     "other role": {"tenant": "a", "role": "agent"},
