@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
+from tests.redis_process import RedisProcess, running_redis
 from tests.tiny_model import build_tiny_model
 
 settings.register_profile(
@@ -110,3 +111,10 @@ def real_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of a model with a real tokenizer and chat template, without weights."""
     return build_tiny_model(tmp_path_factory.mktemp("tiny-model"))
+
+
+@pytest.fixture(scope="session")
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
+    """One server for all tests that only read and write."""
+    with running_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server

@@ -30,8 +30,6 @@ ROOT = Path(__file__).resolve().parents[1]
 COPIED = {
     "cluster.cli": {"agent", "check", "router"},
     "workers.sim.engine": None,
-    "tests.hostile.engine": None,
-    "tests.hostile.probe": None,
 }
 """Modules, and which of their commands."""
 MAX_REQUEST = 1024 * 1024

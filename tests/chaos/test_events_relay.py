@@ -11,6 +11,7 @@ import zmq.asyncio
 from cluster.protocol.block_keys import Namespace, block_keys
 from tests.chaos.events_relay import CALM, EventsRelay, Shadow, Weather
 from tests.chaos.proxy import HOST, reserve_port
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -98,7 +99,7 @@ async def test_in_calm_weather_everything_arrives_in_order():
     async with _relay() as (relay, source, target):
         await _send(source, 0, 20)
         assert await _receive(target) == list(range(20))
-        assert relay.shadow.complete
+        await eventually(lambda: relay.shadow.complete)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ async def test_weather(weather, expected):
         relay.weather = CALM
         await _send(source, 4, 6)
         assert await _receive(target) == [4, 5]
-        assert relay.shadow.complete
+        await eventually(lambda: relay.shadow.complete)
 
 
 async def test_delayed_events_die_with_their_engine():

@@ -77,6 +77,7 @@ async def test_simulated_engines(system: System, language: str) -> None:
     await use(system, await start_router(system, *(url for url, _ in engines)), language)
 
 
+@pytest.mark.clients
 @pytest.mark.vllm
 async def test_real_engine(system: System) -> None:
     """The small model, which is made to call the tool; Node's packages too where they are installed."""

@@ -8,13 +8,6 @@ from cluster.store.store import connect
 from tests.redis_process import running_redis
 
 
-@pytest.fixture(scope="session")
-def shared_redis(tmp_path_factory):
-    """One server for all tests that only read and write."""
-    with running_redis(tmp_path_factory.mktemp("redis")) as server:
-        yield server
-
-
 @pytest.fixture
 def own_redis(tmp_path):
     """A server that a test may stop."""

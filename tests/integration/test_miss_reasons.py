@@ -120,8 +120,13 @@ async def test_every_reason(system: System) -> None:
     await client.settled()
     names = {replica["replica"]: url for url, replica in (await system.replicas(client.router)).items()}
     victim = next(process for url, process in engines if url == names[line["replica"]])
-    before = await _counted(system, client.router)
-    assert before["computed by engines"] == before["explained"] == client.computed
+    before: dict[str, int] = {}
+
+    async def all_count_the_same() -> bool:
+        before.update(await _counted(system, client.router))
+        return before["computed by engines"] == before["explained"] == client.computed
+
+    await eventually(all_count_the_same, 5, "engines' counters have been read")
     victim.send_signal(signal.SIGKILL)
     victim.wait()
     await system.start_engine(int(names[line["replica"]].rsplit(":", 1)[1]), *options)
