@@ -110,7 +110,7 @@ async def test_every_reason(system: System) -> None:
     async with system.session.delete(f"{client.router}/admin/policy") as response:
         assert response.status == 200
 
-    for number in range(24):  # fill both caches with something else
+    for number in range(40):  # fill both caches with something else
         await client.ask(("user", f"{number} " + "could they make long water people number " * 60))
     await client.settled()
     line = await client.ask(*second)
