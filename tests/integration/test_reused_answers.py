@@ -21,7 +21,7 @@ TEMPLATES = Path(__file__).parents[1] / "rendering" / "templates"
 BLOCK_SIZE = 32
 NUM_TURNS = 2
 WORDS = "[A-Za-z ,.]"
-CALL = '<tool_call>\\n\\{"name": "find", "arguments": \\{"a":"[A-Za-z ]{30,50}"\\}\\}\\n</tool_call>'
+CALL = '<tool_call>\\n\\{"name": "find", "arguments": \\{"a":"[A-Za-z ]{55,75}"\\}\\}\\n</tool_call>'
 THOUGHTS = f"{WORDS}{{100,150}}\\n</think>\\n\\n{WORDS}{{60,100}}"
 KINDS = {
     "text": "",
@@ -179,9 +179,9 @@ async def test_answers_are_reused(tmp_path: Path) -> None:
             system.stop()
             shutil.rmtree(sockets)
     for (style, kind), pair in talks.items():
-        shares = [f"{talk.found} of {talk.possible} ({talk.found / talk.possible:.0%})" for talk in pair]
+        shares = [f"{talk.found} of {talk.possible}" for talk in pair]
         sys.stdout.write(f"\n| {style} | {kind} | {' | '.join(shares)} |")
     for place, (plain, exact) in talks.items():
-        assert set(exact.reasons) == {"exact"}, place
+        assert not exact.possible or set(exact.reasons) == {"exact"}, place
         assert exact.found == exact.possible, place
         assert set(plain.reasons) == {""}, place
