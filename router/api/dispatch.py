@@ -253,11 +253,12 @@ class Dispatcher:
         request = Request(prompt.prompt_tokens, prompt.opening_tokens, key, may_wait)
         useless = [name for name, failure in failures.items() if failure.timed_out or failure.answer]
         barred = _barred(model, record.rights)
+        shut = [*failures, *barred]
         for excluded, heed_failures, reachable in (
-            ((*failures, *barred), True, True),
-            ((*failures, *barred), False, True),
-            ((*failures, *barred), False, False),
-            ((*useless, *barred), False, True),
+            (shut, True, True),
+            (shut, False, True),
+            (shut, False, False),
+            ([*useless, *barred], False, True),
         ):
             snapshot = self.fleet.snapshot(
                 model,

@@ -78,8 +78,11 @@ class Explainer:
         namespace = hash((model.base, model.namespace, call.cache_salt))
         divergence = None
         if known < full:
-            self._fleet.index.evicted.want(keys[known:full])
-            for outcome, count in self._fleet.index.outcomes(keys[known:full]):
+            missing = keys[known:full]
+            outcomes = self._fleet.index.outcomes(missing)
+            if outcomes:  # most prompts miss only what nobody ever held
+                self._fleet.index.evicted.want(missing)
+            for outcome, count in outcomes:
                 known += count
                 parts.append((known * block_size, REASON_OF[outcome]))
         if known < full and marks:
