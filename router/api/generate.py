@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from router.http.stream_formats import NO_ANSWER, TranslatedEvents
 from router.observe.accounting import Accounts
 from router.prefixes.catalog import PromptCatalog
 from router.requests.agent_calls import fitted
-from router.requests.bodies import in_session, parse_body
+from router.requests.bodies import in_session, parse_body, rewritten
 from router.requests.endpoints import Endpoint
 from router.requests.prompt_threads import PromptThreads
 from router.requests.prompts import guess, prepare
@@ -121,10 +122,12 @@ class GenerationEndpoint:
     ) -> None:
         party, endpoint = client.party, self.endpoint
         content_type = headers.get(b"content-type", b"").decode("latin-1")
-        if endpoint.named_prompts and self.prompts.store.known.templates and b'"prompt"' in raw:
-            raw, record.rights, record.prompt = self.prompts.expand(endpoint.path, raw, record.rights)
         if self.settings.model_aliases and endpoint.read is not None:
-            raw = without_alias(raw, self.settings.model_aliases)
+            replace = partial(without_alias, aliases=self.settings.model_aliases)
+            raw = await rewritten(raw, replace, self.threads, party)
+        if endpoint.named_prompts and self.prompts.store.known.templates and b'"prompt"' in raw:
+            expand = partial(self.prompts.expand, endpoint.path, record.rights)
+            raw, record.rights, record.prompt = await rewritten(raw, expand, self.threads, party)
         scope = self.scopes.of(record.rights)
         call = await parse_body(endpoint.path, raw, scope, self.threads, party, content_type)
         del raw  # nothing here holds a long body once its answer streams

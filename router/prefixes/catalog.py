@@ -56,7 +56,7 @@ class PromptCatalog:
                 await self.store.read()
             await asyncio.sleep(POLL_SECONDS)
 
-    def expand(self, path: str, raw: bytes, tenant: Tenant) -> tuple[bytes, Tenant, str]:
+    def expand(self, path: str, tenant: Tenant, raw: bytes) -> tuple[bytes, Tenant, str]:
         """A body with its prompt in place of the name, by whose rights it goes on, and the version's name.
 
         Bodies that name none come back as they are. Raises `InvalidRequestError`.
@@ -87,8 +87,8 @@ class PromptCatalog:
             limit = min(template.cache_seconds, tenant.cache_seconds or template.cache_seconds)
             tenant = msgspec.structs.replace(tenant, cache_seconds=limit)
         use = Use(prompt_id, version, tuple(segments.items()), tenant.scope, str(fields.get("model") or ""))
+        self.uses.pop(use, None)  # long bodies come here in threads
         self.uses[use] = tenant, time.monotonic()
-        self.uses.move_to_end(use)
         if len(self.uses) > MAX_USES:
             self.uses.popitem(last=False)
         return msgspec.json.encode(fields), tenant, use.name
@@ -122,8 +122,8 @@ class PromptCatalog:
         begun_with = self._conversations.get(key)
         if begun_with is None or (prompt_id, begun_with) not in self.store.known.templates:
             begun_with = now.version if key < now.share * 2.0**64 or not now.previous else now.previous
+        self._conversations.pop(key, None)
         self._conversations[key] = begun_with
-        self._conversations.move_to_end(key)
         if len(self._conversations) > MAX_CONVERSATIONS:
             self._conversations.popitem(last=False)
         return begun_with

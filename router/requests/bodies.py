@@ -11,9 +11,9 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -54,6 +54,9 @@ POLL_SECONDS = 0.05
 """How often it is seen whether anybody still waits for a process."""
 
 
+T = TypeVar("T")
+TOO_MANY_VALUES = "The request body holds too many values."
+
 Answer: TypeAlias = Call | tuple[str, str | None]
 """What such a process says: the request without its fields, or why the body is none, and the field's name."""
 
@@ -72,13 +75,31 @@ async def parse_body(
             return await threads.run(client, len(raw), lambda _: parse_form(path, raw, content_type))
         if is_form:
             return parse_form(path, raw, content_type)
-        if len(raw) <= UNMEASURED_BYTES or (
-            len(raw) <= INLINE_BYTES and parse_seconds(raw) <= INLINE_SECONDS
-        ):
+        if _is_quick(raw):
             return _parse(path, raw, scope)
         return await threads.run(client, len(raw), lambda pause: _parse_in_thread(path, raw, scope, pause))
     except PromptBusyError as error:
         raise OverloadedError(f"The request body has not been read: {error}.") from error
+
+
+async def rewritten(raw: bytes, rewrite: Callable[[bytes], T], threads: PromptThreads, client: Hashable) -> T:
+    """What a function that parses the body makes of it, where others wait as little as for `parse_body`.
+
+    Raises what that raises, and `InvalidRequestError` for a body that would take a process of its own.
+    """
+    if _is_quick(raw):
+        return rewrite(raw)
+    if parse_seconds(raw) > THREAD_SECONDS:
+        raise InvalidRequestError(TOO_MANY_VALUES)
+    try:
+        return await threads.run(client, len(raw), lambda _: rewrite(raw))
+    except PromptBusyError as error:
+        raise OverloadedError(f"The request body has not been read: {error}.") from error
+
+
+def _is_quick(raw: bytes) -> bool:
+    """Whether it is parsed on the event loop."""
+    return len(raw) <= UNMEASURED_BYTES or (len(raw) <= INLINE_BYTES and parse_seconds(raw) <= INLINE_SECONDS)
 
 
 def in_session(call: Call, headers: Mapping[bytes, bytes]) -> Call:
@@ -139,7 +160,7 @@ def _parse_in_thread(path: str, raw: bytes, scope: CacheScope, pause: Pause) -> 
         child.kill()
         child.communicate()  # also closes its pipe
     if child.returncode:
-        raise InvalidRequestError("The request body holds too many values.")
+        raise InvalidRequestError(TOO_MANY_VALUES)
     call: Answer = msgspec.msgpack.decode(answer, type=Answer)
     if isinstance(call, tuple):
         raise InvalidRequestError(*call)

@@ -2,13 +2,14 @@
 
 import asyncio
 import json
+import threading
 import time
 
 import pytest
 
 from router.errors import InvalidRequestError
 from router.requests import bodies
-from router.requests.bodies import THREAD_SECONDS, in_session, parse_body, parse_seconds
+from router.requests.bodies import THREAD_SECONDS, in_session, parse_body, parse_seconds, rewritten
 from router.requests.schema import parse_chat, parse_completion
 from router.tenants.cache_scopes import CacheScope
 from tests.waiting import eventually
@@ -65,6 +66,21 @@ async def test_a_slow_body_of_another_path(threads, path, salted):
     assert (call.path, call.model, call.raw, bool(call.cache_salt)) == (path, "m", raw, salted)
     assert call.upstream_body().startswith(raw[:-1])
     assert (call.upstream_body() == raw) is not salted
+
+
+@pytest.mark.parametrize("many", [100, 250_000, 2_000_000])
+async def test_a_body_is_rewritten_where_it_would_be_parsed(threads, many):
+    """On the event loop, in a thread, or not at all: what a body names is no way to hold others up."""
+    where = []
+    raw = b"[" + b"1," * many + b"1]"
+    work = rewritten(raw, lambda body: where.append(threading.current_thread()) or body, threads, "client")
+    if many > 1_000_000:
+        with pytest.raises(InvalidRequestError, match="too many values"):
+            await work
+        assert not where
+    else:
+        assert await work == raw
+        assert (where == [threading.main_thread()]) == (many == 100)
 
 
 @pytest.mark.parametrize(
